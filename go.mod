@@ -1,0 +1,3 @@
+module spindle
+
+go 1.26

@@ -1,0 +1,6 @@
+//go:build !invariants && !race
+
+package invariants
+
+// Enabled tells whether invariants are compiled in.
+const Enabled = false

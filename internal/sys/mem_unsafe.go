@@ -1,0 +1,20 @@
+package sys
+
+import "unsafe"
+
+// Bytes views n bytes of off-heap memory at addr as a slice. The caller
+// guarantees that the span is mapped for as long as the slice is used; the
+// garbage collector ignores pointers outside its heap.
+func Bytes(addr uintptr, n uint32) []byte {
+	if n == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(pointer(addr)), n)
+}
+
+// Addr is the address of the first byte of b, or 0 when b is empty.
+func Addr(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
+
+// pointer turns an off-heap address into a pointer without the uintptr
+// conversion that vet rightly distrusts for heap addresses.
+func pointer(addr uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&addr)) }

@@ -1,0 +1,118 @@
+package iscsi
+
+import (
+	"net/netip"
+
+	"spindle/bdev"
+	"spindle/reactor"
+)
+
+// Options are the engine-wide settings (iscsi_set_options).
+type Options struct {
+	NodeBase            string // prefix of node names given without "iqn.", "eui." or "naa."
+	MaxSessions         uint32
+	MaxConnsPerSession  uint32
+	MaxQueueDepth       uint32 // commands a session may have outstanding
+	DefaultTime2Wait    uint32 // seconds
+	DefaultTime2Retain  uint32 // seconds
+	FirstBurstLength    uint32 // bytes
+	MaxBurstLength      uint32 // bytes
+	MaxOutstandingR2T   uint32
+	ImmediateData       bool
+	InitialR2T          bool
+	ErrorRecoveryLevel  uint32
+	AllowDuplicatedISID bool
+	NopInInterval       uint32 // seconds; 0 sends none
+	NopTimeout          uint32 // seconds without an answer before the connection ends
+	LoginTimeout        uint32 // seconds from accept to full feature phase
+	MaxPendingLogins    uint32 // connections not yet in full feature phase
+	DisableCHAP         bool
+	RequireCHAP         bool
+	MutualCHAP          bool
+	CHAPGroup           int32
+	MaxLargeDataIn      uint32 // per connection; kept for save_config
+	MaxR2TPerConnection uint32
+	PDUPoolSize         uint32
+	ImmediateDataPool   uint32
+	DataOutPool         uint32
+}
+
+// Portal is one address of a portal group.
+type Portal struct {
+	Addr netip.AddrPort // port 0 lets the kernel choose
+}
+
+// PortalGroup is a set of portals with one tag (TargetPortalGroupTag).
+type PortalGroup struct {
+	Tag     uint16
+	Portals []Portal
+	Private bool // not told by SendTargets
+	Wait    bool // listens only after StartPortalGroup
+}
+
+// InitiatorGroup is an access list: an initiator matches when its name and its
+// address both do.
+type InitiatorGroup struct {
+	Tag        uint16
+	Initiators []string // IQN, "ANY", or "!IQN" to deny
+	Netmasks   []string // CIDR, address, or "ANY"
+}
+
+// Map lets the initiators of a group reach a node through a portal group.
+type Map struct {
+	PortalTag, InitiatorTag uint16
+	// LUNs, when not nil, masks: only these LUNs are visible through this map.
+	LUNs []uint16
+}
+
+// LUN places a bdev in a node.
+type LUN struct {
+	ID   uint16
+	Bdev *bdev.Bdev
+}
+
+// NodeConfig makes a target node.
+type NodeConfig struct {
+	Name, Alias                          string
+	Maps                                 []Map
+	LUNs                                 []LUN
+	QueueDepth                           uint32
+	HeaderDigest, DataDigest             bool // required, as in SPDK
+	DisableCHAP, RequireCHAP, MutualCHAP bool
+	CHAPGroup                            int32
+}
+
+// ConnInfo describes a connection, for iscsi_get_connections.
+type ConnInfo struct {
+	ID            uint64
+	CID, TSIH     uint16
+	Reactor       int
+	State         string // "invalid", "running", "exiting"
+	LoginPhase    string // "security_negotiation_phase", "operational_negotiation_phase", "full_feature_phase", "not_started"
+	Initiator     string // name
+	InitiatorAddr string
+	TargetAddr    string
+	Node          string
+	Transport     string
+	Commands      uint64
+}
+
+// The engine's errors, one for each meaning.
+//
+// Methods of Engine below are called from control code in blocking style with
+// the Caller that fits (goroutine or coroutine); they serialise themselves.
+//
+//	New(Config) *Engine
+//	(e) SetOptions(Options); Options() Options
+//	(e) AddPortalGroup(c, PortalGroup) error        listens unless Wait
+//	(e) StartPortalGroup(c, tag) error
+//	(e) RemovePortalGroup(c, tag) error
+//	(e) PortalGroups() []PortalGroup                with bound addresses
+//	(e) AddInitiatorGroup(InitiatorGroup) error; SetInitiatorGroup; RemoveInitiatorGroup(tag); InitiatorGroups()
+//	(e) AddNode(c, NodeConfig) error; RemoveNode(c, name) error   drains; Nodes() []NodeConfig
+//	(e) AddLUN(c, name, LUN) error; RemoveLUN(c, name, id) error
+//	(e) AddMaps(name, []Map) error; RemoveMaps(name, []Map) error
+//	(e) Connections(c) []ConnInfo
+//	(e) RequestLogout(c, name) error                Async Message event 1 to every session of the node
+//	(e) Shutdown(c, grace)                          async logout, drain, close all
+var _ reactor.Caller // named in the table above

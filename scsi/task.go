@@ -1,0 +1,105 @@
+package scsi
+
+import (
+	"spindle/bdev"
+	"spindle/reactor/mem"
+)
+
+// MaxCDB is the longest CDB kept, in bytes (variable-length CDBs included).
+const MaxCDB = 64
+
+// MaxSense is the longest sense data, in bytes. iSER peers receive at most 128
+// bytes of data in a SEND, two of which are the sense length.
+const MaxSense = 96
+
+// Direction is the way a command moves data.
+type Direction uint8
+
+const (
+	NoData  Direction = iota
+	DataIn            // device to initiator
+	DataOut           // initiator to device
+)
+
+// Attr is the task attribute (SAM-5 §8.3), with iSCSI's values.
+type Attr uint8
+
+const (
+	AttrUntagged    Attr = 0
+	AttrSimple      Attr = 1
+	AttrOrdered     Attr = 2
+	AttrHeadOfQueue Attr = 3
+	AttrACA         Attr = 4
+)
+
+// Result of a step of a task.
+type Result uint8
+
+const (
+	Done    Result = iota // the task has its Status; TaskDone is not called
+	Waiting               // TaskDone is called later, never inside the call
+	Ready                 // Prepare only: get the buffer and the data-out, then Execute
+)
+
+// Owner is the engine's side of a task. Its methods run on the task's reactor.
+type Owner interface {
+	// TaskDone tells that a Waiting task has its status.
+	TaskDone(t *Task)
+	// TaskAbort asks the engine to end a task that is not in Execute: it still
+	// waits for its buffer or its data, or its response waits. The engine frees
+	// it without a response (or with TASK ABORTED when t.Status says so) and
+	// calls t.View.End.
+	TaskAbort(t *Task)
+}
+
+// Task is one SCSI command from decode to status. The engine embeds it in its
+// own task, fills the request part, and drives it:
+//
+//	Begin    the nexus looks up the LUN and puts the task on its view's list
+//	Prepare  decodes: Ready (Dir, Want, Scratch are set) or Done (status set)
+//	         engine: Data of Want+Scratch bytes, data-out gathered in Data[:min(EDTL,Want)]
+//	Execute  Done, or Waiting and TaskDone later
+//	         engine: sends Data[:DataLen] and Status, with Sense
+//	End      takes it off the view's list; the engine frees it
+type Task struct {
+	// Request, filled in by the engine.
+	CDB    [MaxCDB]byte
+	CDBLen uint8
+	Attr   Attr
+	EDTL   uint32 // expected data transfer length, bytes
+	ExpDir Direction
+	Owner  Owner
+	Arg    any // the engine's own task, set once when it is allocated
+
+	// Set by Begin.
+	Nexus *Nexus
+	View  *View
+	itl   *ITL
+
+	// Set by Prepare.
+	Dir     Direction
+	Want    uint32 // bytes the CDB asks to move; for DataIn an upper bound of DataLen
+	Scratch uint32 // bytes of working memory behind Want in Data
+	Lend    bool   // DataIn only: no buffer is needed, Execute points Data at lent memory until End
+
+	// The buffer, set by the engine before Execute.
+	Data mem.Ref
+
+	// Result.
+	Status   Status
+	SenseLen uint8
+	Sense    [MaxSense]byte
+	DataLen  uint32 // bytes of data-in made
+
+	IO bdev.IO
+	op *opcode // the dispatch table's row
+
+	// Owned by the view.
+	state      uint8
+	step       uint8
+	aborted    bool
+	prev, next *Task // the view's list
+	parkNext   *Task
+	cursor     uint32
+	cursor2    uint32
+}

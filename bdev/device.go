@@ -27,6 +27,7 @@ type Info struct {
 	UnmapGranularity  uint32 // blocks; 0 means 1
 	MaxTransfer       uint32 // blocks an IO; 0 means no limit of its own
 	Align             uint32 // memory alignment Data needs, bytes; 0 means none
+	Failed            bool   // a flush failed: writes are refused until the device is made anew
 }
 
 // Device is a block device of some module.

@@ -10,20 +10,19 @@ import (
 
 // Traits tell the engine what a transport is like.
 type Traits struct {
-	Name          string // "tcp", "iser": shown by iscsi_get_connections
-	Digests       bool   // may negotiate HeaderDigest and DataDigest
-	RDMAKeys      bool   // RDMAExtensions=Yes and the iSER keys belong here (RFC 7145 §6)
-	MaxRecvData   uint32 // bytes: MaxRecvDataSegmentLength (or TargetRecvDataSegmentLength) we declare
-	MaxSendData   uint32 // bytes: bound of a data segment we send in full feature phase; 0 = the peer's MRDSL
-	SolicitedPDUs bool   // solicited data comes as R2T and Data-Out PDUs
+	Name        string // "tcp", "iser": shown by iscsi_get_connections
+	Digests     bool   // may negotiate HeaderDigest and DataDigest
+	RDMAKeys    bool   // RDMAExtensions=Yes and the iSER keys belong here (RFC 7145 §6)
+	MaxRecvData uint32 // bytes: MaxRecvDataSegmentLength (or TargetRecvDataSegmentLength) we declare
+	MaxSendData uint32 // bytes: bound of a data segment we send in full feature phase; 0 = the peer's
 }
 
 // Transport makes listeners. TCP is the first, iSER the next; the engine is
 // handed them as values.
 type Transport interface {
 	Traits() Traits
-	// Listen serves addr on r's ring and hands each new connection to accept, on r.
-	// May block: called off the reactors (Caller.Block is used inside as needed).
+	// Listen serves addr on r and hands each new connection to accept, on r.
+	// Called from control code; may block through c.
 	Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(Conn)) (Listener, error)
 }
 
@@ -39,89 +38,200 @@ type Params struct {
 	HeaderDigest, DataDigest bool
 	MaxSendData              uint32 // bytes: the peer's MaxRecvDataSegmentLength
 	MaxRecvData              uint32 // bytes: what we declared
-	Window                   *Window
-}
-
-// Window is the command window of a session, stamped into each PDU as it
-// leaves. Owner: the session's reactor.
-type Window struct{ ExpCmdSN, MaxCmdSN uint32 }
-
-// Out is one PDU to send. It comes from Conn.Reserve and goes back to the
-// transport with Queue.
-type Out struct {
-	BHS  pdu.BHS // 48 bytes of arena memory, not cleared
-	Data mem.Ref // data segment; the memory stays put until Sent
-	// Done, when set, is told once the PDU and its data are no longer needed.
-	Done Sent
-	Arg  any
-
-	Next *Out // the holder's list
-	hold any
-}
-
-// Sent is told that an Out has left, or died with its connection.
-type Sent interface{ OutSent(o *Out) }
-
-// PDU is one received PDU.
-type PDU struct {
-	BHS  pdu.BHS // valid during the call
-	AHS  []byte  // valid during the call
-	Data mem.Ref // where its data segment went (the Sink's memory)
-	Ctx  any     // the Sink's context
-	// BadData: the data digest did not match (RFC 7143 §7.8); Data is not to be used.
-	BadData bool
-}
-
-// Sink is the engine's answer to a header: where its data segment goes.
-type Sink struct {
-	// Data receives the segment; shorter than it, and the rest is discarded.
-	Data mem.Ref
-	// Ctx comes back in PDU.Ctx.
-	Ctx any
-	// Close: the header is beyond repair, the connection ends now.
-	Close bool
+	MaxBurst                 uint32 // bytes: a Data-In sequence ends here (RFC 7143 §11.7.2)
 }
 
 // Conn is a connection of a transport. All calls are made on its reactor.
 type Conn interface {
 	Traits() Traits
 	Addrs() (local, peer netip.AddrPort)
-	// SetHandler gives the engine's side; before anything is received.
-	SetHandler(h Handler)
-	// Start receives in login mode: one PDU at a time, nothing read ahead.
-	Start()
+	// Start gives the engine's side and the counters to stamp with, and begins
+	// to receive in login mode: one PDU at a time, nothing read ahead. It fails
+	// when there is no memory for the connection.
+	Start(h Handler, seq *Sequence) error
 	// NextLogin asks for the next login-mode PDU.
 	NextLogin()
-	// Reserve returns an Out, or nil when the connection's are all in use; Ready
-	// is called when there is one again.
-	Reserve() *Out
-	// Queue sends o after all queued before it. ExpCmdSN and MaxCmdSN are
-	// stamped when it leaves.
+	// Queue sends o after all that was queued before it.
 	Queue(o *Out)
-	// Move takes the connection to r; moved is called there. In login mode, with
-	// nothing queued or being received.
-	Move(r *reactor.Reactor, moved func())
+	// Respond moves a command's data-in, if any, and then its status.
+	Respond(p *Reply)
+	// Fetch asks the initiator for write data: an R2T here, an RDMA READ there.
+	Fetch(f *Fetch)
+	// Move takes the connection to r and calls moved there, with an error when r
+	// has no memory for it. Preconditions: login mode, nothing queued or received.
+	Move(r *reactor.Reactor, moved func(error))
 	// FullFeature turns to streaming mode with p.
 	FullFeature(p Params)
-	// Pause stops handing over PDUs; pausing is bounded, the peer is pushed back on.
-	Pause(bool)
-	// Drain calls Handler.Drained once all that was queued has left.
+	// Resume hands over the PDU that Received refused, and those behind it.
+	Resume()
+	// Drain has Handler.Drained called once all that was queued has left.
 	Drain()
-	// Close ends the connection; Handler.Closed follows, once, with nothing in flight.
+	// Close ends the connection; Handler.Closed follows, once, with nothing in
+	// flight and every queued Out handed back.
 	Close(why error)
 }
 
 // Handler is the engine's side of a Conn. All calls are made on its reactor.
 type Handler interface {
-	// Header decodes a header and says where its data goes. Parse only: it runs
-	// under the connection's recover frame and must not touch shared state.
+	// Header decodes a header and says where its data goes. It runs under the
+	// connection's recover frame: a panic here ends this connection only.
 	Header(p *PDU) Sink
-	// Received dispatches a whole PDU.
-	Received(p *PDU)
-	// Ready: Reserve has Outs again.
-	Ready()
+	// Received dispatches a whole PDU. False: no room now; the connection stops
+	// receiving and the same PDU comes again after Resume.
+	Received(p *PDU) bool
 	// Drained answers Drain.
 	Drained()
 	// Closed: once, nothing in flight; the Conn is dead.
 	Closed(why error)
+}
+
+// PDU is one received PDU.
+type PDU struct {
+	BHS pdu.BHS // valid until Received returns true
+	AHS []byte  // likewise
+	Ctx any     // the Sink's context
+	// BadData: the data digest did not match; the Sink's memory is not to be used.
+	BadData bool
+}
+
+// Sink is the engine's answer to a header.
+type Sink struct {
+	// Data receives the data segment; what does not fit is discarded.
+	Data mem.Ref
+	// Ctx comes back in PDU.Ctx.
+	Ctx any
+	// Close ends the connection with this error: the stream is beyond repair.
+	Close error
+}
+
+// Stamp says how StatSN is filled in when a PDU leaves (RFC 7143 §4.2.2.2).
+type Stamp uint8
+
+const (
+	StampNone    Stamp = iota // the field is reserved in this PDU, or already set
+	StampCurrent              // carries the next StatSN without consuming it (R2T, NOP-In as ping)
+	StampNext                 // carries a status: consumes one
+)
+
+// Sequence holds the counters stamped into each PDU as it leaves. Owner: the
+// connection's reactor.
+type Sequence struct {
+	StatSN uint32  // of the connection
+	Window *Window // of the session
+}
+
+// Window is the command window of a session.
+type Window struct {
+	ExpCmdSN, MaxCmdSN uint32
+	// Told is the MaxCmdSN that left last: what the initiator knows.
+	Told uint32
+}
+
+// Stamp fills StatSN, ExpCmdSN and MaxCmdSN into b, in the order PDUs leave.
+//
+//spindle:hot
+func (s *Sequence) Stamp(b pdu.BHS, how Stamp) {
+	switch how {
+	case StampCurrent:
+		b.SetStatSN(s.StatSN)
+	case StampNext:
+		b.SetStatSN(s.StatSN)
+		s.StatSN++
+	}
+	b.SetExpCmdSN(s.Window.ExpCmdSN)
+	b.SetMaxCmdSN(s.Window.MaxCmdSN)
+	s.Window.Told = s.Window.MaxCmdSN
+}
+
+// A slot is the arena memory of an Out.
+//
+//	  0 ..  31  room for a transport's own header (iSER's ends at 31)
+//	 32 ..  79  BHS
+//	 80 ..  83  header digest
+//	 96 .. 103  padding and data digest
+//	128 .. 255  small data: sense, a rejected header
+const (
+	OutSlot      = 256
+	SlotBHS      = 32
+	SlotTrailer  = 96
+	SlotData     = 128
+	SlotDataSize = OutSlot - SlotData
+)
+
+// Out is one PDU to send. Its owner embeds it and keeps it and its memory in
+// place from Queue to Done.
+type Out struct {
+	BHS   pdu.BHS
+	Data  mem.Ref
+	Slot  mem.Ref
+	Stamp Stamp
+	// Done is told, when set, that the PDU has left or died with its connection.
+	Done Sent
+	// Reply is the command response this Out carries, nil for any other PDU.
+	Reply *Reply
+
+	Next *Out // the holder's list
+}
+
+// Sent is told that an Out is its owner's again.
+type Sent interface{ OutSent(o *Out) }
+
+// Bind gives o its slot.
+func (o *Out) Bind(slot mem.Ref) {
+	o.Slot = slot
+	o.BHS = pdu.BHS(slot.Slice(SlotBHS, pdu.HeaderLen).Bytes())
+}
+
+// Small copies b into the slot's small data and makes it the data segment.
+// Preconditions: len(b) <= SlotDataSize.
+func (o *Out) Small(b []byte) {
+	o.Data = o.Slot.Slice(SlotData, uint32(len(b)))
+	copy(o.Data.Bytes(), b)
+}
+
+// Reply is a SCSI command's answer: its data-in and its status. Embedded in the
+// task; Out.Done is told when all of it has left.
+type Reply struct {
+	Out      Out
+	ITT      uint32
+	Data     mem.Ref // data-in, truncated to the expected length
+	Status   uint8
+	Response uint8 // iSCSI service response (RFC 7143 §11.4.3)
+	Flags    byte  // FlagOverflow, FlagUnderfl
+	Residual uint32
+	Sense    mem.Ref // SenseLength and sense data, in the Out's slot
+
+	// The transport's progress.
+	Off    uint32
+	DataSN uint32
+}
+
+// SCSIResponse writes the SCSI Response PDU of p into its Out (RFC 7143 §11.4).
+// dataPDUs is the number of Data-In PDUs that went before it (ExpDataSN).
+//
+//spindle:hot
+func (p *Reply) SCSIResponse(dataPDUs uint32) {
+	b := p.Out.BHS
+	b.Clear(pdu.SCSIResponse)
+	b.SetFlags(pdu.FlagFinal | p.Flags)
+	b.SetResponse(p.Response)
+	b.SetStatus(p.Status)
+	b.SetITT(p.ITT)
+	b.SetDataSN(dataPDUs)
+	b.SetResidual(p.Residual)
+	b.SetDataLen(p.Sense.Len)
+	p.Out.Data = p.Sense
+	p.Out.Stamp = StampNext
+}
+
+// Fetch is a request for write data. Over TCP it is an R2T, and the data comes
+// as Data-Out PDUs through Handler.Header.
+type Fetch struct {
+	Out    *Out
+	LUN    uint64
+	ITT    uint32
+	TTT    uint32
+	R2TSN  uint32
+	Offset uint32  // bytes into the command's data
+	Data   mem.Ref // where Offset's bytes go; its length is the desired length
 }

@@ -1,0 +1,327 @@
+package tcp
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"syscall"
+
+	"spindle/iscsi"
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+	"spindle/reactor/ring"
+)
+
+var le = binary.LittleEndian
+
+// sender queues PDUs and sends what a turn queued as one message.
+type sender struct {
+	msg        ring.Msg
+	head, tail *iscsi.Out // queued
+	fly, last  *iscsi.Out // in the message being sent, done when all of it has left
+	sending    bool
+	vecs       int    // of the message
+	left       uint32 // bytes of the message not sent
+	own        uint32 // Data-In header slots used by the message
+}
+
+// Queue implements iscsi.Conn.
+//
+//spindle:hot
+func (c *Conn) Queue(o *iscsi.Out) {
+	x := &c.tx
+	o.Next = nil
+	if x.tail == nil {
+		x.head = o
+	} else {
+		x.tail.Next = o
+	}
+	x.tail = o
+	c.r.NeedFlush(&c.flush)
+}
+
+// Respond implements iscsi.Conn.
+//
+//spindle:hot
+func (c *Conn) Respond(p *iscsi.Reply) {
+	p.Off, p.DataSN = 0, 0
+	p.Out.Reply = p
+	if p.Data.Empty() {
+		p.SCSIResponse(0)
+	}
+	c.Queue(&p.Out)
+}
+
+// Fetch implements iscsi.Conn: an R2T (RFC 7143 §11.8).
+func (c *Conn) Fetch(f *iscsi.Fetch) {
+	b := f.Out.BHS
+	b.Clear(pdu.R2T)
+	b.SetFlags(pdu.FlagFinal)
+	b.SetLUN(f.LUN)
+	b.SetITT(f.ITT)
+	b.SetTTT(f.TTT)
+	b.SetDataSN(f.R2TSN)
+	b.SetOffset(f.Offset)
+	b.SetDesired(f.Data.Len)
+	f.Out.Stamp, f.Out.Data = iscsi.StampCurrent, mem.Ref{}
+	c.Queue(f.Out)
+}
+
+// Flush implements reactor.Flusher: it sends what is queued, and drives a
+// closing connection on.
+//
+//spindle:hot
+func (c *Conn) Flush() {
+	if c.dead {
+		return
+	}
+	if c.closing {
+		c.teardown()
+		return
+	}
+	if c.stream && !c.rx.armed {
+		c.armRecv()
+	}
+	x := &c.tx
+	if x.sending {
+		return
+	}
+	if x.vecs == 0 {
+		if x.head == nil {
+			c.drained()
+			return
+		}
+		c.gather()
+	}
+	if !c.submit() {
+		c.r.NeedFlush(&c.flush)
+	}
+}
+
+// submit sends the vectors that are left of the message.
+//
+//spindle:hot
+func (c *Conn) submit() bool {
+	x := &c.tx
+	if !c.r.Ring.Send(c.src.Tag(opSend), c.file, x.msg, x.vecs) {
+		return false
+	}
+	x.sending = true
+	c.inflight++
+	return true
+}
+
+// gather moves queued PDUs into the message until it is full.
+//
+//spindle:hot
+func (c *Conn) gather() {
+	x := &c.tx
+	x.vecs, x.left, x.own = 0, 0, 0
+	limit := x.msg.Cap() - 3
+	for o := x.head; o != nil && x.vecs <= limit && x.left < MaxSendBytes; o = x.head {
+		if p := o.Reply; p != nil && !p.Data.Empty() {
+			if !c.dataIn(p, limit) {
+				return
+			}
+		} else {
+			c.seq.Stamp(o.BHS, o.Stamp)
+			o.BHS.SetDataLen(o.Data.Len)
+			c.put(o.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen), o.Slot.Slice(iscsi.SlotTrailer, 8), o.Data)
+		}
+		x.head = o.Next
+		if x.head == nil {
+			x.tail = nil
+		}
+		o.Next = nil
+		if x.last == nil {
+			x.fly = o
+		} else {
+			x.last.Next = o
+		}
+		x.last = o
+	}
+}
+
+// dataIn puts the rest of a reply's data into the message as Data-In PDUs, the
+// last of which carries the status (RFC 7143 §11.7.3) unless there is sense.
+// False: the message is full first.
+//
+//spindle:hot
+func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
+	x := &c.tx
+	for p.Off < p.Data.Len {
+		n := min(p.Data.Len-p.Off, c.p.MaxSendData)
+		if b := c.p.MaxBurst; b > 0 {
+			n = min(n, b-p.Off%b)
+		}
+		end := p.Off+n == p.Data.Len
+		status := end && p.Sense.Empty()
+		if x.vecs > limit || x.left >= MaxSendBytes || !status && x.own == ownSlots {
+			return false
+		}
+		var hdr, trail mem.Ref
+		if status {
+			hdr = p.Out.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen)
+			trail = p.Out.Slot.Slice(iscsi.SlotTrailer, 8)
+		} else {
+			hdr = c.block.Slice(x.own*slotSize, pdu.HeaderLen+pdu.DigestLen)
+			trail = c.block.Slice(x.own*slotSize+slotTrail, 8)
+			x.own++
+		}
+		b := pdu.BHS(hdr.Bytes()[:pdu.HeaderLen:pdu.HeaderLen])
+		b.Clear(pdu.DataIn)
+		b.SetITT(p.ITT)
+		b.SetTTT(pdu.ReservedTag)
+		b.SetDataLen(n)
+		b.SetDataSN(p.DataSN)
+		b.SetOffset(p.Off)
+		how := iscsi.StampNone
+		switch {
+		case status:
+			b.SetFlags(pdu.FlagFinal | pdu.FlagStatus | p.Flags)
+			b.SetStatus(p.Status)
+			b.SetResidual(p.Residual)
+			how = iscsi.StampNext
+		case end || c.p.MaxBurst > 0 && (p.Off+n)%c.p.MaxBurst == 0:
+			b.SetFlags(pdu.FlagFinal)
+		}
+		c.seq.Stamp(b, how)
+		c.put(hdr, trail, p.Data.Slice(p.Off, n))
+		p.Off += n
+		p.DataSN++
+	}
+	if p.Sense.Empty() {
+		return true
+	}
+	if x.vecs > limit {
+		return false
+	}
+	p.SCSIResponse(p.DataSN)
+	o := &p.Out
+	c.seq.Stamp(o.BHS, o.Stamp)
+	c.put(o.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen), o.Slot.Slice(iscsi.SlotTrailer, 8), o.Data)
+	return true
+}
+
+// put adds one PDU's vectors: header and its digest, data, padding and its
+// digest. hdr is the BHS with room for a digest, trail 8 bytes.
+//
+//spindle:hot
+func (c *Conn) put(hdr, trail, data mem.Ref) {
+	x := &c.tx
+	n := uint32(pdu.HeaderLen)
+	if c.p.HeaderDigest {
+		b := hdr.Bytes()
+		le.PutUint32(b[n:], crc32.Checksum(b[:n], castagnoli))
+		n += pdu.DigestLen
+	}
+	x.vec(hdr.Addr, n)
+	if data.Empty() {
+		return
+	}
+	x.vec(data.Addr, data.Len)
+	pad := -data.Len & 3
+	tail := pad
+	if pad > 0 || c.p.DataDigest {
+		b := trail.Bytes()
+		le.PutUint32(b, 0)
+		if c.p.DataDigest {
+			crc := crc32.Update(crc32.Checksum(data.Bytes(), castagnoli), castagnoli, b[:pad])
+			le.PutUint32(b[pad:], crc)
+			tail += pdu.DigestLen
+		}
+		x.vec(trail.Addr, tail)
+	}
+}
+
+//spindle:hot
+func (x *sender) vec(addr uintptr, n uint32) {
+	x.msg.SetVec(x.vecs, addr, n)
+	x.vecs++
+	x.left += n
+}
+
+// sent handles the completion of a sendmsg.
+//
+//spindle:hot
+func (c *Conn) sent(res int32) {
+	x := &c.tx
+	x.sending = false
+	if c.closing {
+		return
+	}
+	switch {
+	case res == -int32(syscall.EINTR) || res == -int32(syscall.EAGAIN):
+		res = 0
+	case res < 0:
+		c.Close(failure("send", res))
+		return
+	}
+	if uint32(res) < x.left {
+		x.advance(uint32(res))
+		c.t.Stats.ShortSends.Add(1)
+		c.r.NeedFlush(&c.flush)
+		return
+	}
+	o := x.fly
+	x.fly, x.last, x.vecs, x.left = nil, nil, 0, 0
+	for o != nil {
+		next := o.Next
+		o.Next = nil
+		if o.Done != nil {
+			o.Done.OutSent(o)
+		}
+		o = next
+	}
+	if x.head != nil || c.draining {
+		c.r.NeedFlush(&c.flush)
+	}
+}
+
+// advance drops n sent bytes from the front of the message.
+func (x *sender) advance(n uint32) {
+	x.left -= n
+	first := 0
+	for {
+		addr, l := x.msg.Vec(first)
+		if n < l {
+			x.msg.SetVec(first, addr+uintptr(n), l-n)
+			break
+		}
+		n -= l
+		first++
+	}
+	for i := first; i < x.vecs; i++ {
+		addr, l := x.msg.Vec(i)
+		x.msg.SetVec(i-first, addr, l)
+	}
+	x.vecs -= first
+}
+
+// Drain implements iscsi.Conn.
+func (c *Conn) Drain() {
+	c.draining = true
+	c.r.NeedFlush(&c.flush)
+}
+
+// drained tells the engine, when it asked, that nothing is left to send.
+func (c *Conn) drained() {
+	if c.draining {
+		c.draining = false
+		c.h.Drained()
+	}
+}
+
+// drop hands every queued Out back, at the end of the connection.
+func (x *sender) drop() {
+	for _, list := range [...]*iscsi.Out{x.fly, x.head} {
+		for o := list; o != nil; {
+			next := o.Next
+			o.Next = nil
+			if o.Done != nil {
+				o.Done.OutSent(o)
+			}
+			o = next
+		}
+	}
+	*x = sender{}
+}

@@ -1,0 +1,236 @@
+package tcp
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"spindle/iscsi"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+	"spindle/reactor/ring"
+)
+
+// Limits of the transport.
+const (
+	// MaxRecvData is the MaxRecvDataSegmentLength we declare, in bytes.
+	MaxRecvData = 256 << 10
+	// RecvBuffers provided buffers of RecvBufferSize bytes serve all connections of a reactor.
+	RecvBuffers    = 64
+	RecvBufferSize = 64 << 10
+	// MaxHeldBuffers is how many receive buffers one connection may hold unread
+	// before its receive stops.
+	MaxHeldBuffers = 4
+	// MaxPDUsPerTurn bounds what one connection may do in a turn.
+	MaxPDUsPerTurn = 128
+	// MaxSendBytes bounds one sendmsg: a raw syscall holds its P meanwhile.
+	MaxSendBytes = 512 << 10
+)
+
+// Options of the listening sockets.
+type Options struct {
+	Listen ring.ListenOptions
+}
+
+// Transport is iSCSI over TCP. It implements iscsi.Transport.
+type Transport struct {
+	kernel ring.Kernel
+	opt    Options
+	shards []*shard
+	Stats  Stats
+}
+
+// Stats counts what happened to connections. Any thread may read.
+type Stats struct {
+	Accepted      atomic.Uint64
+	AcceptErrors  atomic.Uint64
+	ParsePanics   atomic.Uint64
+	HeaderDigests atomic.Uint64 // header digest errors
+	DataDigests   atomic.Uint64 // data digest errors
+	Starved       atomic.Uint64 // receives that found no provided buffer
+	ShortSends    atomic.Uint64
+	Stopped       atomic.Uint64 // receives stopped because the engine had no room
+}
+
+// shard is a reactor's part of the transport. Owner: its reactor.
+type shard struct {
+	r       *reactor.Reactor
+	group   ring.Group
+	ready   bool
+	starved []*Conn // wait for a provided buffer to come back
+	rearm   reactor.FlushNode
+}
+
+// New makes the transport for these reactors.
+func New(k ring.Kernel, reactors []*reactor.Reactor, opt Options) *Transport {
+	t := &Transport{kernel: k, opt: opt, shards: make([]*shard, len(reactors))}
+	for i, r := range reactors {
+		t.shards[i] = &shard{r: r}
+		t.shards[i].rearm.To = t.shards[i]
+	}
+	return t
+}
+
+// Traits implements iscsi.Transport.
+func (t *Transport) Traits() iscsi.Traits {
+	return iscsi.Traits{Name: "tcp", Digests: true, MaxRecvData: MaxRecvData}
+}
+
+// receiveGroup returns the shard's provided buffers, made at first need.
+func (s *shard) receiveGroup() (ring.Group, error) {
+	if !s.ready {
+		g, err := s.r.Ring.NewGroup(RecvBuffers, RecvBufferSize)
+		if err != nil {
+			return 0, fmt.Errorf("receive buffers: %w", err)
+		}
+		s.group, s.ready = g, true
+	}
+	return s.group, nil
+}
+
+// recycle gives a receive buffer back and wakes receives that starved for one.
+//
+//spindle:hot
+func (s *shard) recycle(id uint16) {
+	s.r.Ring.Recycle(s.group, id)
+	if len(s.starved) > 0 {
+		s.r.NeedFlush(&s.rearm)
+	}
+}
+
+// Flush re-arms starved receives; implements reactor.Flusher.
+func (s *shard) Flush() {
+	list := s.starved
+	s.starved = nil
+	for _, c := range list {
+		c.starving = false
+		c.armRecv()
+	}
+}
+
+// listener accepts on one reactor.
+type listener struct {
+	t      *Transport
+	r      *reactor.Reactor
+	fd     int
+	addr   netip.AddrPort
+	accept func(iscsi.Conn)
+
+	src     reactor.Source
+	file    ring.File
+	armed   bool // the accept has completions to come
+	closing bool
+	cancels int // cancellations not yet answered
+	closed  func()
+	retry   reactor.Timer
+}
+
+// retryAcceptAfter is how long a listener waits after an accept failed, for
+// want of descriptors say, before it accepts again.
+const retryAcceptAfter = 100e6
+
+// Listen implements iscsi.Transport.
+func (t *Transport) Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(iscsi.Conn)) (iscsi.Listener, error) {
+	l := &listener{t: t, r: r, accept: accept, fd: -1}
+	l.retry.Fire = l.fire
+	var err error
+	c.Block(func() { l.fd, l.addr, err = t.kernel.Listen(addr, t.opt.Listen) })
+	if err != nil {
+		return nil, fmt.Errorf("listen on %v: %w", addr, err)
+	}
+	c.Await(r, func(done func()) {
+		defer done()
+		if l.file, err = r.Ring.Install(l.fd); err != nil {
+			return
+		}
+		l.src = r.Register(l)
+		l.arm()
+	})
+	if err != nil {
+		_ = t.kernel.CloseFD(l.fd)
+		return nil, fmt.Errorf("listen on %v: %w", addr, err)
+	}
+	return l, nil
+}
+
+// Addr implements iscsi.Listener.
+func (l *listener) Addr() netip.AddrPort { return l.addr }
+
+// arm starts the multishot accept, or has the timer try again.
+func (l *listener) arm() {
+	if l.r.Ring.Accept(l.src.Tag(0), l.file) {
+		l.armed = true
+		return
+	}
+	l.r.Arm(&l.retry, l.r.Now().Add(1e6))
+}
+
+// Complete implements reactor.Completer: argument 0 is the accept, 1 its cancellation.
+func (l *listener) Complete(arg uint32, c ring.CQE) {
+	if arg == 1 {
+		l.cancels--
+		l.finish()
+		return
+	}
+	if c.Flags&ring.FlagMore == 0 {
+		l.armed = false
+	}
+	switch {
+	case c.Res >= 0 && l.closing:
+		_ = l.t.kernel.CloseFD(int(c.Res))
+	case c.Res >= 0:
+		l.t.Stats.Accepted.Add(1)
+		l.accept(newConn(l.t, l.r, int(c.Res)))
+	case !l.closing:
+		l.t.Stats.AcceptErrors.Add(1)
+	}
+	if l.armed {
+		return
+	}
+	if l.closing {
+		l.finish()
+		return
+	}
+	if c.Res < 0 {
+		l.r.Arm(&l.retry, l.r.Now().Add(retryAcceptAfter))
+		return
+	}
+	l.arm()
+}
+
+// fire is the retry timer: a failed accept, or a cancellation that found the
+// submission queue full.
+func (l *listener) fire(clock.Time) {
+	switch {
+	case !l.closing:
+		l.arm()
+	case l.armed && l.r.Ring.Cancel(l.src.Tag(1), l.src.Tag(0)):
+		l.cancels++
+	case l.armed:
+		l.r.Arm(&l.retry, l.r.Now().Add(1e6))
+	}
+}
+
+// finish ends a closing listener once nothing of it is in flight.
+func (l *listener) finish() {
+	if l.armed || l.cancels > 0 || l.closed == nil {
+		return
+	}
+	l.r.Disarm(&l.retry)
+	l.r.Unregister(l.src)
+	l.r.Ring.Remove(l.file)
+	done := l.closed
+	l.closed = nil
+	done()
+}
+
+// Close implements iscsi.Listener.
+func (l *listener) Close(c reactor.Caller) {
+	c.Await(l.r, func(done func()) {
+		l.closing, l.closed = true, done
+		l.r.Disarm(&l.retry)
+		l.finish()
+		l.fire(0)
+	})
+	c.Block(func() { _ = l.t.kernel.CloseFD(l.fd) })
+}

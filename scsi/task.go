@@ -92,14 +92,19 @@ type Task struct {
 	DataLen  uint32 // bytes of data-in made
 
 	IO bdev.IO
-	op *opcode // the dispatch table's row
+	op *command // the dispatch table's row; nil for an unknown opcode
 
-	// Owned by the view.
-	state      uint8
+	// Owned by the view. The range is what holds and ORDERED tasks look at.
+	state      taskState
 	step       uint8
-	aborted    bool
-	prev, next *Task // the view's list
-	parkNext   *Task
-	cursor     uint32
-	cursor2    uint32
+	flags      taskFlags
+	seq        uint64 // order of Begin on this view
+	lba        uint64
+	blocks     uint32
+	cursor     uint32 // blocks (or descriptors) done
+	arg        uint32 // a word of the command's own
+	prev, next *Task  // the view's list
+	parkNext   *Task  // the queue it waits in
+	hold       *hold  // granted to it
+	call       homeCall
 }

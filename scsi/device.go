@@ -1,0 +1,149 @@
+package scsi
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"spindle/bdev"
+	"spindle/reactor"
+)
+
+// The package's errors, one for each meaning.
+var (
+	ErrLUNInUse  = errors.New("scsi: LUN is in use")
+	ErrLUNRange  = errors.New("scsi: LUN out of range")
+	ErrNoLUN     = errors.New("scsi: no such LUN")
+	ErrBlockSize = errors.New("scsi: block size is not 512 or 4096")
+	ErrTooMany   = errors.New("scsi: too many logical units")
+)
+
+// Device is the LUN inventory of one target node. Control calls are made one at
+// a time; the inventory is read by every reactor.
+type Device struct {
+	name      string
+	reactors  []*reactor.Reactor
+	sides     []*side
+	table     *table
+	inventory atomic.Pointer[inventory]
+}
+
+// LUNOptions are what a logical unit tells about itself beyond its bdev.
+type LUNOptions struct {
+	BdevName string
+	UUID     [16]byte // of the bdev: the identity behind NAA and serial
+	Serial   string   // unit serial number; "" derives it from UUID
+	Vendor   string   // T10 vendor identification; "" is SPINDLE
+	Product  string   // product identification; "" is that of the bdev
+	ReadOnly bool
+}
+
+// LUNInfo describes a logical unit.
+type LUNInfo struct {
+	ID       uint16
+	BdevName string
+	Bdev     *bdev.Bdev
+}
+
+// NewDevice makes the inventory of the target node called name, served by reactors.
+func NewDevice(name string, reactors []*reactor.Reactor) *Device {
+	d := &Device{name: name, reactors: reactors, table: newTable()}
+	d.inventory.Store(&inventory{})
+	for i, r := range reactors {
+		s := &side{r: r, index: i}
+		s.wake.Run = s.settle
+		d.sides = append(d.sides, s)
+	}
+	return d
+}
+
+func (d *Device) sideOf(r *reactor.Reactor) *side {
+	for _, s := range d.sides {
+		if s.r == r {
+			return s
+		}
+	}
+	panic("scsi: reactor does not serve this device")
+}
+
+// LUNs returns the inventory, ascending. Safe from any thread.
+func (d *Device) LUNs() []LUNInfo {
+	inv := d.inventory.Load()
+	out := make([]LUNInfo, 0, len(inv.all))
+	for _, lu := range inv.all {
+		out = append(out, LUNInfo{ID: lu.lun, BdevName: lu.opt.BdevName, Bdev: lu.bdev})
+	}
+	return out
+}
+
+// AddLUN places b at lun: a channel and a view on every reactor, then the unit
+// is published and every nexus gets REPORTED LUNS DATA HAS CHANGED.
+func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptions) (*LogicalUnit, error) {
+	inv := d.inventory.Load()
+	switch {
+	case lun > MaxLUN:
+		return nil, fmt.Errorf("LUN %d: %w", lun, ErrLUNRange)
+	case inv.find(int(lun)) != nil:
+		return nil, fmt.Errorf("LUN %d: %w", lun, ErrLUNInUse)
+	case len(inv.all) >= MaxLUNs:
+		return nil, ErrTooMany
+	}
+	lu, err := newLogicalUnit(d, lun, b, opt)
+	if err != nil {
+		return nil, fmt.Errorf("LUN %d: %w", lun, err)
+	}
+	for _, v := range lu.views {
+		c.Await(v.r, func(done func()) {
+			v.ch, err = b.Open(v.r)
+			done()
+		})
+		if err != nil {
+			lu.closeChannels(c)
+			return nil, fmt.Errorf("LUN %d: open channel: %w", lun, err)
+		}
+	}
+	d.inventory.Store(inv.with(lu))
+	d.lunsChanged(c)
+	return lu, nil
+}
+
+// RemoveLUN takes a unit away: it is unpublished, its tasks are aborted and
+// waited for on every reactor, its channels closed. Other units go on.
+func (d *Device) RemoveLUN(c reactor.Caller, lun uint16) error {
+	inv := d.inventory.Load()
+	lu := inv.find(int(lun))
+	if lu == nil {
+		return fmt.Errorf("LUN %d: %w", lun, ErrNoLUN)
+	}
+	d.inventory.Store(inv.without(lu))
+	for _, v := range lu.views {
+		c.Await(v.r, v.drain)
+	}
+	lu.closeChannels(c)
+	d.lunsChanged(c)
+	return nil
+}
+
+// lunsChanged queues 3F/0E on every nexus, each on its own reactor.
+func (d *Device) lunsChanged(c reactor.Caller) {
+	for _, s := range d.sides {
+		c.Await(s.r, func(done func()) {
+			for _, n := range s.nexuses {
+				n.QueueUA(ReportedLUNsChanged)
+			}
+			done()
+		})
+	}
+}
+
+// Refresh looks at the bdev again after it was resized: a change of capacity
+// reaches every view, with CAPACITY DATA HAS CHANGED for every nexus.
+func (d *Device) Refresh(c reactor.Caller, lun uint16) error {
+	lu := d.inventory.Load().find(int(lun))
+	if lu == nil {
+		return fmt.Errorf("LUN %d: %w", lun, ErrNoLUN)
+	}
+	v := lu.homeView()
+	c.Await(v.r, lu.refresh)
+	return nil
+}

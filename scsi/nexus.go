@@ -1,0 +1,204 @@
+package scsi
+
+import (
+	"sort"
+
+	"spindle/reactor"
+)
+
+// NexusID names an I_T nexus. It is comparable: persistent reservations know
+// their registrants by it, across sessions.
+type NexusID struct {
+	InitiatorName string
+	ISID          [6]byte
+	TargetName    string
+	TPGT          uint16
+	RelativePort  uint16 // relative target port identifier
+}
+
+// Nexus is one I_T nexus: a session. It belongs to one reactor.
+type Nexus struct {
+	ID NexusID
+
+	dev     *Device
+	side    *side
+	visible func(lun uint16) bool
+	absent  View // of logical units that are not there
+	near    [256]*ITL
+	far     []*ITL // LUN 256 and up, ascending
+	all     []*ITL // in order of first use
+	tasks   int    // between Begin and End
+	closed  func() // set by Close: told when tasks is 0
+}
+
+// NewNexus makes the nexus of a session that entered full feature phase. It has
+// one unit attention, 29/00, for each logical unit.
+// Preconditions: runs on r, the session's reactor.
+func (d *Device) NewNexus(r *reactor.Reactor, id NexusID, visible func(lun uint16) bool) *Nexus {
+	s := d.sideOf(r)
+	n := &Nexus{ID: id, dev: d, side: s, visible: visible}
+	n.absent.r = r
+	s.nexuses = append(s.nexuses, n)
+	return n
+}
+
+// Begin looks up the logical unit of a raw eight-byte LUN and puts t on the
+// list of its view. A LUN that is not there gives a view that answers for it.
+// Preconditions: runs on the nexus's reactor; t is not begun.
+//
+//spindle:hot
+func (n *Nexus) Begin(t *Task, lun uint64) {
+	t.Nexus = n
+	t.itl = n.find(decodeLUN(lun))
+	v := &n.absent
+	if t.itl != nil {
+		v = t.itl.view
+	}
+	t.View = v
+	t.op = n.dev.table.find(&t.CDB, t.CDBLen)
+	t.Dir, t.Want, t.Scratch, t.Lend = NoData, 0, 0, false
+	t.Status, t.SenseLen, t.DataLen = Good, 0, 0
+	t.IO.Flags = 0
+	t.state, t.step, t.flags = taskEngine, 0, 0
+	t.lba, t.blocks, t.cursor, t.arg = 0, 0, 0, 0
+	t.hold = nil
+	n.tasks++
+	v.link(t)
+}
+
+// find returns the I_T_L nexus of a LUN, or nil when there is no such unit.
+//
+//spindle:hot
+func (n *Nexus) find(lun int) *ITL {
+	if uint(lun) < uint(len(n.near)) {
+		if i := n.near[lun]; i != nil {
+			return i
+		}
+	} else if i := n.findFar(lun); i != nil {
+		return i
+	}
+	return n.attach(lun)
+}
+
+func (n *Nexus) findFar(lun int) *ITL {
+	for _, i := range n.far {
+		if int(i.view.lu.lun) == lun {
+			return i
+		}
+	}
+	return nil
+}
+
+// attach makes the I_T_L nexus on the first command to a unit, so that a view
+// nobody uses stays inactive.
+func (n *Nexus) attach(lun int) *ITL {
+	if lun < 0 {
+		return nil
+	}
+	lu := n.dev.inventory.Load().find(lun)
+	if lu == nil || n.visible != nil && !n.visible(uint16(lun)) {
+		return nil
+	}
+	v := lu.views[n.side.index]
+	if v.closing {
+		return nil
+	}
+	i := &ITL{nexus: n, view: v}
+	i.queueUA(PowerOnReset)
+	if lun < len(n.near) {
+		n.near[lun] = i
+	} else {
+		n.far = append(n.far, i)
+		sort.Slice(n.far, func(a, b int) bool { return n.far[a].view.lu.lun < n.far[b].view.lu.lun })
+	}
+	n.all = append(n.all, i)
+	v.addITL(i)
+	return i
+}
+
+// detach forgets the I_T_L nexus of a unit that goes away.
+func (n *Nexus) detach(i *ITL) {
+	if l := int(i.view.lu.lun); l < len(n.near) {
+		n.near[l] = nil
+	}
+	n.far = without(n.far, i)
+	n.all = without(n.all, i)
+}
+
+func without(list []*ITL, i *ITL) []*ITL {
+	for k, o := range list {
+		if o == i {
+			return append(list[:k:k], list[k+1:]...)
+		}
+	}
+	return list
+}
+
+// QueueUA establishes a unit attention condition for every logical unit that
+// the nexus has used.
+// Preconditions: runs on the nexus's reactor.
+func (n *Nexus) QueueUA(c Code) {
+	for _, i := range n.all {
+		i.queueUA(c)
+	}
+}
+
+// Close ends the nexus: its tasks are aborted, and done is called once all have
+// ended and its reservations of the old kind are released.
+// Preconditions: runs on the nexus's reactor; nothing is begun any more.
+func (n *Nexus) Close(done func()) {
+	n.closed = done
+	for _, i := range n.all {
+		i.view.abortTasks(i, nil, false)
+	}
+	n.side.closing = append(n.side.closing, n)
+	n.side.kick()
+}
+
+// finish drops the nexus from its views.
+func (n *Nexus) finish() {
+	for _, i := range n.all {
+		i.view.dropITL(i)
+	}
+	n.all, n.far = nil, nil
+	clear(n.near[:])
+	for k, o := range n.side.nexuses {
+		if o == n {
+			n.side.nexuses = append(n.side.nexuses[:k:k], n.side.nexuses[k+1:]...)
+			break
+		}
+	}
+	n.closed()
+}
+
+// side is a Device's part on one reactor.
+type side struct {
+	r       *reactor.Reactor
+	index   int
+	nexuses []*Nexus
+	closing []*Nexus // Close was called, tasks remain
+	wake    reactor.Msg
+	woken   bool
+}
+
+// kick has settle run soon, outside whatever runs now: the engine is never
+// called back from inside its own call.
+func (s *side) kick() {
+	if !s.woken {
+		s.woken = true
+		s.r.Post(&s.wake)
+	}
+}
+
+func (s *side) settle(*reactor.Reactor) {
+	s.woken = false
+	list := s.closing
+	s.closing = nil
+	for _, n := range list {
+		if n.tasks == 0 {
+			n.finish()
+		} else {
+			s.closing = append(s.closing, n)
+		}
+	}
+}

@@ -1,0 +1,282 @@
+package scsi
+
+import (
+	"spindle/bdev"
+	"spindle/internal/invariants"
+	"spindle/reactor/mem"
+)
+
+// taskState says who holds a task between Begin and End.
+type taskState uint8
+
+const (
+	taskOut     taskState = iota // not on a list
+	taskEngine                   // with the engine: before Execute, or its result is being sent
+	taskParked                   // in Execute, waiting for the view to become active or for a hold to end
+	taskHold                     // in Execute, waiting for its own hold
+	taskHome                     // in Execute, its request is at the home reactor
+	taskReady                    // in Execute, in the view's queue to go on
+	taskBackend                  // in Execute, in the block layer
+)
+
+type taskFlags uint8
+
+const (
+	taskAborted  taskFlags = 1 << iota
+	taskTold               // aborted while with the engine: Owner.TaskAbort was called
+	taskTAS                // aborted by another nexus with TAS set: ends with TASK ABORTED
+	taskLent               // IO holds lent memory
+	taskAsked              // the request at home has been answered
+	taskOrdered            // holds the whole unit because of its attribute
+	taskAdmitted           // passed the checks that a hold release repeats
+)
+
+// action is what a command's step wants next.
+type action uint8
+
+const (
+	actDone  action = iota // the task has its status
+	actIO                  // submit t.IO, come back with its final status
+	actHold                // hold the task's range, come back
+	actHome                // have the home reactor run the command's part there, come back
+	actYield               // let others run, come back
+)
+
+// Prepare decodes the CDB. Ready: Dir, Want, Scratch and Lend are set, the
+// engine gets the buffer and the data-out and calls Execute. Done: the task has
+// its status.
+// Preconditions: runs on the task's reactor, after Begin.
+//
+//spindle:hot
+func (t *Task) Prepare() Result {
+	c := t.op
+	if t.itl == nil {
+		return t.prepareAbsent()
+	}
+	if c == nil {
+		return t.prepareUnknown()
+	}
+	if g := t.itl.gate & c.gate; g != 0 {
+		return t.gated(g)
+	}
+	if t.CDB[c.length-1]&0x04 != 0 { // NACA: there is no ACA here (SAM-5 §5.2)
+		return t.badCDB(uint16(c.length)-1, 2)
+	}
+	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 {
+		return t.protected()
+	}
+	return c.prepare(t)
+}
+
+func (t *Task) prepareUnknown() Result {
+	if g := t.itl.gate & gateCommand; g != 0 {
+		return t.gated(g)
+	}
+	return t.fail(IllegalRequest, InvalidOpcode)
+}
+
+// protected ends a medium write on a unit that refuses writes.
+func (t *Task) protected() Result {
+	if t.View.snap.protect&protectSoftware != 0 {
+		return t.fail(DataProtect, SoftwareWriteProtected)
+	}
+	return t.fail(DataProtect, WriteProtected)
+}
+
+// gated ends a task that a condition of its I_T_L nexus stops. Unit attentions
+// go before reservation conflicts (SAM-5 §5.14.4).
+func (t *Task) gated(g uint8) Result {
+	switch {
+	case g&gateFence != 0:
+		// A task management function on this nexus timed out with tasks still in
+		// the backend: nothing new may run beside them.
+		t.Status = Busy
+	case g&gateUA != 0:
+		return t.check(sense{key: UnitAttention, code: t.itl.takeUA()})
+	default:
+		t.Status = ReservationConflict
+	}
+	return Done
+}
+
+// Execute runs a prepared task. Done: it has its status. Waiting: TaskDone
+// tells later.
+// Preconditions: runs on the task's reactor; Prepare said Ready.
+//
+//spindle:hot
+func (t *Task) Execute() Result {
+	v := t.View
+	invariants.Check(t.state == taskEngine, "scsi: Execute of a task that runs")
+	if t.flags&taskAborted != 0 {
+		t.settle()
+		return Done
+	}
+	if t.itl == nil {
+		t.op.next(t)
+		return Done
+	}
+	if g := t.itl.gate & t.op.gate & gateReserved; g != 0 {
+		return t.gated(g)
+	}
+	if t.op.flags&cmdMedium != 0 && (v.guarded || t.Attr == AttrOrdered) {
+		if !v.admit(t) {
+			return Waiting
+		}
+	}
+	t.state = taskBackend
+	return v.drive(t)
+}
+
+// drive runs a task's steps until it ends or has to wait. It loops on final
+// statuses, so a device that ends everything inside Submit costs no stack.
+//
+//spindle:hot
+func (v *View) drive(t *Task) Result {
+	for t.flags&taskAborted == 0 {
+		switch t.op.next(t) {
+		case actDone:
+			v.left(t)
+			return Done
+		case actIO:
+			if v.submit(t) == Waiting {
+				return Waiting
+			}
+		case actHold:
+			if t.hold == nil && !v.acquire(t) {
+				return Waiting
+			}
+		case actHome:
+			if !v.ask(t) {
+				return Waiting
+			}
+		case actYield:
+			v.later(t)
+			return Waiting
+		}
+	}
+	v.left(t)
+	t.settle()
+	return Done
+}
+
+// submit gives t.IO to the device. Done: IO.Status is final.
+//
+//spindle:hot
+func (v *View) submit(t *Task) Result {
+	t.state = taskBackend
+	t.IO.Push(t, 0)
+	switch s := v.ch.Submit(&t.IO); s {
+	case bdev.Pending:
+		return Waiting
+	case bdev.NoMem:
+		t.IO.Pop()
+		v.starved(t)
+		return Waiting
+	default:
+		t.IO.Pop()
+		t.IO.Status = s
+		t.ioEnded()
+		return Done
+	}
+}
+
+// IODone takes the task's next step when the device has ended its I/O.
+//
+//spindle:hot
+func (t *Task) IODone(io *bdev.IO) {
+	io.Pop()
+	t.ioEnded()
+	v := t.View
+	if v.retry.head != nil {
+		v.kick() // what it used may be what others wait for
+	}
+	if v.drive(t) == Done {
+		t.Owner.TaskDone(t)
+	}
+}
+
+// ioEnded notes lent memory, which has to go back even if the task was aborted.
+//
+//spindle:hot
+func (t *Task) ioEnded() {
+	if t.IO.Flags&bdev.Lend != 0 && t.IO.Status == bdev.OK {
+		t.flags |= taskLent
+	}
+}
+
+// left takes a task out of the backend.
+//
+//spindle:hot
+func (v *View) left(t *Task) {
+	t.state = taskEngine
+	if t.hold != nil {
+		v.release(t)
+	}
+	if v.watchers != 0 {
+		v.kick()
+	}
+}
+
+// settle gives an aborted task its status: none, or TASK ABORTED when another
+// nexus ended it and TAS says to tell (SPC-5 §7.5.8).
+func (t *Task) settle() {
+	t.Status = Good
+	if t.flags&taskTAS != 0 {
+		t.Status = TaskAborted
+	}
+	t.DataLen, t.SenseLen = 0, 0
+}
+
+// End takes the task off its view's list: its response has left, or it was
+// dropped. Lent memory goes back to the device.
+// Preconditions: runs on the task's reactor; the task is not in Execute.
+//
+//spindle:hot
+func (t *Task) End() {
+	v := t.View
+	invariants.Check(t.state == taskEngine, "scsi: End of a task that runs")
+	if t.flags&taskLent != 0 {
+		t.flags &^= taskLent
+		v.ch.Release(&t.IO)
+		t.Data = mem.Ref{}
+	}
+	t.state = taskOut
+	v.unlink(t)
+	t.Nexus.tasks--
+	if v.watchers != 0 || t.Nexus.closed != nil {
+		v.ended(t.Nexus)
+	}
+}
+
+// Abort marks the task. One in the backend still ends with TaskDone; one that
+// the engine has gets Owner.TaskAbort at once.
+// Preconditions: runs on the task's reactor, between Begin and End.
+func (t *Task) Abort() { t.abort(false) }
+
+func (t *Task) abort(tas bool) {
+	if t.flags&taskAborted != 0 || t.state == taskOut {
+		return
+	}
+	t.flags |= taskAborted
+	if tas {
+		t.flags |= taskTAS
+	}
+	switch t.state {
+	case taskEngine:
+		t.flags |= taskTold
+		t.settle()
+		t.Owner.TaskAbort(t)
+	case taskBackend:
+		t.View.ch.Abort(&t.IO)
+	case taskParked:
+		// Waits for nothing that belongs to it: it can end now.
+		t.View.unpark(t)
+		t.View.later(t)
+	case taskReady, taskHold, taskHome:
+		// Its turn, its grant or its answer comes, and finds the mark.
+	}
+}
+
+// Aborted tells whether the task was aborted; its Status is then Good (send no
+// response) or TaskAborted (send that).
+func (t *Task) Aborted() bool { return t.flags&taskAborted != 0 }

@@ -1,0 +1,77 @@
+package scsi
+
+// Gates: conditions of an I_T_L nexus that stop a command before it runs. A
+// command's row says which of them apply to it, so that a READ tests one byte.
+const (
+	gateRead  uint8 = 1 << iota // a reservation keeps out commands that read the medium
+	gateWrite                   // a reservation keeps out commands that write it or change the unit
+	gateOther                   // a RESERVE of another nexus keeps out the rest
+	gateUA                      // a unit attention waits
+	gateFence                   // a task management function timed out here
+)
+
+const (
+	gateReserved = gateRead | gateWrite | gateOther
+	gateCommand  = gateUA | gateFence
+)
+
+// MaxUA bounds the unit attentions that wait on one I_T_L nexus. Beyond it they
+// collapse into 29/00, which tells the initiator to look at everything again.
+const MaxUA = 8
+
+// ITL is one I_T_L nexus. It belongs to its nexus's reactor.
+type ITL struct {
+	nexus *Nexus
+	view  *View
+	gate  uint8
+	uas   uint8
+	ua    [MaxUA]Code
+	lost  homeCall // tells home that the nexus ended
+}
+
+// queueUA establishes a unit attention condition, reported in order (SAM-5 §5.14).
+func (i *ITL) queueUA(c Code) {
+	i.gate |= gateUA
+	for _, o := range i.ua[:i.uas] {
+		// One condition is told once; a pending power on or reset covers everything
+		// that happened to the unit (SPC-5 §5.8.7).
+		if o == c || o == PowerOnReset {
+			return
+		}
+	}
+	if int(i.uas) == len(i.ua) {
+		i.ua[0], i.uas = PowerOnReset, 1
+		return
+	}
+	i.ua[i.uas] = c
+	i.uas++
+}
+
+// takeUA removes and returns the oldest condition, or 0.
+func (i *ITL) takeUA() Code {
+	if i.uas == 0 {
+		return 0
+	}
+	c := i.ua[0]
+	copy(i.ua[:], i.ua[1:i.uas])
+	i.uas--
+	if i.uas == 0 {
+		i.gate &^= gateUA
+	}
+	return c
+}
+
+// dropUA removes c if it waits: REPORT LUNS clears 3F/0E (SPC-5 §6.33.1).
+func (i *ITL) dropUA(c Code) {
+	n := uint8(0)
+	for _, o := range i.ua[:i.uas] {
+		if o != c {
+			i.ua[n] = o
+			n++
+		}
+	}
+	i.uas = n
+	if n == 0 {
+		i.gate &^= gateUA
+	}
+}

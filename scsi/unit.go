@@ -1,0 +1,135 @@
+package scsi
+
+import (
+	"encoding/hex"
+
+	"spindle/bdev"
+	"spindle/reactor"
+)
+
+// snapshot is the state of a logical unit that its views read. It is immutable:
+// home makes a new one for a change and every view installs it.
+type snapshot struct {
+	gen       uint64
+	blocks    uint64
+	blockSize uint32
+	shift     uint8 // log2 of blockSize
+	physExp   uint8 // logical blocks per physical block exponent
+	protect   uint8 // why writes are refused; 0 when they are not
+	lend      bool
+	caps      bdev.Caps
+	zeroes    bool   // unmapped blocks read as zeroes
+	gran      uint32 // unmap granularity, blocks
+	maxBlocks uint32 // of one command: block limits VPD page
+	mode      modeValues
+	pr        *reservations
+}
+
+const (
+	protectReadOnly uint8 = 1 << iota // the unit or its device is read only
+	protectSoftware                   // SWP of the control mode page
+)
+
+// LogicalUnit is one LUN of a Device. Its home state is written by the home
+// reactor alone.
+type LogicalUnit struct {
+	dev   *Device
+	lun   uint16
+	bdev  *bdev.Bdev
+	opt   LUNOptions
+	ident identity
+	views []*View // one for each of the device's reactors
+	home
+}
+
+// identity is what INQUIRY and VPD tell; it never changes.
+type identity struct {
+	vendor, product, revision string
+	serial                    string
+	naa                       [16]byte
+}
+
+// Revision is the product revision level in INQUIRY data.
+const Revision = "0001"
+
+func newLogicalUnit(d *Device, lun uint16, b *bdev.Bdev, opt LUNOptions) (*LogicalUnit, error) {
+	lu := &LogicalUnit{dev: d, lun: lun, bdev: b, opt: opt}
+	info := b.Info()
+	if info.BlockSize != 512 && info.BlockSize != 4096 {
+		return nil, ErrBlockSize
+	}
+	lu.identify(info)
+	lu.home.init(lu, len(d.reactors))
+	first := lu.snapshotOf(info)
+	lu.current = first
+	for i, r := range d.reactors {
+		lu.views = append(lu.views, newView(lu, r, i, first))
+	}
+	return lu, nil
+}
+
+// identify derives the names from the bdev's UUID: the same over every
+// transport, across restart and save and load.
+func (lu *LogicalUnit) identify(info *bdev.Info) {
+	id := &lu.ident
+	id.vendor, id.product, id.revision = lu.opt.Vendor, lu.opt.Product, Revision
+	if id.vendor == "" {
+		id.vendor = "SPINDLE"
+	}
+	if id.product == "" {
+		id.product = info.Product
+	}
+	id.serial = lu.opt.Serial
+	if id.serial == "" {
+		id.serial = hex.EncodeToString(lu.opt.UUID[:])
+	}
+	// NAA 6h (SPC-5 §7.8.6.6.5): ESXi and multipath want 16 bytes. The company id
+	// is a locally administered one, 02-53-50, that nobody owns; the UUID's last
+	// 100 bits, its random part, follow.
+	copy(id.naa[:], []byte{0x60, 0x25, 0x35, 0x00 | lu.opt.UUID[3]&0x0f})
+	copy(id.naa[4:], lu.opt.UUID[4:])
+}
+
+func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
+	s := &snapshot{
+		blocks: info.Blocks, blockSize: info.BlockSize, caps: info.Caps,
+		zeroes: info.UnmapZeroes, gran: max(info.UnmapGranularity, 1),
+		lend: info.Caps&bdev.CapLend != 0,
+		pr:   &reservations{},
+	}
+	for 1<<s.shift < s.blockSize {
+		s.shift++
+	}
+	for p := info.PhysicalBlockSize; p > s.blockSize<<s.physExp; {
+		s.physExp++
+	}
+	s.maxBlocks = MaxTransfer >> s.shift
+	if info.MaxTransfer != 0 {
+		s.maxBlocks = min(s.maxBlocks, info.MaxTransfer)
+	}
+	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
+		s.protect |= protectReadOnly
+	}
+	s.mode.wce = info.Caps&bdev.CapFlush != 0
+	return s
+}
+
+// MaxTransfer bounds the data of one command, in bytes: what the largest buffer
+// holds beside the scratch a command works in.
+const (
+	MaxTransfer = 4<<20 - MaxScratch
+	MaxScratch  = 64 << 10
+)
+
+func (lu *LogicalUnit) closeChannels(c reactor.Caller) {
+	for _, v := range lu.views {
+		if v.ch == nil {
+			continue
+		}
+		c.Await(v.r, func(done func()) {
+			v.ch.Close()
+			v.ch = nil
+			done()
+		})
+	}
+}

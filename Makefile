@@ -1,0 +1,57 @@
+# Spindle. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help setup run build quick lint test conformance clients fuzz sim test-rig bench-quick docs clean
+
+GO  ?= go
+DEV  = $(GO) run ./cmd/spindle-dev
+SIZE ?= 1G
+LISTEN ?= 127.0.0.1:3260
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that are missing
+	@scripts/setup.sh base
+
+run: build ## serve an in-memory disk on 127.0.0.1:3260, until Ctrl-C
+	@scripts/setup.sh run
+	@exec bin/spindle serve --malloc $(SIZE) --listen $(LISTEN)
+
+build: ## build bin/spindle
+	@mkdir -p bin
+	@$(GO) build -o bin/ ./cmd/...
+
+quick: ## the inner loop: vet and unit tests
+	@$(GO) vet ./...
+	@$(DEV) test unit
+
+lint: ## the house rules
+	@$(DEV) test lint
+
+test: setup ## everything: lint, unit, race, fuzz, conformance, clients, rig
+	@$(DEV) test
+
+conformance: setup build ## iscsi-test-cu against a malloc and a file LUN
+	@$(DEV) test conformance
+
+clients: setup build ## libiscsi, QEMU, churn, noise, signals
+	@$(DEV) test clients
+
+fuzz: ## fuzz each target for FUZZTIME (default 1m)
+	@$(DEV) fuzz -time $(or $(FUZZTIME),1m)
+
+sim: ## the simulator
+	@$(DEV) sim
+
+test-rig: ## the kernel's initiator, in a QEMU guest
+	@scripts/setup.sh base rig
+	@$(DEV) test rig
+
+bench-quick: ## Go micro-benchmarks, briefly
+	@$(GO) test -p 1 -run '^$$' -bench . -benchtime 100ms ./...
+
+docs: ## check that the documents' links lead somewhere
+	@$(DEV) docs
+
+clean: ## remove what was built
+	@rm -rf bin

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCounter(t *testing.T) {
+	for _, c := range []struct {
+		name, events string
+		want         tally
+		printed      string
+	}{
+		{"leaves count, parents do not", `
+{"Action":"pass","Package":"p","Test":"T/a"}
+{"Action":"skip","Package":"p","Test":"T/b"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p","Test":"U"}
+{"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "pass p"},
+		{"a failed leaf counts once", `
+{"Action":"output","Package":"p","Test":"T/a/x","Output":"why\n"}
+{"Action":"fail","Package":"p","Test":"T/a/x"}
+{"Action":"fail","Package":"p","Test":"T/a"}
+{"Action":"fail","Package":"p","Test":"T"}
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "why"},
+		{"a parent that fails by itself", `
+{"Action":"pass","Package":"p","Test":"T/a"}
+{"Action":"fail","Package":"p","Test":"T"}
+{"Action":"fail","Package":"p"}`, tally{passed: 1, failed: 1}, ""},
+		{"a package that does not build", `
+{"Action":"build-output","ImportPath":"p","Output":"undefined: x\n"}
+{"Action":"build-fail","ImportPath":"p"}
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "undefined: x"},
+		{"a panic", `
+{"Action":"run","Package":"p","Test":"T"}
+{"Action":"output","Package":"p","Test":"T","Output":"panic: boom\n"}
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "boom"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var w bytes.Buffer
+			k := counter{w: &w, output: map[string][]string{}, result: map[string]string{}}
+			k.read(strings.NewReader(c.events))
+			if got := k.tally(); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+			if !strings.Contains(w.String(), c.printed) {
+				t.Errorf("printed %q without %q", &w, c.printed)
+			}
+		})
+	}
+}
+
+func TestFuzzTargets(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a_test.go"), "package a\nfunc FuzzOne(f *testing.F) {}\nfunc Fuzzy() {}\n")
+	write(t, filepath.Join(dir, "a.go"), "package a\nfunc FuzzNot() {}\n")
+	got, err := fuzzTargets(dir)
+	if err != nil || len(got) != 1 || got[0].name != "FuzzOne" {
+		t.Error(got, err)
+	}
+}
+
+func TestDeadLinks(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "b.md"), "")
+	a := filepath.Join(dir, "a.md")
+	write(t, a, "[b](b.md#part) [web](https://example.org/x) [none](none.md) [here](#here)")
+	got, err := deadLinks(a)
+	if err != nil || len(got) != 1 || !strings.HasSuffix(got[0], "none.md") {
+		t.Error(got, err)
+	}
+}
+
+func TestReadTotals(t *testing.T) {
+	var w bytes.Buffer
+	got, found := readTotals(&w, strings.NewReader("ok login\n3 passed, 1 failed\nok x\n2 passed, 0 failed\n"))
+	if !found || got != (tally{passed: 5, failed: 1}) {
+		t.Error(got, found)
+	}
+	if _, found := readTotals(&w, strings.NewReader("ok login\n")); found {
+		t.Error("totals from nothing")
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// fuzzTarget is one FuzzXxx function.
+type fuzzTarget struct{ dir, name string }
+
+var fuzzFunc = regexp.MustCompile(`(?m)^func (Fuzz[A-Z]\w*)\(`)
+
+// fuzzTargets finds the fuzz targets under root by their declarations: asking
+// each test binary would build them all first.
+func fuzzTargets(root string) ([]fuzzTarget, error) {
+	var found []fuzzTarget
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == ".git"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		src, err := os.ReadFile(path)
+		for _, m := range fuzzFunc.FindAllSubmatch(src, -1) {
+			found = append(found, fuzzTarget{filepath.Dir(path), string(m[1])})
+		}
+		return err
+	})
+	return found, err
+}
+
+func (t fuzzTarget) run(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d+2*time.Minute) // building and the corpus take their share
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(), "./"+t.dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	text, _ := io.ReadAll(bufio.NewReader(out))
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s in %s: %w\n%s", t.name, t.dir, err, text)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		if strings.HasPrefix(lines[i], "fuzz: elapsed") {
+			fmt.Printf("  pass %-36s %s\n", t.dir+" "+t.name, strings.TrimPrefix(lines[i], "fuzz: "))
+			break
+		}
+	}
+	return nil
+}
+
+func fuzzAll(ctx context.Context, d time.Duration, match *regexp.Regexp) (t tally, err error) {
+	targets, err := fuzzTargets(".")
+	if err != nil {
+		return t, err
+	}
+	for _, f := range targets {
+		if !match.MatchString(f.name) {
+			continue
+		}
+		if err := f.run(ctx, d); err != nil {
+			fmt.Println("  fail", err)
+			t.failed++
+			continue
+		}
+		t.passed++
+	}
+	return t, ctx.Err()
+}
+
+func fuzzStage(ctx context.Context) (tally, error) {
+	t, err := fuzzAll(ctx, 3*time.Second, regexp.MustCompile(""))
+	if err == nil && t == (tally{}) {
+		return t, fmt.Errorf("no fuzz target found")
+	}
+	return t, err
+}
+
+func runFuzz(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("fuzz", flag.ContinueOnError)
+	d := flags.Duration("time", time.Minute, "time for each target")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	match, err := regexp.Compile(flags.Arg(0))
+	if err != nil {
+		return err
+	}
+	t, err := fuzzAll(ctx, *d, match)
+	fmt.Println(t)
+	if err == nil && t.failed > 0 {
+		err = fmt.Errorf("%d failed", t.failed)
+	}
+	return err
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// tally counts tests.
+type tally struct{ passed, failed, skipped int }
+
+func (t *tally) add(u tally) {
+	t.passed += u.passed
+	t.failed += u.failed
+	t.skipped += u.skipped
+}
+
+func (t tally) String() string {
+	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
+}
+
+// goTest runs `go test -json args...`, prints a line a package and the output
+// of what failed, and counts the tests that have no subtests of their own.
+func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return tally{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return tally{}, err
+	}
+	c := counter{w: w, output: map[string][]string{}, result: map[string]string{}}
+	c.read(out)
+	err = cmd.Wait()
+	t := c.tally()
+	if err != nil && t.failed == 0 {
+		return t, fmt.Errorf("go test %s: %w", strings.Join(args, " "), err)
+	}
+	return t, nil
+}
+
+// event is a line of test2json.
+type event struct {
+	Action, Package, Test, Output, ImportPath string
+	Elapsed                                   float64
+}
+
+// counter folds the events of a run.
+type counter struct {
+	w      io.Writer
+	output map[string][]string // test or package -> its lines, until its verdict
+	result map[string]string   // "package test" -> pass, fail or skip
+	broken int                 // packages that failed without a failed test: build errors, panics
+	leaves int                 // tests seen, for the line of a package
+}
+
+func (c *counter) read(r io.Reader) {
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
+		var e event
+		if json.Unmarshal(in.Bytes(), &e) != nil {
+			fmt.Fprintln(c.w, in.Text()) // not an event: the go command itself speaks
+			continue
+		}
+		c.event(e)
+	}
+}
+
+func (c *counter) event(e event) {
+	key := strings.TrimSpace(e.Package + " " + e.Test)
+	switch e.Action {
+	case "output":
+		c.output[key] = append(c.output[key], e.Output)
+	case "build-output":
+		fmt.Fprint(c.w, e.Output)
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			c.packageDone(e)
+			return
+		}
+		c.result[key] = e.Action
+		c.leaves++
+		if e.Action != "pass" {
+			fmt.Fprint(c.w, "  ", strings.Join(c.output[key], "  "))
+		}
+		delete(c.output, key)
+	}
+}
+
+func (c *counter) packageDone(e event) {
+	failed := false
+	for k, r := range c.result {
+		failed = failed || r == "fail" && strings.HasPrefix(k, e.Package+" ")
+	}
+	if e.Action == "fail" && !failed {
+		c.broken++
+		for k, lines := range c.output { // a panic is printed by the test that was running
+			if k == e.Package || strings.HasPrefix(k, e.Package+" ") {
+				fmt.Fprint(c.w, "  ", strings.Join(lines, "  "))
+			}
+		}
+	}
+	if c.leaves > 0 || e.Action == "fail" {
+		fmt.Fprintf(c.w, "  %-4s %-36s %4d tests %6.1f s\n", e.Action, e.Package, c.leaves, e.Elapsed)
+	}
+	c.leaves = 0
+}
+
+// tally counts leaves only: a parent says nothing that its subtests did not.
+// A parent that failed by itself counts all the same.
+func (c *counter) tally() tally {
+	kids := map[string]string{} // parent -> worst result of a subtest
+	for k, r := range c.result {
+		for i := strings.LastIndexByte(k, '/'); i > strings.IndexByte(k, ' '); i = strings.LastIndexByte(k[:i], '/') {
+			if kids[k[:i]] != "fail" {
+				kids[k[:i]] = r
+			}
+		}
+	}
+	t := tally{failed: c.broken}
+	for k, r := range c.result {
+		worst, parent := kids[k]
+		switch {
+		case r == "fail" && worst != "fail":
+			t.failed++
+		case parent:
+		case r == "pass":
+			t.passed++
+		case r == "skip":
+			t.skipped++
+		}
+	}
+	return t
+}

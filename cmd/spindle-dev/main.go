@@ -1,0 +1,43 @@
+// Command spindle-dev is the developer's side of the Makefile: it runs the
+// stages of the tests, counts what they say, and ends with one line of totals.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `usage: spindle-dev COMMAND
+  test [STAGE...]                  run the stages named, or all of them
+  fuzz [-time D] [PATTERN]         run each fuzz target whose name matches
+  conformance [-url URL] [-write]  iscsi-test-cu against our target, or another
+  sim [ARG...]                     the simulator
+  docs                             check the documents' links
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "spindle-dev:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Print(usage)
+		return nil
+	}
+	commands := map[string]func(context.Context, []string) error{
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "sim": runSim, "docs": runDocs,
+	}
+	cmd, ok := commands[args[0]]
+	if !ok {
+		return fmt.Errorf("no command %q\n%s", args[0], usage)
+	}
+	return cmd(ctx, args[1:])
+}

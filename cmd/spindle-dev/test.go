@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// stage is one part of the tests. A stage that cannot run here returns a
+// reason, which counts as one skip and is printed.
+type stage struct {
+	name, what string
+	run        func(context.Context) (tally, error)
+}
+
+// skip is the error of a stage that has nothing to run on this machine.
+type skip string
+
+func (s skip) Error() string { return string(s) }
+
+func stages() []stage {
+	return []stage{
+		{"lint", "the house rules", lintStage},
+		{"unit", "unit tests", unitStage},
+		{"race", "the concurrent packages under the race detector, invariants on", raceStage},
+		{"fuzz", "each fuzz target, briefly", fuzzStage},
+		{"conformance", "iscsi-test-cu on a malloc and a file LUN", conformanceStage},
+		{"clients", "real initiators, churn and noise", clientsStage},
+		{"rig", "the kernel's initiator in a QEMU guest", rigStage},
+	}
+}
+
+func runTest(ctx context.Context, names []string) error {
+	for _, n := range names {
+		if !slices.ContainsFunc(stages(), func(s stage) bool { return s.name == n }) {
+			return fmt.Errorf("no stage %q", n)
+		}
+	}
+	var sum tally
+	start := time.Now()
+	for _, s := range stages() {
+		if len(names) > 0 && !slices.Contains(names, s.name) {
+			continue
+		}
+		fmt.Printf("== %s: %s\n", s.name, s.what)
+		at := time.Now()
+		t, err := s.run(ctx)
+		if why, ok := err.(skip); ok {
+			fmt.Println("  skipped:", why)
+			t.skipped++
+		} else if err != nil {
+			fmt.Println("  failed:", err)
+			t.failed++
+		}
+		sum.add(t)
+		fmt.Printf("== %s: %v (%.0f s)\n\n", s.name, t, time.Since(at).Seconds())
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("%.0f s in all\n%v\n", time.Since(start).Seconds(), sum)
+	if sum.failed > 0 {
+		return fmt.Errorf("%d failed", sum.failed)
+	}
+	return nil
+}
+
+func lintStage(ctx context.Context) (tally, error) {
+	return goTest(ctx, os.Stdout, "-p", "1", "./internal/lint")
+}
+
+// Packages that need a built target, or are a stage of their own.
+var ownStage = []string{"spindle/internal/lint", "spindle/internal/clients"}
+
+func unitStage(ctx context.Context) (tally, error) {
+	pkgs, err := packages(func(path string) bool { return !slices.Contains(ownStage, path) })
+	if err != nil {
+		return tally{}, err
+	}
+	return goTest(ctx, os.Stdout, append([]string{"-p", "1", "-timeout", "3m"}, pkgs...)...)
+}
+
+// Rooms whose code runs on more than one thread.
+var concurrent = []string{"reactor", "bdev", "scsi", "iscsi", "iser", "verbs", "control", "internal/sim"}
+
+func raceStage(ctx context.Context) (tally, error) {
+	pkgs, err := packages(func(path string) bool {
+		room := strings.TrimPrefix(path, "spindle/")
+		return slices.ContainsFunc(concurrent, func(c string) bool { return room == c || strings.HasPrefix(room, c+"/") })
+	})
+	if err != nil {
+		return tally{}, err
+	}
+	return goTest(ctx, os.Stdout, append([]string{"-race", "-p", "1", "-timeout", "5m"}, pkgs...)...)
+}
+
+func clientsStage(ctx context.Context) (tally, error) {
+	if err := build(ctx); err != nil {
+		return tally{}, err
+	}
+	return goTest(ctx, os.Stdout, "-count", "1", "-timeout", "10m", "./internal/clients")
+}
+
+// packages lists the packages with tests whose import path is wanted.
+func packages(wanted func(path string) bool) ([]string, error) {
+	out, err := exec.Command("go", "list", "-e", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}", "./...").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return !wanted(p) }), nil
+}
+
+// build builds bin/spindle.
+func build(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", "bin/", "./cmd/spindle")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go build ./cmd/spindle: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func runSim(ctx context.Context, args []string) error {
+	if _, err := os.Stat("internal/sim"); err != nil {
+		fmt.Println("the simulator is not part of this version yet")
+		return nil
+	}
+	t, err := goTest(ctx, os.Stdout, append([]string{"-count", "1", "./internal/sim/..."}, args...)...)
+	fmt.Println(t)
+	if err == nil && t.failed > 0 {
+		err = fmt.Errorf("%d failed", t.failed)
+	}
+	return err
+}

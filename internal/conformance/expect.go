@@ -1,0 +1,98 @@
+package conformance
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// Expectation lists what may differ from a pass.
+type Expectation struct {
+	Tests int // how many tests the suite has
+	lines []exception
+}
+
+// exception is a line of the file: SUITE.TEST or SUITE.*, the form of LUN or
+// "both", the outcome, and the reason in our words.
+type exception struct {
+	test, form string
+	outcome    Outcome
+	reason     string
+	at         int
+}
+
+// ReadExpectation reads the file: "tests N", then a line for each exception.
+// A # starts a comment.
+func ReadExpectation(r io.Reader) (*Expectation, error) {
+	e := &Expectation{}
+	in := bufio.NewScanner(r)
+	for n := 1; in.Scan(); n++ {
+		text, _, _ := strings.Cut(in.Text(), "#")
+		f := strings.Fields(text)
+		switch {
+		case len(f) == 0:
+		case len(f) == 2 && f[0] == "tests":
+			v, err := strconv.Atoi(f[1])
+			if err != nil {
+				return nil, fmt.Errorf("line %d: %w", n, err)
+			}
+			e.Tests = v
+		case len(f) >= 4 && (Outcome(f[2]) == Skip || Outcome(f[2]) == Fail):
+			e.lines = append(e.lines, exception{f[0], f[1], Outcome(f[2]), strings.Join(f[3:], " "), n})
+		default:
+			return nil, fmt.Errorf("line %d: want SUITE.TEST FORM skip|fail REASON, have %q", n, in.Text())
+		}
+	}
+	if e.Tests == 0 {
+		return nil, fmt.Errorf("no line \"tests N\"")
+	}
+	return e, in.Err()
+}
+
+// Compare lists the differences between a run on one form of LUN and what was
+// expected, a line each; none is good. An exception that nothing needed is a
+// difference too: the list may not outlive its reasons.
+func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
+	if len(rs) != e.Tests {
+		diffs = append(diffs, fmt.Sprintf("the suite has %d tests, %d ran", e.Tests, len(rs)))
+	}
+	needed := map[int]bool{}
+	for _, r := range rs {
+		want, why := Pass, "every test passes unless the list says otherwise"
+		for _, x := range e.lines {
+			if x.matches(form, r) {
+				want, why = x.outcome, x.reason
+				needed[x.at] = needed[x.at] || r.Outcome == x.outcome
+			}
+		}
+		if r.Outcome != want {
+			diffs = append(diffs, fmt.Sprintf("%s: %s, expected %s (%s) %s", r.Name(), r.Outcome, want, why, r.Reason))
+		}
+	}
+	for _, x := range e.lines {
+		if x.covers(form) && !needed[x.at] {
+			diffs = append(diffs, fmt.Sprintf("line %d: %s %s is not needed any more", x.at, x.test, x.outcome))
+		}
+	}
+	return diffs
+}
+
+func (x exception) covers(form string) bool { return x.form == form || x.form == "both" }
+
+func (x exception) matches(form string, r Result) bool {
+	suite, all := strings.CutSuffix(x.test, ".*")
+	return x.covers(form) && (x.test == r.Name() || all && suite == r.Suite)
+}
+
+// Format writes a run's exceptions in the form of the file, with the suite's
+// words as reasons: where a new list starts.
+func Format(w io.Writer, form string, rs []Result) {
+	fmt.Fprintf(w, "tests %d\n", len(rs))
+	for _, r := range rs {
+		if r.Outcome != Pass {
+			fmt.Fprintf(w, "%-40s %-6s %-4s %s\n", r.Name(), form, r.Outcome, r.Reason)
+		}
+	}
+}

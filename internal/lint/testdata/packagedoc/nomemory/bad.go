@@ -1,0 +1,2 @@
+// Package nomemory says nothing of who owns what. Threading: none.
+package nomemory // want

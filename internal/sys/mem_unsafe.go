@@ -18,3 +18,23 @@ func Addr(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))
 // pointer turns an off-heap address into a pointer without the uintptr
 // conversion that vet rightly distrusts for heap addresses.
 func pointer(addr uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&addr)) }
+
+// PutMsghdr writes a struct msghdr of n vectors at vecs, and nothing else, to
+// off-heap memory at addr.
+//
+//spindle:hot
+func PutMsghdr(addr, vecs uintptr, n int) {
+	h := (*msghdr)(pointer(addr))
+	*h = msghdr{iov: uint64(vecs), iovlen: uint64(n)}
+}
+
+// msghdr is struct msghdr, with addresses as numbers: it lives off the heap.
+type msghdr struct {
+	name       uint64
+	namelen, _ uint32
+	iov        uint64
+	iovlen     uint64
+	control    uint64
+	controllen uint64
+	flags, _   uint32
+}

@@ -196,9 +196,11 @@ func (d *Disk) write(b []byte, off, n int64, fua bool) {
 }
 
 func (d *Disk) remember(b []byte, off, n int64) *unsynced {
-	u := new(unsynced)
+	var u *unsynced
 	if k := len(d.free); k > 0 {
 		u, d.free = d.free[k-1], d.free[:k-1]
+	} else {
+		u = new(unsynced)
 	}
 	*u = unsynced{seq: d.seq, off: off, n: n, zero: b == nil, data: append(u.data[:0], b...)}
 	d.seq++

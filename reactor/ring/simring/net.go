@@ -273,7 +273,7 @@ func (s *stream) deliver() {
 		s.move(w.rng.IntN(avail + 1))
 		c.kill()
 		return
-	case avail > 0 && c.inward(s) && !s.fin && w.chance(f.HalfClose, &cnt.HalfClose, "half-close", c.id):
+	case avail > 0 && c.inward(s) && w.chance(f.HalfClose, &cnt.HalfClose, "half-close", c.id):
 		n = w.rng.IntN(avail + 1)
 		s.move(n)
 		s.flight.clear()

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 
 	"spindle/bdev"
-	"spindle/reactor"
 )
 
 // Options are the engine-wide settings (iscsi_set_options).
@@ -96,23 +95,3 @@ type ConnInfo struct {
 	Transport     string
 	Commands      uint64
 }
-
-// The engine's errors, one for each meaning.
-//
-// Methods of Engine below are called from control code in blocking style with
-// the Caller that fits (goroutine or coroutine); they serialise themselves.
-//
-//	New(Config) *Engine
-//	(e) SetOptions(Options); Options() Options
-//	(e) AddPortalGroup(c, PortalGroup) error        listens unless Wait
-//	(e) StartPortalGroup(c, tag) error
-//	(e) RemovePortalGroup(c, tag) error
-//	(e) PortalGroups() []PortalGroup                with bound addresses
-//	(e) AddInitiatorGroup(InitiatorGroup) error; SetInitiatorGroup; RemoveInitiatorGroup(tag); InitiatorGroups()
-//	(e) AddNode(c, NodeConfig) error; RemoveNode(c, name) error   drains; Nodes() []NodeConfig
-//	(e) AddLUN(c, name, LUN) error; RemoveLUN(c, name, id) error
-//	(e) AddMaps(name, []Map) error; RemoveMaps(name, []Map) error
-//	(e) Connections(c) []ConnInfo
-//	(e) RequestLogout(c, name) error                Async Message event 1 to every session of the node
-//	(e) Shutdown(c, grace)                          async logout, drain, close all
-var _ reactor.Caller // named in the table above

@@ -56,6 +56,7 @@ type Conn interface {
 	// Respond moves a command's data-in, if any, and then its status.
 	Respond(p *Reply)
 	// Fetch asks the initiator for write data: an R2T here, an RDMA READ there.
+	// f is valid during the call only; what it refers to stays.
 	Fetch(f *Fetch)
 	// Move takes the connection to r and calls moved there, with an error when r
 	// has no memory for it. Preconditions: login mode, nothing queued or received.
@@ -102,6 +103,8 @@ type Sink struct {
 	Ctx any
 	// Close ends the connection with this error: the stream is beyond repair.
 	Close error
+	// Stop receives nothing more: a farewell is queued. Login mode only.
+	Stop bool
 }
 
 // Stamp says how StatSN is filled in when a PDU leaves (RFC 7143 §4.2.2.2).

@@ -149,6 +149,9 @@ func (x *receiver) loginHeader(ahs []byte) {
 		c.Close(s.Close)
 		return
 	}
+	if s.Stop {
+		return
+	}
 	x.pdu.Ctx = s.Ctx
 	if x.dataLen == 0 {
 		x.loginDone()

@@ -1,0 +1,396 @@
+package iscsi
+
+import (
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+	"spindle/scsi"
+)
+
+// commandHeader claims the task of a SCSI command and decodes it far enough to
+// say where its immediate data goes.
+//
+//spindle:hot
+func (c *Connection) commandHeader(p *PDU) Sink {
+	s, b := c.sess, p.BHS
+	if s.nexus == nil {
+		return Sink{} // discovery session: rejected when it is whole
+	}
+	c.verdict = s.window.judge(b)
+	switch c.verdict {
+	case early:
+		if s.isHeld(b.CmdSN()) {
+			c.verdict = outside
+			return Sink{}
+		}
+	case outside:
+		return Sink{}
+	}
+	if s.free == nil || c.verdict == immediate && s.freeCount <= s.reserved() || s.lookup(b.ITT()) != nil {
+		return Sink{} // refused when it is whole
+	}
+	t := s.claim(c, b.ITT(), b.CmdSN())
+	t.fill(b, p.AHS)
+	if c.verdict == early {
+		return c.earlyData(t, b.DataLen())
+	}
+	t.prepare(b.LUN())
+	t.stream = true
+	n := b.DataLen()
+	if n == 0 || t.state != taskData || t.need == 0 {
+		return Sink{Ctx: t}
+	}
+	if !t.getBuffer() {
+		t.full()
+		return Sink{Ctx: t}
+	}
+	return Sink{Data: t.SCSI.Data.Slice(0, min(n, t.need)), Ctx: t}
+}
+
+// reserved is how many tasks the window still covers: an immediate command may
+// not take one of those.
+func (s *Session) reserved() uint32 { return s.window.MaxCmdSN - s.window.ExpCmdSN + 1 }
+
+// fill copies the request part of a SCSI command (RFC 7143 §11.3).
+//
+//spindle:hot
+func (t *Task) fill(b pdu.BHS, ahs []byte) {
+	q := &t.SCSI
+	fl := b.Flags()
+	t.read, t.write = fl&pdu.FlagRead != 0, fl&pdu.FlagWrite != 0
+	t.final = fl&pdu.FlagFinal != 0
+	t.edtl = b.EDTL()
+	t.need, t.got, t.burstEnd, t.dataSN, t.r2tSN, t.asked, t.r2ts = 0, 0, 0, 0, 0, 0, 0
+	t.r2tWait = false
+	t.badAHS = false
+	if len(ahs) == 0 {
+		q.CDBLen = uint8(copy(q.CDB[:], b.CDB()))
+	} else {
+		n, ok := pdu.CDBFromAHS(q.CDB[:], b, ahs)
+		q.CDBLen, t.badAHS = uint8(n), !ok
+	}
+	q.Attr = scsi.Attr(fl & pdu.AttrMask)
+	q.EDTL, q.ExpDir = t.edtl, scsi.NoData
+	q.Dir, q.Want, q.Scratch, q.Lend, q.Data = scsi.NoData, 0, 0, false, mem.Ref{}
+	q.Status, q.SenseLen, q.DataLen = 0, 0, 0
+	switch {
+	case t.read:
+		q.ExpDir = scsi.DataIn
+	case t.write:
+		q.ExpDir = scsi.DataOut
+	}
+	if q.ExpDir == scsi.NoData {
+		q.EDTL = 0
+	}
+}
+
+// prepare hands the task to the device server for decoding. Afterwards it is in
+// taskData (Ready), or has its status and is in taskExecuting.
+//
+//spindle:hot
+func (t *Task) prepare(lun uint64) {
+	t.sess.nexus.Begin(&t.SCSI, lun)
+	if t.read && t.write || t.badAHS {
+		t.SCSI.Refuse(scsi.IllegalRequest, scsi.InvalidFieldInCDB) // no bidirectional command is supported
+		t.state = taskExecuting
+		return
+	}
+	if t.SCSI.Prepare() == scsi.Done {
+		t.state = taskExecuting
+		return
+	}
+	t.state = taskData
+	if t.SCSI.Dir == scsi.DataOut && t.write {
+		t.need = min(t.SCSI.Want, t.edtl)
+	}
+}
+
+// getBuffer allocates the command's memory, if it needs any.
+//
+//spindle:hot
+func (t *Task) getBuffer() bool {
+	n := t.bufferSize()
+	if n == 0 || t.SCSI.Lend {
+		return true
+	}
+	b, ok := t.sess.sh.alloc(n)
+	t.SCSI.Data = b
+	return ok
+}
+
+// full ends a task for want of memory (SAM-5 §5.3.1: the task was not entered).
+func (t *Task) full() {
+	t.sess.e.Stats.TaskSetFull.Add(1)
+	t.SCSI.Status, t.SCSI.SenseLen, t.SCSI.DataLen = scsi.TaskSetFull, 0, 0
+	t.state = taskExecuting
+}
+
+// commandReceived starts a SCSI command whose PDU is whole.
+//
+//spindle:hot
+func (c *Connection) commandReceived(p *PDU) {
+	s := c.sess
+	if p.Ctx == nil {
+		c.refuseCommand(p)
+		return
+	}
+	t := p.Ctx.(*Task)
+	t.stream = false
+	c.cmds++
+	if c.verdict == inOrder {
+		s.window.ExpCmdSN++
+	}
+	if t.state == taskDraining { // aborted meanwhile
+		t.release()
+	} else if c.verdict == early {
+		t.keep(p)
+		s.hold(t)
+		return
+	} else {
+		t.arrived(p.BHS.DataLen(), p.BadData)
+	}
+	if c.verdict == inOrder && (s.held != nil || len(s.skipped) > 0) {
+		s.runHeld()
+	}
+	c.sh.r.NoteIO()
+}
+
+// refuseCommand answers a SCSI command that got no task.
+func (c *Connection) refuseCommand(p *PDU) {
+	s := c.sess
+	switch {
+	case s.nexus == nil:
+		c.reject(p.BHS, pdu.RejectProtocol)
+	case c.verdict == outside || c.verdict == early:
+		c.e.Stats.Dropped.Add(1) // RFC 7143 §4.2.2.1: silently ignored
+	case s.lookup(p.BHS.ITT()) != nil:
+		if c.verdict == inOrder {
+			s.window.ExpCmdSN++
+			s.runHeld()
+		}
+		c.reject(p.BHS, pdu.RejectTaskInProgress)
+	default:
+		c.reject(p.BHS, pdu.RejectImmediate)
+	}
+}
+
+// arrived goes on with a task whose command PDU, with n bytes of immediate
+// data, is whole.
+//
+//spindle:hot
+func (t *Task) arrived(n uint32, bad bool) {
+	if t.state == taskExecuting { // ended by Prepare, or for want of memory
+		t.respond()
+		return
+	}
+	if t.need > 0 || n > 0 {
+		if !t.immediateData(n, bad) {
+			return
+		}
+	}
+	if t.SCSI.Data.Empty() && !t.getBuffer() {
+		t.starve()
+		return
+	}
+	t.buffered()
+}
+
+// immediateData accounts for data that came with the command (RFC 7143
+// §11.3.4). False: the task has been answered.
+func (t *Task) immediateData(n uint32, bad bool) bool {
+	s := t.sess
+	switch {
+	case bad:
+		t.conn.reject(t.header(), pdu.RejectDataDigest)
+		t.abortWith(scsi.ProtocolCRC)
+		return false
+	case n > 0 && !s.params.immediateData, n > s.params.firstBurst:
+		t.abortWith(scsi.UnexpectedUnsolicited)
+		return false
+	case n > 0 && (!t.write || n > t.edtl):
+		t.abortWith(scsi.IncorrectDataAmount)
+		return false
+	case !t.final && s.params.initialR2T:
+		t.final = true // the F bit must be 1 then; taken as it is meant
+	}
+	if t.final {
+		t.got = min(n, t.need)
+		t.asked = t.got
+		return true
+	}
+	// Unsolicited Data-Out PDUs follow, up to FirstBurstLength in all.
+	t.got = n
+	t.burstEnd = min(s.params.firstBurst, t.edtl)
+	return true
+}
+
+// header is the BHS of the task's command as far as a Reject needs it.
+func (t *Task) header() pdu.BHS {
+	b := pdu.BHS(t.bhs[:])
+	b.Clear(pdu.SCSICommand)
+	b.SetITT(t.itt)
+	b.SetCmdSN(t.cmdSN)
+	return b
+}
+
+// starve waits for a buffer, if the queue has room and nothing will come that
+// has to be put somewhere.
+func (t *Task) starve() {
+	if t.need > 0 && !t.final {
+		t.full()
+		t.respond()
+		return
+	}
+	t.state = taskBuffer
+	if !t.sess.sh.wait(t) {
+		t.full()
+		t.respond()
+	}
+}
+
+// buffered goes on with a task that has its memory: to the device server, or to
+// the initiator for data.
+//
+//spindle:hot
+func (t *Task) buffered() {
+	t.state = taskData
+	if t.got >= t.need && t.final {
+		t.execute()
+		return
+	}
+	if t.final {
+		t.solicit()
+	}
+}
+
+// execute runs the command.
+//
+//spindle:hot
+func (t *Task) execute() {
+	t.state = taskExecuting
+	if t.SCSI.Execute() == scsi.Done {
+		t.executed()
+	}
+}
+
+// executed takes the result of the device server.
+//
+//spindle:hot
+func (t *Task) executed() {
+	if t.SCSI.Aborted() && t.SCSI.Status != scsi.TaskAborted || t.conn.phase == phaseDead {
+		t.vanish()
+		return
+	}
+	t.respond()
+}
+
+// abortWith ends a task in the gathering stage with ABORTED COMMAND (RFC 7143 §11.4.7.2).
+func (t *Task) abortWith(code scsi.Code) {
+	t.SCSI.Refuse(scsi.AbortedCommand, code)
+	t.respond()
+}
+
+// respond queues the task's response.
+//
+//spindle:hot
+func (t *Task) respond() {
+	q, p := &t.SCSI, &t.reply
+	t.state = taskResponding
+	t.sess.unfile(t)
+	p.ITT, p.Status, p.Response = t.itt, uint8(q.Status), 0
+	p.Data, p.Sense = mem.Ref{}, mem.Ref{}
+	moved := uint32(0) // bytes the command moves, or would
+	switch {
+	case q.Status == scsi.CheckCondition || q.SenseLen > 0:
+		t.putSense()
+	case q.Dir == scsi.DataIn:
+		moved = q.DataLen
+		if t.read {
+			if n := min(moved, t.edtl); n > 0 {
+				p.Data = q.Data.Slice(0, n)
+			}
+		}
+	case q.Dir == scsi.DataOut && q.Status == scsi.Good:
+		moved = q.Want
+	}
+	exp := t.edtl
+	if !t.read && !t.write {
+		exp = 0
+	}
+	switch {
+	case moved > exp:
+		p.Flags, p.Residual = pdu.FlagOverflow, moved-exp
+	case moved < exp:
+		p.Flags, p.Residual = pdu.FlagUnderfl, exp-moved
+	default:
+		p.Flags, p.Residual = 0, 0
+	}
+	t.conn.tp.Respond(p)
+}
+
+// putSense writes SenseLength and the sense data into the response's slot (RFC
+// 7143 §11.4.7).
+func (t *Task) putSense() {
+	q, o := &t.SCSI, &t.reply.Out
+	n := uint32(q.SenseLen)
+	if n == 0 {
+		return
+	}
+	b := o.Slot.Slice(SlotData, 2+n)
+	w := b.Bytes()
+	w[0], w[1] = byte(n>>8), byte(n)
+	copy(w[2:], q.Sense[:n])
+	t.reply.Sense = b
+}
+
+// earlyData gives a held command's immediate data a place until its turn.
+func (c *Connection) earlyData(t *Task, n uint32) Sink {
+	t.state, t.stream = taskHeld, true
+	if n == 0 {
+		return Sink{Ctx: t}
+	}
+	b, ok := c.sh.alloc(n)
+	if !ok {
+		t.stream = false
+		c.sess.unfile(t)
+		t.release()
+		c.verdict = outside // as if it had been lost
+		return Sink{}
+	}
+	t.SCSI.Data = b
+	return Sink{Data: b, Ctx: t}
+}
+
+// keep copies the header of a PDU that has to wait for its turn.
+func (t *Task) keep(p *PDU) {
+	copy(t.bhs[:], p.BHS)
+	t.SCSI.SenseLen = 0
+	if p.BadData {
+		t.dropBuffer()
+	}
+}
+
+// resumeHeld runs a PDU whose turn has come.
+func (c *Connection) resumeHeld(t *Task) {
+	b := pdu.BHS(t.bhs[:])
+	if t.raw {
+		c.resumeOther(t)
+		return
+	}
+	early := t.SCSI.Data
+	n := b.DataLen()
+	t.SCSI.Data = mem.Ref{}
+	t.prepare(b.LUN())
+	if n > 0 && t.state == taskData && t.need > 0 {
+		if t.getBuffer() {
+			m := min(n, t.need, early.Len)
+			copy(t.SCSI.Data.Slice(0, m).Bytes(), early.Slice(0, m).Bytes())
+		} else {
+			t.full()
+		}
+	}
+	bad := n > 0 && early.Empty()
+	if !early.Empty() {
+		c.sh.free(early)
+	}
+	t.arrived(n, bad)
+}

@@ -1,0 +1,321 @@
+package iscsi
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"spindle/iscsi/login"
+	"spindle/iscsi/pdu"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+	"spindle/reactor/mem"
+)
+
+// Reasons for which the engine ends a connection.
+var (
+	errLoginTimeout = errors.New("login timed out")
+	errLoginEvicted = errors.New("too many logins in progress")
+	errNopTimeout   = errors.New("no answer to NOP-In")
+	errProtocol     = errors.New("protocol error")
+	errReinstated   = errors.New("session reinstated")
+	errShutdown     = errors.New("target is shutting down")
+	errLoggedOut    = errors.New("logged out")
+	errColdReset    = errors.New("target cold reset")
+	errNoMemory     = errors.New("no memory for the session")
+)
+
+// phase is a connection's state.
+type phase uint8
+
+const (
+	phaseLogin phase = iota
+	phaseMoving
+	phaseFull
+	phaseLogout // no more PDUs are taken
+	phaseDead
+)
+
+// Connection is the engine's side of a transport connection. It implements Handler.
+type Connection struct {
+	e     *Engine
+	sh    *shard
+	tp    Conn
+	seq   Sequence
+	sess  *Session
+	login *loginState
+	phase phase
+	index int // in the shard's list
+	id    uint64
+	cid   uint16
+
+	local, peer netip.AddrPort
+	portalTag   uint16
+	portal      *portalGroup
+
+	// Outs for everything that is not a command's response.
+	outs     [ConnectionOuts]miscOut
+	freeOuts *miscOut
+	outCount int
+	outWait  []func(*Out) // answers that wait for one
+	blocked  bool         // a PDU was refused for want of one
+	r2tHead  *Task        // tasks whose R2Ts wait for one
+	fetch    Fetch        // the one being made
+	slots    mem.Ref
+
+	waitHead, waitTail *Task // commands without a data buffer
+
+	verdict verdict
+	data    mem.Ref // of a PDU other than a command's: text, NOP-Out
+	text    *login.TextExchange
+
+	lastRx  clock.Time
+	nop     reactor.Timer
+	pinged  bool
+	pingAt  clock.Time
+	cmds    uint64
+	closing error
+}
+
+// miscOut is one of a connection's own Outs.
+type miscOut struct {
+	Out
+	c    *Connection
+	buf  mem.Ref // arena memory of its data segment, freed with it
+	next *miscOut
+	then func()
+}
+
+// OutSent implements Sent.
+func (m *miscOut) OutSent(*Out) {
+	c, then := m.c, m.then
+	if !m.buf.Empty() {
+		c.sh.free(m.buf)
+		m.buf = mem.Ref{}
+	}
+	m.then = nil
+	m.Data = mem.Ref{}
+	m.next, c.freeOuts = c.freeOuts, m
+	c.outCount++
+	if then != nil {
+		then()
+	}
+	c.outFreed()
+}
+
+// outFreed serves those who wait for an Out.
+func (c *Connection) outFreed() {
+	if c.phase == phaseDead {
+		return
+	}
+	for len(c.outWait) > 0 && c.freeOuts != nil {
+		fn := c.outWait[0]
+		c.outWait = c.outWait[1:]
+		fn(c.takeOut())
+	}
+	c.sendWaitingR2Ts()
+	if c.blocked && c.outCount >= outReserve {
+		c.blocked = false
+		c.tp.Resume()
+	}
+}
+
+// outReserve is how many free Outs a connection wants before it takes a PDU:
+// one for its answer, one for a Reject.
+const outReserve = 2
+
+// takeOut takes a free Out. Preconditions: there is one.
+func (c *Connection) takeOut() *Out {
+	m := c.freeOuts
+	c.freeOuts, m.next = m.next, nil
+	c.outCount--
+	return &m.Out
+}
+
+// misc is the miscOut that o is part of.
+func (c *Connection) misc(o *Out) *miscOut { return o.Done.(*miscOut) }
+
+// withOut calls fn with a free Out, now or when one comes back. Callers are
+// bounded: by outReserve for answers, by MaxManagement for functions.
+func (c *Connection) withOut(fn func(*Out)) {
+	if c.phase == phaseDead {
+		return
+	}
+	if c.freeOuts != nil && len(c.outWait) == 0 {
+		fn(c.takeOut())
+		return
+	}
+	c.outWait = append(c.outWait, fn)
+}
+
+// accept takes a new connection of a portal; runs on the listener's reactor.
+func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
+	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag}
+	c.local, c.peer = tp.Addrs()
+	sh.add(c)
+	c.id = sh.nextID<<8 | uint64(sh.r.ID)
+	sh.pending = append(sh.pending, c)
+	c.seq.Window = &Window{}
+	c.nop.Fire = c.timer
+	if !c.bindOuts() {
+		c.abandon(tp)
+		return
+	}
+	c.startLogin()
+	opt := e.inventory.Load().opt
+	if limit := int(opt.MaxPendingLogins); len(sh.pending) > limit {
+		old := sh.pending[0]
+		e.Stats.LoginsEvicted.Add(1)
+		old.tp.Close(errLoginEvicted)
+	}
+	sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.LoginTimeout)))
+	if err := tp.Start(c, &c.seq); err != nil {
+		c.Closed(err)
+	}
+}
+
+// abandon drops a connection for which there is no memory.
+func (c *Connection) abandon(tp Conn) {
+	if err := tp.Start(c, &c.seq); err != nil {
+		c.Closed(err)
+		return
+	}
+	tp.Close(errNoMemory)
+}
+
+// bindOuts gives the connection's Outs their memory on its reactor.
+func (c *Connection) bindOuts() bool {
+	b, ok := c.sh.r.Arena.Alloc(ConnectionOuts * OutSlot)
+	if !ok {
+		return false
+	}
+	c.slots, c.freeOuts, c.outCount = b, nil, 0
+	for i := range c.outs {
+		m := &c.outs[i]
+		m.c = c
+		m.Bind(b.Slice(uint32(i)*OutSlot, OutSlot))
+		m.Done = m
+		m.next, c.freeOuts = c.freeOuts, m
+		c.outCount++
+	}
+	return true
+}
+
+// Closed implements Handler: the transport is done with the connection.
+func (c *Connection) Closed(why error) {
+	was := c.phase
+	c.phase = phaseDead
+	sh := c.sh
+	sh.r.Disarm(&c.nop)
+	sh.unpend(c)
+	sh.remove(c)
+	c.outWait, c.r2tHead = nil, nil
+	if c.login != nil {
+		c.login.drop(c)
+	}
+	c.dropData()
+	if s := c.sess; s != nil {
+		c.settleTasks()
+		s.closed()
+		sh.r.AddLoad(-1)
+	} else if was == phaseLogin {
+		c.e.Stats.LoginFailures.Add(1)
+	}
+	if !c.slots.Empty() {
+		sh.r.Arena.Free(c.slots)
+		c.slots = mem.Ref{}
+	}
+	c.logClosed(was, why)
+}
+
+// settleTasks frees what only this connection kept: tasks that were aborted
+// while their data streamed in, and marks that nothing streams any more.
+func (c *Connection) settleTasks() {
+	for i := range c.sess.tasks {
+		t := &c.sess.tasks[i]
+		if t.conn != c {
+			continue
+		}
+		t.stream = false
+		if t.state == taskDraining {
+			t.release()
+		}
+	}
+}
+
+func (c *Connection) logClosed(was phase, why error) {
+	log := c.e.log.Debug
+	if was == phaseFull {
+		log = c.e.log.Info
+	}
+	who, node := "", ""
+	if c.sess != nil {
+		who = c.sess.initiator
+		if c.sess.node != nil {
+			node = c.sess.node.cfg.Name
+		}
+	}
+	log("connection closed", "id", c.id, "peer", c.peer, "initiator", who, "node", node, "why", fmt.Sprint(why))
+}
+
+// Drained implements Handler.
+func (c *Connection) Drained() {
+	switch {
+	case c.closing != nil:
+		c.tp.Close(c.closing)
+	case c.login != nil:
+		c.loginSent()
+	}
+}
+
+// closeAfterSend ends the connection once all that is queued has left.
+func (c *Connection) closeAfterSend(why error) {
+	c.closing = why
+	c.tp.Drain()
+}
+
+// Header implements Handler.
+//
+//spindle:hot
+func (c *Connection) Header(p *PDU) Sink {
+	if c.phase == phaseLogin {
+		return c.loginHeader(p)
+	}
+	if c.phase != phaseFull {
+		return Sink{}
+	}
+	switch p.BHS.Opcode() {
+	case pdu.SCSICommand:
+		return c.commandHeader(p)
+	case pdu.DataOut:
+		return c.dataOutHeader(p)
+	}
+	return c.otherHeader(p)
+}
+
+// Received implements Handler.
+//
+//spindle:hot
+func (c *Connection) Received(p *PDU) bool {
+	if c.phase == phaseLogin {
+		c.loginReceived(p)
+		return true
+	}
+	if c.phase != phaseFull {
+		return true // after logout nothing is taken, and nothing answered
+	}
+	c.lastRx = c.sh.r.Now()
+	if c.outCount < outReserve {
+		c.blocked = true
+		return false
+	}
+	switch p.BHS.Opcode() {
+	case pdu.SCSICommand:
+		c.commandReceived(p)
+	case pdu.DataOut:
+		c.dataOutReceived(p)
+	default:
+		c.otherReceived(p)
+	}
+	return true
+}

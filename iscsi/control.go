@@ -1,0 +1,527 @@
+package iscsi
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"spindle/iscsi/pdu"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+	"spindle/scsi"
+)
+
+// change publishes a new inventory. Preconditions: e.mu is held.
+func (e *Engine) change(fn func(*inventory)) {
+	next := *e.inventory.Load()
+	fn(&next)
+	e.inventory.Store(&next)
+}
+
+// Options returns the settings.
+func (e *Engine) Options() Options { return e.inventory.Load().opt }
+
+// SetOptions replaces the settings; sessions that exist keep what they negotiated.
+func (e *Engine) SetOptions(o Options) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.change(func(v *inventory) { v.opt = o })
+}
+
+// AddPortalGroup adds a portal group and listens on its portals, unless Wait.
+func (e *Engine) AddPortalGroup(c reactor.Caller, g PortalGroup) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inv := e.inventory.Load()
+	switch {
+	case inv.portalGroup(g.Tag) != nil:
+		return fmt.Errorf("portal group %d: %w", g.Tag, ErrExists)
+	case len(inv.portals) >= MaxGroups || len(g.Portals) > MaxPortals:
+		return fmt.Errorf("portal groups: %w", ErrLimit)
+	case len(g.Portals) == 0:
+		return fmt.Errorf("portal group %d has no portal: %w", g.Tag, ErrInvalid)
+	}
+	pg := &portalGroup{cfg: g}
+	pg.cfg.Portals = slices.Clone(g.Portals)
+	for _, p := range g.Portals {
+		pg.bound = append(pg.bound, p.Addr)
+	}
+	if !g.Wait {
+		if err := e.listen(c, pg); err != nil {
+			return err
+		}
+	}
+	e.change(func(v *inventory) { v.portals = append(slices.Clip(v.portals), pg) })
+	return nil
+}
+
+// StartPortalGroup listens on the portals of a group made with Wait.
+func (e *Engine) StartPortalGroup(c reactor.Caller, tag uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.inventory.Load().portalGroup(tag)
+	if old == nil {
+		return fmt.Errorf("portal group %d: %w", tag, ErrNotFound)
+	}
+	if len(e.listeners[tag]) > 0 {
+		return nil
+	}
+	pg := &portalGroup{cfg: old.cfg, bound: slices.Clone(old.bound)}
+	pg.cfg.Wait = false
+	if err := e.listen(c, pg); err != nil {
+		return err
+	}
+	e.change(func(v *inventory) {
+		v.portals = slices.Clone(v.portals)
+		v.portals[slices.Index(v.portals, old)] = pg
+	})
+	return nil
+}
+
+// listen opens the listeners of pg, spread over the reactors, all or none.
+func (e *Engine) listen(c reactor.Caller, pg *portalGroup) error {
+	var open []Listener
+	for i, p := range pg.cfg.Portals {
+		sh := e.shards[(int(pg.cfg.Tag)+i)%len(e.shards)]
+		l, err := e.transport.Listen(c, sh.r, p.Addr, func(tp Conn) { e.accept(sh, pg, tp) })
+		if err != nil {
+			for _, l := range open {
+				l.Close(c)
+			}
+			return err
+		}
+		open = append(open, l)
+		pg.bound[i] = l.Addr()
+	}
+	e.listeners[pg.cfg.Tag] = open
+	return nil
+}
+
+// RemovePortalGroup closes the portals and ends the sessions that came by them.
+// Maps that name the group stay and mean nothing.
+func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	pg := e.inventory.Load().portalGroup(tag)
+	if pg == nil {
+		return fmt.Errorf("portal group %d: %w", tag, ErrNotFound)
+	}
+	e.change(func(v *inventory) {
+		v.portals = slices.DeleteFunc(slices.Clone(v.portals), func(g *portalGroup) bool { return g == pg })
+	})
+	e.unlisten(c, tag)
+	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag }, errShutdown)
+	return nil
+}
+
+func (e *Engine) unlisten(c reactor.Caller, tag uint16) {
+	for _, l := range e.listeners[tag] {
+		l.Close(c)
+	}
+	delete(e.listeners, tag)
+}
+
+func (e *Engine) endSessions(c reactor.Caller, match func(*Session) bool, why error) {
+	c.Await(e.registry.r, func(done func()) { e.registry.end(match, why, done) })
+}
+
+// PortalGroups returns the portal groups with the addresses they got.
+func (e *Engine) PortalGroups() []PortalGroup {
+	var list []PortalGroup
+	for _, g := range e.inventory.Load().portals {
+		cfg := g.cfg
+		cfg.Portals = slices.Clone(cfg.Portals)
+		for i, a := range g.bound {
+			cfg.Portals[i].Addr = a
+		}
+		list = append(list, cfg)
+	}
+	return list
+}
+
+// AddInitiatorGroup adds an access list.
+func (e *Engine) AddInitiatorGroup(g InitiatorGroup) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inv := e.inventory.Load()
+	switch {
+	case inv.initiatorGroup(g.Tag) != nil:
+		return fmt.Errorf("initiator group %d: %w", g.Tag, ErrExists)
+	case len(inv.initiators) >= MaxGroups:
+		return fmt.Errorf("initiator groups: %w", ErrLimit)
+	}
+	e.change(func(v *inventory) { v.initiators = append(slices.Clip(v.initiators), &g) })
+	return nil
+}
+
+// SetInitiatorGroup replaces an access list; sessions that exist live on.
+func (e *Engine) SetInitiatorGroup(g InitiatorGroup) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.inventory.Load().initiatorGroup(g.Tag)
+	if old == nil {
+		return fmt.Errorf("initiator group %d: %w", g.Tag, ErrNotFound)
+	}
+	e.change(func(v *inventory) {
+		v.initiators = slices.Clone(v.initiators)
+		v.initiators[slices.Index(v.initiators, old)] = &g
+	})
+	return nil
+}
+
+func (g *InitiatorGroup) check() error {
+	g.Initiators, g.Netmasks = slices.Clone(g.Initiators), slices.Clone(g.Netmasks)
+	for _, n := range g.Initiators {
+		if n == "" || len(n) > pdu.MaxName+1 {
+			return fmt.Errorf("initiator name %q: %w", n, ErrInvalid)
+		}
+	}
+	for _, m := range g.Netmasks {
+		if _, _, err := parseNetmask(m); err != nil {
+			return fmt.Errorf("netmask %q: %w", m, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// RemoveInitiatorGroup removes an access list: maps that name it admit nobody.
+func (e *Engine) RemoveInitiatorGroup(tag uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inventory.Load().initiatorGroup(tag) == nil {
+		return fmt.Errorf("initiator group %d: %w", tag, ErrNotFound)
+	}
+	e.change(func(v *inventory) {
+		v.initiators = slices.DeleteFunc(slices.Clone(v.initiators), func(g *InitiatorGroup) bool { return g.Tag == tag })
+	})
+	return nil
+}
+
+// InitiatorGroups returns the access lists.
+func (e *Engine) InitiatorGroups() []InitiatorGroup {
+	var list []InitiatorGroup
+	for _, g := range e.inventory.Load().initiators {
+		list = append(list, *g)
+	}
+	return list
+}
+
+// SetAuthGroup adds or replaces a set of CHAP secrets; logins from now on use it.
+func (e *Engine) SetAuthGroup(g AuthGroup) {
+	g.Secrets = slices.Clone(g.Secrets)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.change(func(v *inventory) {
+		v.auth = slices.DeleteFunc(slices.Clone(v.auth), func(o *AuthGroup) bool { return o.Tag == g.Tag })
+		v.auth = append(v.auth, &g)
+	})
+}
+
+// RemoveAuthGroup removes a set of CHAP secrets.
+func (e *Engine) RemoveAuthGroup(tag int32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.change(func(v *inventory) {
+		v.auth = slices.DeleteFunc(slices.Clone(v.auth), func(o *AuthGroup) bool { return o.Tag == tag })
+	})
+}
+
+// AuthGroups returns the sets of CHAP secrets.
+func (e *Engine) AuthGroups() []AuthGroup {
+	var list []AuthGroup
+	for _, g := range e.inventory.Load().auth {
+		list = append(list, *g)
+	}
+	return list
+}
+
+// NodeName completes a node's name with NodeBase and checks it (RFC 7143 §4.2.7).
+func (e *Engine) NodeName(name string) (string, error) {
+	name = strings.ToLower(name)
+	if !strings.HasPrefix(name, "iqn.") && !strings.HasPrefix(name, "eui.") && !strings.HasPrefix(name, "naa.") {
+		name = e.Options().NodeBase + ":" + name
+	}
+	if len(name) > pdu.MaxName {
+		return "", fmt.Errorf("node name %q is longer than %d bytes: %w", name, pdu.MaxName, ErrInvalid)
+	}
+	for _, r := range name {
+		if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == ':' || r > 0x7f) {
+			return "", fmt.Errorf("node name %q: character %q: %w", name, r, ErrInvalid)
+		}
+	}
+	return name, nil
+}
+
+// AddNode adds a target node with its LUNs.
+func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
+	name, err := e.NodeName(cfg.Name)
+	if err != nil {
+		return err
+	}
+	cfg.Name = name
+	cfg.Maps, cfg.LUNs = slices.Clone(cfg.Maps), slices.Clone(cfg.LUNs)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inv := e.inventory.Load()
+	switch {
+	case inv.node(name) != nil:
+		return fmt.Errorf("node %s: %w", name, ErrExists)
+	case len(inv.nodes) >= MaxNodes:
+		return fmt.Errorf("nodes: %w", ErrLimit)
+	}
+	if err := inv.checkMaps(cfg.Maps); err != nil {
+		return err
+	}
+	n := &Node{cfg: cfg, dev: scsi.NewDevice(name, e.reactors), removed: new(atomic.Bool)}
+	for i, l := range cfg.LUNs {
+		if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, scsi.LUNOptions{}); err != nil {
+			for _, l := range cfg.LUNs[:i] {
+				_ = n.dev.RemoveLUN(c, l.ID)
+			}
+			return fmt.Errorf("node %s: %w", name, err)
+		}
+	}
+	e.change(func(v *inventory) { v.nodes = append(slices.Clip(v.nodes), n) })
+	return nil
+}
+
+func (v *inventory) checkMaps(maps []Map) error {
+	for _, m := range maps {
+		if v.portalGroup(m.PortalTag) == nil {
+			return fmt.Errorf("portal group %d: %w", m.PortalTag, ErrNotFound)
+		}
+		if v.initiatorGroup(m.InitiatorTag) == nil {
+			return fmt.Errorf("initiator group %d: %w", m.InitiatorTag, ErrNotFound)
+		}
+	}
+	return nil
+}
+
+// RemoveNode unpublishes a node, ends its sessions once their tasks have ended,
+// and frees its LUNs.
+func (e *Engine) RemoveNode(c reactor.Caller, name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.inventory.Load().node(name)
+	if n == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	n.removed.Store(true)
+	e.change(func(v *inventory) {
+		v.nodes = slices.DeleteFunc(slices.Clone(v.nodes), func(o *Node) bool { return o == n })
+	})
+	e.endSessions(c, ofNode(name), errShutdown)
+	for _, l := range n.cfg.LUNs {
+		_ = n.dev.RemoveLUN(c, l.ID)
+	}
+	return nil
+}
+
+func ofNode(name string) func(*Session) bool {
+	return func(s *Session) bool { return s.node != nil && s.node.cfg.Name == name }
+}
+
+// update replaces a node's configuration. Preconditions: e.mu is held.
+func (e *Engine) update(old *Node, fn func(*NodeConfig)) {
+	n := *old
+	n.cfg.Maps, n.cfg.LUNs = slices.Clone(n.cfg.Maps), slices.Clone(n.cfg.LUNs)
+	fn(&n.cfg)
+	e.change(func(v *inventory) {
+		v.nodes = slices.Clone(v.nodes)
+		v.nodes[slices.Index(v.nodes, old)] = &n
+	})
+}
+
+// Nodes returns the target nodes.
+func (e *Engine) Nodes() []NodeConfig {
+	var list []NodeConfig
+	for _, n := range e.inventory.Load().nodes {
+		list = append(list, n.cfg)
+	}
+	return list
+}
+
+// AddLUN adds a logical unit to a node; its sessions see it at once.
+func (e *Engine) AddLUN(c reactor.Caller, name string, l LUN) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.inventory.Load().node(name)
+	if n == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	if slices.ContainsFunc(n.cfg.LUNs, func(o LUN) bool { return o.ID == l.ID }) {
+		return fmt.Errorf("node %s LUN %d: %w", name, l.ID, ErrExists)
+	}
+	if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, scsi.LUNOptions{}); err != nil {
+		return fmt.Errorf("node %s: %w", name, err)
+	}
+	e.update(n, func(cfg *NodeConfig) { cfg.LUNs = append(cfg.LUNs, l) })
+	return nil
+}
+
+// RemoveLUN drains a logical unit and takes it out of its node.
+func (e *Engine) RemoveLUN(c reactor.Caller, name string, id uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.inventory.Load().node(name)
+	if n == nil || !slices.ContainsFunc(n.cfg.LUNs, func(o LUN) bool { return o.ID == id }) {
+		return fmt.Errorf("node %s LUN %d: %w", name, id, ErrNotFound)
+	}
+	if err := n.dev.RemoveLUN(c, id); err != nil {
+		return fmt.Errorf("node %s: %w", name, err)
+	}
+	e.update(n, func(cfg *NodeConfig) {
+		cfg.LUNs = slices.DeleteFunc(cfg.LUNs, func(o LUN) bool { return o.ID == id })
+	})
+	return nil
+}
+
+// AddMaps adds portal group to initiator group maps to a node.
+func (e *Engine) AddMaps(name string, maps []Map) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	inv := e.inventory.Load()
+	n := inv.node(name)
+	if n == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	if err := inv.checkMaps(maps); err != nil {
+		return err
+	}
+	for _, m := range maps {
+		if slices.ContainsFunc(n.cfg.Maps, m.same) {
+			return fmt.Errorf("map %d:%d: %w", m.PortalTag, m.InitiatorTag, ErrExists)
+		}
+	}
+	e.update(n, func(cfg *NodeConfig) { cfg.Maps = append(cfg.Maps, maps...) })
+	return nil
+}
+
+func (m Map) same(o Map) bool { return m.PortalTag == o.PortalTag && m.InitiatorTag == o.InitiatorTag }
+
+// RemoveMaps removes maps from a node; sessions that came by them live on.
+func (e *Engine) RemoveMaps(name string, maps []Map) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.inventory.Load().node(name)
+	if n == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	for _, m := range maps {
+		if !slices.ContainsFunc(n.cfg.Maps, m.same) {
+			return fmt.Errorf("map %d:%d: %w", m.PortalTag, m.InitiatorTag, ErrNotFound)
+		}
+	}
+	e.update(n, func(cfg *NodeConfig) {
+		cfg.Maps = slices.DeleteFunc(cfg.Maps, func(o Map) bool { return slices.ContainsFunc(maps, o.same) })
+	})
+	return nil
+}
+
+// Connections describes every connection, by reactor and age.
+func (e *Engine) Connections(c reactor.Caller) []ConnInfo {
+	var list []ConnInfo
+	for _, sh := range e.shards {
+		c.Await(sh.r, func(done func()) {
+			for _, k := range sh.conns {
+				list = append(list, k.info())
+			}
+			done()
+		})
+	}
+	slices.SortFunc(list, func(a, b ConnInfo) int { return int(int64(a.ID) - int64(b.ID)) })
+	return list
+}
+
+func (c *Connection) info() ConnInfo {
+	i := ConnInfo{
+		ID: c.id, CID: c.cid, Reactor: c.sh.r.ID, State: "running", Commands: c.cmds,
+		InitiatorAddr: c.peer.Addr().Unmap().String(), TargetAddr: c.local.Addr().Unmap().String(),
+		Transport: c.tp.Traits().Name, LoginPhase: "not_started",
+	}
+	switch {
+	case c.phase == phaseFull:
+		i.LoginPhase = "full_feature_phase"
+	case c.phase == phaseLogin && c.login != nil && c.login.started && c.login.m.Stage() == pdu.StageSecurity:
+		i.LoginPhase = "security_negotiation_phase"
+	case c.phase == phaseLogin && c.login != nil && c.login.started:
+		i.LoginPhase = "operational_negotiation_phase"
+	case c.phase != phaseLogin:
+		i.State = "exiting"
+	}
+	if s := c.sess; s != nil {
+		i.TSIH, i.Initiator = s.tsih, s.initiator
+		if s.node != nil {
+			i.Node = s.node.cfg.Name
+		}
+	}
+	return i
+}
+
+// RequestLogout asks every session of a node to log out (Async Message, event 1).
+func (e *Engine) RequestLogout(c reactor.Caller, name string) error {
+	if e.inventory.Load().node(name) == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	c.Await(e.registry.r, func(done func()) {
+		e.registry.each(ofNode(name), func(s *Session) { s.askLogout(logoutGrace) })
+		done()
+	})
+	return nil
+}
+
+// logoutGrace is how long an initiator has to log out, in seconds, as the Async
+// Message tells it.
+const logoutGrace = 30
+
+// askLogout sends Async Message event 1.
+func (s *Session) askLogout(grace uint16) { s.conn.async(pdu.AsyncLogoutRequest, s.conn.cid, 0, grace) }
+
+// coldReset ends every session of a node, after TARGET COLD RESET.
+func (e *Engine) coldReset(n *Node) {
+	post(e.registry.r, func() { e.registry.end(ofNode(n.cfg.Name), errColdReset, func() {}) })
+}
+
+// Shutdown stops listening, asks every session to log out, waits up to grace
+// for them, and ends those that remain once their tasks have ended.
+func (e *Engine) Shutdown(c reactor.Caller, grace time.Duration) {
+	e.down.Store(true)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, g := range e.inventory.Load().portals {
+		e.unlisten(c, g.cfg.Tag)
+	}
+	for _, sh := range e.shards {
+		c.Await(sh.r, func(done func()) {
+			for _, k := range slices.Clone(sh.pending) {
+				k.tp.Close(errShutdown)
+			}
+			done()
+		})
+	}
+	all := func(*Session) bool { return true }
+	r := e.registry.r
+	c.Await(r, func(done func()) {
+		e.registry.each(all, func(s *Session) { s.askLogout(uint16(grace / time.Second)) })
+		e.waitEmpty(r.Now().Add(grace), done)
+	})
+	e.endSessions(c, all, errShutdown)
+}
+
+// waitEmpty calls done when no session is left, or at the deadline.
+func (e *Engine) waitEmpty(deadline clock.Time, done func()) {
+	r := e.registry.r
+	if len(e.registry.entries) == 0 || r.Now() >= deadline {
+		done()
+		return
+	}
+	r.Arm(&reactor.Timer{Fire: func(clock.Time) { e.waitEmpty(deadline, done) }}, r.Now().Add(20*time.Millisecond))
+}

@@ -1,0 +1,118 @@
+package iscsi
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"spindle/reactor"
+)
+
+// Limits that are not settings. Settings are in Options.
+const (
+	// MaxNodes, MaxGroups and MaxPortals bound the configuration.
+	MaxNodes   = 1024
+	MaxGroups  = 1024
+	MaxPortals = 1024
+	// MaxQueueDepth bounds Options.MaxQueueDepth and NodeConfig.QueueDepth.
+	MaxQueueDepth = 256
+	// ImmediateTasks are kept for SCSI commands sent as immediate, beyond the window.
+	ImmediateTasks = 8
+	// ConnectionOuts is how many PDUs other than command responses a connection
+	// may have queued before it stops receiving.
+	ConnectionOuts = 16
+	// MaxManagement is how many task management functions a session may have outstanding.
+	MaxManagement = 16
+	// MaxBufferWaiters is how many commands of a reactor may wait for a data
+	// buffer before the next one gets TASK SET FULL.
+	MaxBufferWaiters = 1024
+)
+
+// Config makes an Engine.
+type Config struct {
+	Reactors  []*reactor.Reactor
+	Transport Transport // of the portals
+	Entropy   io.Reader // challenges and the like; an edge
+	Options   Options
+	Log       *slog.Logger
+}
+
+// Engine is the target: nodes, groups, portals and the sessions they have.
+// Control-plane methods may be called from any goroutine and serialise
+// themselves; they are in control.go.
+type Engine struct {
+	reactors  []*reactor.Reactor
+	transport Transport
+	entropy   io.Reader
+	log       *slog.Logger
+	shards    []*shard
+	registry  *registry
+
+	inventory atomic.Pointer[inventory] // what logins read
+	mu        sync.Mutex                // serialises the control plane
+	listeners map[uint16][]Listener     // by portal group tag; guarded by mu
+	down      atomic.Bool               // shutting down: no login succeeds
+
+	Stats Stats
+}
+
+// Stats counts what the engine did. Any thread may read.
+type Stats struct {
+	Logins         atomic.Uint64 // reached full feature phase
+	LoginFailures  atomic.Uint64
+	LoginTimeouts  atomic.Uint64
+	LoginsEvicted  atomic.Uint64 // dropped for MaxPendingLogins
+	Rejects        atomic.Uint64
+	Dropped        atomic.Uint64 // commands outside the window, silently dropped
+	TaskSetFull    atomic.Uint64
+	BufferWaits    atomic.Uint64 // commands that waited for a data buffer
+	NopTimeouts    atomic.Uint64
+	Reinstatements atomic.Uint64
+}
+
+// Defaults are the options a target starts with; where SPDK has the option, its default.
+func Defaults() Options {
+	return Options{
+		NodeBase:            "iqn.2026-11.dev.spindle",
+		MaxSessions:         1024,
+		MaxConnsPerSession:  1,
+		MaxQueueDepth:       128,
+		DefaultTime2Wait:    2,
+		DefaultTime2Retain:  20,
+		FirstBurstLength:    64 << 10,
+		MaxBurstLength:      1 << 20,
+		MaxOutstandingR2T:   4,
+		ImmediateData:       true,
+		InitialR2T:          false,
+		NopInInterval:       30,
+		NopTimeout:          60,
+		LoginTimeout:        15,
+		MaxPendingLogins:    128,
+		MaxLargeDataIn:      64,
+		MaxR2TPerConnection: 4,
+		PDUPoolSize:         36864,
+		ImmediateDataPool:   16384,
+		DataOutPool:         2048,
+	}
+}
+
+// New makes an engine with nothing configured.
+func New(c Config) *Engine {
+	e := &Engine{
+		reactors:  c.Reactors,
+		transport: c.Transport,
+		entropy:   c.Entropy,
+		log:       c.Log,
+		listeners: map[uint16][]Listener{},
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	for _, r := range c.Reactors {
+		e.shards = append(e.shards, newShard(e, r))
+	}
+	e.registry = newRegistry(e, c.Reactors[0])
+	e.inventory.Store(&inventory{opt: c.Options})
+	return e
+}

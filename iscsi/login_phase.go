@@ -1,0 +1,294 @@
+package iscsi
+
+import (
+	"net/netip"
+
+	"spindle/iscsi/login"
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+)
+
+// loginState is what a connection needs until full feature phase.
+type loginState struct {
+	m       *login.Machine
+	buf     mem.Ref // request data, then response data
+	started bool
+	done    bool // the final response is on its way
+	reply   login.Reply
+	bhs     [pdu.HeaderLen]byte // of the request that led to Done
+}
+
+// drop gives the login's memory back.
+func (l *loginState) drop(c *Connection) {
+	if !l.buf.Empty() {
+		c.sh.r.Arena.Free(l.buf)
+		l.buf = mem.Ref{}
+	}
+}
+
+// startLogin readies the connection for its login dialogue.
+func (c *Connection) startLogin() {
+	l := &loginState{m: login.New(c)}
+	l.buf, _ = c.sh.r.Arena.Alloc(2 * login.MaxPDUData)
+	c.login = l
+}
+
+// loginHeader places the data of a Login Request. Anything else ends the login
+// with a response, and what follows it is not read (RFC 7143 §6.3).
+func (c *Connection) loginHeader(p *PDU) Sink {
+	l := c.login
+	if l.buf.Empty() {
+		return Sink{Close: errNoMemory}
+	}
+	if p.BHS.Opcode() != pdu.LoginRequest || p.BHS.DataLen() > login.MaxPDUData {
+		c.sendLogin(l.m.Step(p.BHS, nil))
+		return Sink{Stop: true}
+	}
+	return Sink{Data: l.buf.Slice(0, login.MaxPDUData)}
+}
+
+// loginReceived feeds the login machine.
+func (c *Connection) loginReceived(p *PDU) {
+	l := c.login
+	if !l.started {
+		l.started = true
+		c.seq.StatSN = p.BHS.ExpStatSN()
+	}
+	*c.seq.Window = Window{ExpCmdSN: p.BHS.CmdSN(), MaxCmdSN: p.BHS.CmdSN()}
+	r := l.m.Step(p.BHS, l.buf.Slice(0, p.BHS.DataLen()).Bytes())
+	if r.Verdict != login.Done {
+		c.sendLogin(r)
+		return
+	}
+	l.reply = r
+	copy(l.bhs[:], p.BHS)
+	c.register()
+}
+
+// sendLogin queues a Login Response; loginSent follows when it has left.
+func (c *Connection) sendLogin(r login.Reply) {
+	l := c.login
+	l.done = r.Verdict == login.Done
+	c.withOut(func(o *Out) {
+		r.Encode(o.BHS)
+		if n := uint32(len(r.Data)); n > 0 {
+			o.Data = l.buf.Slice(login.MaxPDUData, n)
+			copy(o.Data.Bytes(), r.Data)
+		}
+		o.Stamp = StampNext
+		c.tp.Queue(o)
+	})
+	if r.Verdict == login.Failed {
+		id := l.m.Identity()
+		c.e.log.Info("login refused", "peer", c.peer, "initiator", id.InitiatorName, "node", id.TargetName, "status", r.Status, "why", r.Reason)
+		c.closeAfterSend(errProtocol)
+		return
+	}
+	c.tp.Drain()
+}
+
+// loginSent goes on when a Login Response has left.
+func (c *Connection) loginSent() {
+	if !c.login.done {
+		c.tp.NextLogin()
+		return
+	}
+	c.enter()
+}
+
+// register makes the session known before the final response says it exists.
+func (c *Connection) register() {
+	l := c.login
+	res := l.m.Result()
+	inv := c.e.inventory.Load()
+	s := &Session{
+		e: c.e, initiator: res.InitiatorName, alias: res.InitiatorAlias, isid: res.ISID,
+		params: sessionParams{
+			initialR2T: res.InitialR2T, immediateData: res.ImmediateData,
+			firstBurst: res.FirstBurst, maxBurst: res.MaxBurst,
+			maxOutstandingR2T: res.MaxOutstandingR2T, maxSendData: res.MaxSendData,
+			time2Wait: uint16(res.Time2Wait), time2Retain: uint16(res.Time2Retain),
+			headerDigest: res.HeaderDigest, dataDigest: res.DataDigest,
+		},
+	}
+	c.cid = res.CID
+	s.depth = 1
+	if !res.Discovery {
+		s.node = inv.node(res.TargetName)
+		if s.node == nil {
+			c.refuse(pdu.LoginTargetRemoved, "target removed")
+			return
+		}
+		s.depth = s.node.depth(&inv.opt)
+	}
+	c.e.registry.register(c, s, res.TSIH)
+}
+
+// refuse ends a login that the machine had found good.
+func (c *Connection) refuse(status pdu.LoginStatus, why string) {
+	c.sendLogin(c.login.m.Refuse(c.login.bhs[:], status, why))
+}
+
+// registered takes the registry's answer. Preconditions: runs on the
+// connection's reactor.
+func (c *Connection) registered(s *Session, status pdu.LoginStatus, why string) {
+	if c.phase == phaseDead {
+		if status == pdu.LoginSuccess {
+			c.e.registry.leave(s)
+		}
+		return
+	}
+	if status != pdu.LoginSuccess {
+		c.refuse(status, why)
+		return
+	}
+	c.sess = s
+	sn := c.seq.Window.ExpCmdSN
+	s.window = Window{ExpCmdSN: sn, MaxCmdSN: sn - 1}
+	s.window.advertise(s.depth)
+	c.seq.Window = &s.window
+	c.login.reply.TSIH = s.tsih
+	c.sendLogin(c.login.reply)
+}
+
+// enter takes the connection to its session's reactor, and there into full
+// feature phase.
+func (c *Connection) enter() {
+	sh, r := c.sh, c.sess.reactor()
+	c.e.Stats.Logins.Add(1)
+	sh.r.Disarm(&c.nop)
+	sh.unpend(c)
+	c.login.drop(c)
+	if r == sh.r {
+		c.fullFeature()
+		return
+	}
+	sh.remove(c)
+	sh.r.Arena.Free(c.slots)
+	c.slots = mem.Ref{}
+	c.phase = phaseMoving
+	c.tp.Move(r, func(err error) {
+		c.e.shards[r.ID].add(c)
+		if err == nil && !c.bindOuts() {
+			err = errNoMemory
+			c.tp.Close(err) // Closed follows
+			return
+		}
+		if err != nil {
+			c.Closed(err)
+			return
+		}
+		c.fullFeature()
+	})
+}
+
+// fullFeature opens the session. Preconditions: runs on the session's reactor.
+func (c *Connection) fullFeature() {
+	s, sh := c.sess, c.sh
+	if s.killed {
+		c.tp.Close(errReinstated)
+		return
+	}
+	if err := s.populate(sh, s.depth); err != nil {
+		c.tp.Close(errNoMemory)
+		return
+	}
+	s.conn = c
+	if s.node != nil {
+		s.nexus = s.node.newNexus(sh.r, s, c)
+	}
+	c.openText()
+	c.login = nil
+	c.phase = phaseFull
+	c.lastRx = sh.r.Now()
+	if opt := c.e.inventory.Load().opt; opt.NopInInterval > 0 {
+		sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.NopInInterval)))
+	}
+	c.tp.FullFeature(Params{
+		HeaderDigest: s.params.headerDigest, DataDigest: s.params.dataDigest,
+		MaxSendData: s.params.maxSendData, MaxBurst: s.params.maxBurst,
+	})
+	name := "discovery"
+	if s.node != nil {
+		name = s.node.cfg.Name
+	}
+	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "reactor", sh.r.ID)
+}
+
+// Resolve implements login.Resolver: who may log in to what, and on which terms.
+func (c *Connection) Resolve(id *login.Identity) login.Policy {
+	e := c.e
+	inv := e.inventory.Load()
+	opt := &inv.opt
+	tr := c.tp.Traits()
+	p := login.Policy{Config: login.Config{
+		RDMA:           tr.RDMAKeys,
+		PortalGroupTag: c.portalTag,
+		MaxRecvData:    tr.MaxRecvData,
+		MaxBurst:       opt.MaxBurstLength, FirstBurst: opt.FirstBurstLength,
+		MaxOutstandingR2T: opt.MaxOutstandingR2T,
+		MaxConnections:    1,
+		Time2Wait:         opt.DefaultTime2Wait, Time2Retain: opt.DefaultTime2Retain,
+		InitialR2T: opt.InitialR2T, ImmediateData: opt.ImmediateData,
+	}}
+	if tr.Digests {
+		p.Config.HeaderDigest, p.Config.DataDigest = login.DigestAllow, login.DigestAllow
+	}
+	if e.down.Load() {
+		p.Status = pdu.LoginUnavailable
+		return p
+	}
+	auth := authPolicy{disable: opt.DisableCHAP, require: opt.RequireCHAP, mutual: opt.MutualCHAP, group: opt.CHAPGroup}
+	if !id.Discovery {
+		n := inv.node(id.TargetName)
+		if n == nil {
+			p.Status = pdu.LoginNotFound
+			return p
+		}
+		if p.Status = inv.access(n, c.portalTag, id.InitiatorName, c.peer.Addr()); p.Status != pdu.LoginSuccess {
+			return p
+		}
+		p.Config.TargetAlias = n.cfg.Alias
+		if n.cfg.HeaderDigest {
+			p.Config.HeaderDigest = login.DigestRequire
+		}
+		if n.cfg.DataDigest {
+			p.Config.DataDigest = login.DigestRequire
+		}
+		auth = authPolicy{disable: n.cfg.DisableCHAP, require: n.cfg.RequireCHAP, mutual: n.cfg.MutualCHAP, group: n.cfg.CHAPGroup}
+	}
+	auth.apply(&p, inv, e.entropy)
+	return p
+}
+
+// Targets implements login.Directory: what SendTargets tells this initiator.
+func (c *Connection) Targets(name string) []login.Target {
+	inv := c.e.inventory.Load()
+	var list []login.Target
+	for _, n := range inv.nodes {
+		if name != "" && n.cfg.Name != name {
+			continue
+		}
+		t := login.Target{Name: n.cfg.Name}
+		for _, m := range n.cfg.Maps {
+			if !inv.admits(m, c.sess.initiator, c.peer.Addr()) {
+				continue
+			}
+			for _, a := range inv.addresses(m.PortalTag, c.local) {
+				t.Portals = append(t.Portals, login.Portal{Addr: a, Tag: m.PortalTag})
+			}
+		}
+		if len(t.Portals) > 0 {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+// reachable replaces a wildcard portal address by the one the initiator used.
+func reachable(bound, local netip.AddrPort) netip.AddrPort {
+	if bound.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(local.Addr(), bound.Port())
+	}
+	return bound
+}

@@ -1,0 +1,228 @@
+package iscsi
+
+import (
+	"io"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+
+	"spindle/iscsi/login"
+	"spindle/iscsi/pdu"
+	"spindle/reactor"
+	"spindle/scsi"
+)
+
+// Node is a target node. Its configuration is immutable: a change makes a new
+// Node around the same device.
+type Node struct {
+	cfg     NodeConfig
+	dev     *scsi.Device
+	removed *atomic.Bool // shared by the versions of a node
+}
+
+// depth is the command window of the node's sessions.
+func (n *Node) depth(o *Options) uint32 {
+	d := n.cfg.QueueDepth
+	if d == 0 {
+		d = o.MaxQueueDepth
+	}
+	return min(d, o.MaxQueueDepth, MaxQueueDepth)
+}
+
+// newNexus makes the session's I_T nexus on r. What LUNs it sees is asked anew
+// for each LUN it first uses, so a changed map counts from then on.
+func (n *Node) newNexus(r *reactor.Reactor, s *Session, c *Connection) *scsi.Nexus {
+	e, name, tag := s.e, n.cfg.Name, c.portalTag
+	peer := c.peer.Addr()
+	return n.dev.NewNexus(r, scsi.NexusID{
+		InitiatorName: s.initiator, ISID: s.isid, TargetName: name, TPGT: tag, RelativePort: tag,
+	}, func(lun uint16) bool {
+		inv := e.inventory.Load()
+		node := inv.node(name)
+		return node != nil && inv.sees(node, tag, s.initiator, peer, lun)
+	})
+}
+
+// portalGroup is a portal group with the addresses it got.
+type portalGroup struct {
+	cfg   PortalGroup
+	bound []netip.AddrPort
+}
+
+// inventory is what logins read: one immutable snapshot of the configuration.
+type inventory struct {
+	opt        Options
+	nodes      []*Node // in order of creation
+	portals    []*portalGroup
+	initiators []*InitiatorGroup
+	auth       []*AuthGroup
+}
+
+func (v *inventory) node(name string) *Node {
+	for _, n := range v.nodes {
+		if n.cfg.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func (v *inventory) portalGroup(tag uint16) *portalGroup {
+	for _, g := range v.portals {
+		if g.cfg.Tag == tag {
+			return g
+		}
+	}
+	return nil
+}
+
+func (v *inventory) initiatorGroup(tag uint16) *InitiatorGroup {
+	for _, g := range v.initiators {
+		if g.Tag == tag {
+			return g
+		}
+	}
+	return nil
+}
+
+// admits tells whether a map's initiator group holds this initiator.
+func (v *inventory) admits(m Map, initiator string, peer netip.Addr) bool {
+	g := v.initiatorGroup(m.InitiatorTag)
+	return g != nil && g.matches(initiator, peer)
+}
+
+// access decides a login to n through a portal group.
+func (v *inventory) access(n *Node, tag uint16, initiator string, peer netip.Addr) pdu.LoginStatus {
+	status := pdu.LoginNotFound // not through this portal group
+	for _, m := range n.cfg.Maps {
+		if m.PortalTag != tag {
+			continue
+		}
+		if v.admits(m, initiator, peer) {
+			return pdu.LoginSuccess
+		}
+		status = pdu.LoginForbidden
+	}
+	return status
+}
+
+// sees tells whether an initiator of a portal group sees a LUN of n.
+func (v *inventory) sees(n *Node, tag uint16, initiator string, peer netip.Addr, lun uint16) bool {
+	for _, m := range n.cfg.Maps {
+		if m.PortalTag != tag || !v.admits(m, initiator, peer) {
+			continue
+		}
+		if m.LUNs == nil {
+			return true
+		}
+		for _, l := range m.LUNs {
+			if l == lun {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// addresses are where a portal group can be reached, as SendTargets tells it.
+func (v *inventory) addresses(tag uint16, local netip.AddrPort) []netip.AddrPort {
+	g := v.portalGroup(tag)
+	if g == nil || g.cfg.Private {
+		return nil
+	}
+	list := make([]netip.AddrPort, 0, len(g.bound))
+	for _, a := range g.bound {
+		if a.Addr().IsUnspecified() && a.Addr().Is4() != local.Addr().Unmap().Is4() {
+			continue // no address of this family is known to reach us
+		}
+		list = append(list, reachable(a, local))
+	}
+	return list
+}
+
+// matches tells whether an initiator belongs to the group. A name that is
+// denied stays so whatever else the list holds.
+func (g *InitiatorGroup) matches(initiator string, peer netip.Addr) bool {
+	return g.matchesName(initiator) && g.matchesAddr(peer)
+}
+
+func (g *InitiatorGroup) matchesName(initiator string) bool {
+	ok := false
+	for _, n := range g.Initiators {
+		deny := strings.HasPrefix(n, "!")
+		n = strings.TrimPrefix(n, "!")
+		if n != "ANY" && n != "ALL" && !strings.EqualFold(n, initiator) {
+			continue
+		}
+		if deny {
+			return false
+		}
+		ok = true
+	}
+	return ok
+}
+
+func (g *InitiatorGroup) matchesAddr(peer netip.Addr) bool {
+	peer = peer.Unmap().WithZone("")
+	for _, m := range g.Netmasks {
+		if p, any, err := parseNetmask(m); err == nil && (any || p.Contains(peer)) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseNetmask reads "ANY", an address, or CIDR; IPv6 may be in brackets.
+func parseNetmask(s string) (p netip.Prefix, any bool, err error) {
+	if s == "ANY" || s == "ALL" {
+		return p, true, nil
+	}
+	s = strings.NewReplacer("[", "", "]", "").Replace(s)
+	if strings.Contains(s, "/") {
+		p, err = netip.ParsePrefix(s)
+		return p.Masked(), false, err
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return p, false, err
+	}
+	p, err = a.Unmap().Prefix(a.Unmap().BitLen())
+	return p, false, err
+}
+
+// AuthGroup is a set of CHAP secrets.
+type AuthGroup struct {
+	Tag     int32
+	Secrets []Secret
+}
+
+// Secret is one user of an AuthGroup; MUser and MSecret are what we prove to it.
+type Secret struct{ User, Secret, MUser, MSecret string }
+
+// Credentials implements login.SecretStore.
+func (g *AuthGroup) Credentials(user string) (login.Credentials, bool) {
+	for _, s := range g.Secrets {
+		if s.User == user {
+			return login.Credentials{Secret: []byte(s.Secret), MutualUser: s.MUser, MutualSecret: []byte(s.MSecret)}, true
+		}
+	}
+	return login.Credentials{}, false
+}
+
+// authPolicy is what a node, or discovery, asks of authentication.
+type authPolicy struct {
+	disable, require, mutual bool
+	group                    int32
+}
+
+func (a authPolicy) apply(p *login.Policy, v *inventory, entropy io.Reader) {
+	if a.disable {
+		return
+	}
+	p.RequireAuth = a.require
+	for _, g := range v.auth {
+		if g.Tag == a.group && a.group != 0 {
+			p.CHAP = &login.CHAP{Store: g, Entropy: entropy, Mutual: a.mutual}
+		}
+	}
+}

@@ -1,0 +1,107 @@
+package iscsi
+
+import (
+	"encoding/binary"
+	"time"
+
+	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
+	"spindle/reactor/mem"
+)
+
+var be = binary.BigEndian
+
+func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
+
+// nopOut takes a NOP-Out: a ping to answer, or the answer to ours (RFC 7143 §11.18).
+func (c *Connection) nopOut(b pdu.BHS) {
+	if b.TTT() != pdu.ReservedTag {
+		c.pinged = false // any answer proves that the initiator lives
+		c.dropData()
+		return
+	}
+	if b.ITT() == pdu.ReservedTag {
+		c.dropData() // wants no answer
+		return
+	}
+	itt, lun := b.ITT(), b.LUN()
+	data := c.data
+	c.data = mem.Ref{}
+	c.withOut(func(o *Out) {
+		o.BHS.Clear(pdu.NopIn)
+		o.BHS.SetFlags(pdu.FlagFinal)
+		o.BHS.SetLUN(lun)
+		o.BHS.SetITT(itt)
+		o.BHS.SetTTT(pdu.ReservedTag)
+		o.Stamp = StampNext
+		c.misc(o).buf = data
+		if n := min(data.Len, c.sendLimit()); n > 0 {
+			o.Data = data.Slice(0, n) // echoed up to what the initiator takes
+		}
+		c.tp.Queue(o)
+	})
+}
+
+// sendLimit is the longest data segment this connection may send, in bytes.
+func (c *Connection) sendLimit() uint32 {
+	n := c.sess.params.maxSendData
+	if m := c.tp.Traits().MaxSendData; m != 0 {
+		n = min(n, m)
+	}
+	return n
+}
+
+// tellWindow sends a NOP-In that wants no answer, to carry MaxCmdSN.
+func (c *Connection) tellWindow() {
+	if c.phase != phaseFull || c.freeOuts == nil {
+		return
+	}
+	c.nopIn(pdu.ReservedTag)
+}
+
+// nopIn queues a NOP-In of our own; with ttt set it wants an answer.
+func (c *Connection) nopIn(ttt uint32) {
+	c.withOut(func(o *Out) {
+		o.BHS.Clear(pdu.NopIn)
+		o.BHS.SetFlags(pdu.FlagFinal)
+		o.BHS.SetITT(pdu.ReservedTag)
+		o.BHS.SetTTT(ttt)
+		o.Stamp = StampCurrent
+		c.tp.Queue(o)
+	})
+}
+
+// timer is the connection's one timer: the login deadline, then the keepalive.
+func (c *Connection) timer(now clock.Time) {
+	switch c.phase {
+	case phaseLogin:
+		c.e.Stats.LoginTimeouts.Add(1)
+		c.tp.Close(errLoginTimeout)
+		return
+	case phaseFull:
+	default:
+		return
+	}
+	opt := c.e.inventory.Load().opt
+	if opt.NopInInterval == 0 {
+		return
+	}
+	every, limit := seconds(opt.NopInInterval), seconds(opt.NopTimeout)
+	switch {
+	case c.lastRx >= c.pingAt && c.pinged:
+		c.pinged = false // something came since: it lives
+		fallthrough
+	case !c.pinged:
+		if idle := now.Sub(c.lastRx); idle < every {
+			c.sh.r.Arm(&c.nop, c.lastRx.Add(every))
+			return
+		}
+		c.pinged, c.pingAt = true, now
+		c.nopIn(0)
+	case now.Sub(c.pingAt) >= limit:
+		c.e.Stats.NopTimeouts.Add(1)
+		c.tp.Close(errNopTimeout)
+		return
+	}
+	c.sh.r.Arm(&c.nop, now.Add(min(every, limit)))
+}

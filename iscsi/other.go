@@ -1,0 +1,188 @@
+package iscsi
+
+import (
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+)
+
+// otherHeader places the data segment of a PDU that is neither command nor
+// data: NOP-Out, Text Request, and what is not legal here.
+func (c *Connection) otherHeader(p *PDU) Sink {
+	c.verdict = c.sess.window.judge(p.BHS)
+	n := p.BHS.DataLen()
+	switch p.BHS.Opcode() {
+	case pdu.NopOut, pdu.TextRequest:
+	default:
+		return Sink{}
+	}
+	if n == 0 || c.verdict == outside {
+		return Sink{}
+	}
+	c.dropData()
+	b, ok := c.sh.alloc(n)
+	if !ok {
+		return Sink{} // a ping is answered without its data, a Text Request rejected
+	}
+	c.data = b
+	return Sink{Data: b}
+}
+
+// dropData frees the data segment of a PDU other than a command's.
+func (c *Connection) dropData() {
+	if !c.data.Empty() {
+		c.sh.free(c.data)
+		c.data = mem.Ref{}
+	}
+}
+
+// otherReceived dispatches a PDU that is neither command nor data.
+func (c *Connection) otherReceived(p *PDU) {
+	s, b := c.sess, p.BHS
+	if b.Opcode() == pdu.SNACK {
+		c.reject(b, pdu.RejectSNACK) // ERL 0 recovers nothing (RFC 7143 §11.16)
+		return
+	}
+	switch c.verdict {
+	case outside:
+		c.e.Stats.Dropped.Add(1)
+		c.dropData()
+		return
+	case early:
+		c.holdOther(p)
+		return
+	case inOrder:
+		s.window.ExpCmdSN++
+	}
+	c.other(b, p.BadData)
+	if c.verdict == inOrder && (s.held != nil || len(s.skipped) > 0) {
+		s.runHeld()
+	}
+}
+
+// other acts on a PDU whose turn it is. Its data segment is in c.data.
+func (c *Connection) other(b pdu.BHS, bad bool) {
+	if bad {
+		c.dropData()
+		c.reject(b, pdu.RejectDataDigest)
+		return
+	}
+	switch b.Opcode() {
+	case pdu.NopOut:
+		c.nopOut(b)
+	case pdu.TMFRequest:
+		c.manage(b)
+	case pdu.TextRequest:
+		c.textRequest(b)
+	case pdu.LogoutReq:
+		c.logout(b)
+	case pdu.LoginRequest:
+		c.reject(b, pdu.RejectProtocol)
+	default:
+		c.reject(b, pdu.RejectUnsupported)
+	}
+}
+
+// holdOther keeps an early PDU in a task until its turn.
+func (c *Connection) holdOther(p *PDU) {
+	s := c.sess
+	if s.isHeld(p.BHS.CmdSN()) || s.freeCount <= ImmediateTasks {
+		c.e.Stats.Dropped.Add(1)
+		c.dropData()
+		return
+	}
+	t := s.claim(c, p.BHS.ITT(), p.BHS.CmdSN())
+	t.raw = true
+	t.SCSI.Data, c.data = c.data, mem.Ref{}
+	t.SCSI.Lend = false
+	t.keep(p)
+	s.hold(t)
+}
+
+// resumeOther runs a held PDU.
+func (c *Connection) resumeOther(t *Task) {
+	c.dropData()
+	c.data, t.SCSI.Data = t.SCSI.Data, mem.Ref{}
+	b := pdu.BHS(append([]byte(nil), t.bhs[:]...))
+	c.sess.unfile(t)
+	t.release()
+	c.other(b, b.DataLen() > 0 && c.data.Empty())
+}
+
+// reject answers with a Reject PDU that carries the header it is about (RFC
+// 7143 §11.17).
+func (c *Connection) reject(b pdu.BHS, reason uint8) {
+	c.e.Stats.Rejects.Add(1)
+	hdr := append([]byte(nil), b[:pdu.HeaderLen]...)
+	c.withOut(func(o *Out) {
+		o.BHS.Clear(pdu.Reject)
+		o.BHS.SetFlags(pdu.FlagFinal)
+		o.BHS.SetResponse(reason)
+		o.BHS.SetITT(pdu.ReservedTag)
+		o.Small(hdr)
+		o.Stamp = StampNext
+		c.tp.Queue(o)
+	})
+}
+
+// logout answers a Logout Request (RFC 7143 §11.14): the tasks end first, the
+// response leaves, the connection closes.
+func (c *Connection) logout(b pdu.BHS) {
+	s := c.sess
+	itt := b.ITT()
+	resp := uint8(pdu.LogoutSuccess)
+	switch b.LogoutReason() {
+	case pdu.LogoutCloseSession:
+	case pdu.LogoutCloseConnection:
+		if b.CID() != c.cid {
+			resp = pdu.LogoutCIDNotFound
+		}
+	case pdu.LogoutRemoveForReinst:
+		resp = pdu.LogoutNoRecovery // ERL 0
+	default:
+		c.reject(b, pdu.RejectInvalidField)
+		return
+	}
+	answer := func() {
+		c.withOut(func(o *Out) {
+			o.BHS.Clear(pdu.LogoutResp)
+			o.BHS.SetFlags(pdu.FlagFinal)
+			o.BHS.SetResponse(resp)
+			o.BHS.SetITT(itt)
+			be.PutUint16(o.BHS[40:], s.params.time2Wait)
+			be.PutUint16(o.BHS[42:], s.params.time2Retain)
+			o.Stamp = StampNext
+			c.tp.Queue(o)
+		})
+	}
+	if resp != pdu.LogoutSuccess {
+		answer()
+		return
+	}
+	c.phase = phaseLogout
+	s.ending = true
+	bye := func() {
+		answer()
+		c.closeAfterSend(errLoggedOut)
+	}
+	if s.nexus == nil {
+		bye()
+		return
+	}
+	s.closeNexus(bye)
+}
+
+// async queues an Asynchronous Message (RFC 7143 §11.9).
+func (c *Connection) async(event pdu.AsyncEvent, p1, p2, p3 uint16) {
+	c.withOut(func(o *Out) {
+		b := o.BHS
+		b.Clear(pdu.AsyncMessage)
+		b.SetFlags(pdu.FlagFinal)
+		b.SetITT(pdu.ReservedTag)
+		b[36] = byte(event)
+		be.PutUint16(b[38:], p1)
+		be.PutUint16(b[40:], p2)
+		be.PutUint16(b[42:], p3)
+		o.Stamp = StampNext
+		c.tp.Queue(o)
+	})
+}

@@ -1,0 +1,212 @@
+package iscsi
+
+import (
+	"time"
+
+	"spindle/iscsi/pdu"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+)
+
+// reinstateLimit is how long a login waits for the session it replaces to end,
+// tasks and all; then it is refused with 0301.
+const reinstateLimit = 10 * time.Second
+
+// nexusKey names a session's I_T nexus (RFC 7143 §4.4.3).
+type nexusKey struct {
+	initiator string
+	isid      [6]byte
+	node      string // "" for discovery
+	portalTag uint16
+}
+
+// regEntry is a session the registry knows.
+type regEntry struct {
+	key     nexusKey
+	s       *Session
+	r       *reactor.Reactor // where the session lives
+	waiting []*registration  // logins that replace it
+	ending  bool
+	gone    []func() // told when it has ended
+}
+
+// registration is a login that asks for its session.
+type registration struct {
+	c     *Connection
+	s     *Session
+	key   nexusKey
+	timer reactor.Timer
+	over  bool
+}
+
+// registry knows every session of the target: it gives out TSIHs, chooses
+// reactors, and replaces sessions. Owner: the first reactor; others post to it.
+type registry struct {
+	e       *Engine
+	r       *reactor.Reactor
+	entries []*regEntry // in order of login
+	byKey   map[nexusKey]*regEntry
+	byTSIH  map[uint16]*regEntry
+	last    uint16
+}
+
+func newRegistry(e *Engine, r *reactor.Reactor) *registry {
+	return &registry{e: e, r: r, byKey: map[nexusKey]*regEntry{}, byTSIH: map[uint16]*regEntry{}}
+}
+
+// post runs fn on r. For what happens once a login or less.
+func post(r *reactor.Reactor, fn func()) {
+	r.Post(&reactor.Msg{Run: func(*reactor.Reactor) { fn() }})
+}
+
+// register asks for a place for s; c.registered gets the answer.
+func (g *registry) register(c *Connection, s *Session, tsih uint16) {
+	q := &registration{c: c, s: s, key: nexusKey{initiator: s.initiator, isid: s.isid, portalTag: c.portalTag}}
+	if s.node != nil {
+		q.key.node = s.node.cfg.Name
+	}
+	post(g.r, func() {
+		if tsih != 0 {
+			// Joining a session: each has one connection here.
+			status, why := pdu.LoginNoSession, "no such session"
+			if g.byTSIH[tsih] != nil {
+				status, why = pdu.LoginTooManyConns, "one connection a session"
+			}
+			q.answer(status, why)
+			return
+		}
+		g.enter(q)
+	})
+}
+
+// answer tells the login.
+func (q *registration) answer(status pdu.LoginStatus, why string) {
+	q.over = true
+	post(q.c.sh.r, func() { q.c.registered(q.s, status, why) })
+}
+
+// enter makes the entry, or first ends the session it replaces (RFC 7143 §6.3.5).
+func (g *registry) enter(q *registration) {
+	opt := g.e.inventory.Load().opt
+	old := g.byKey[q.key]
+	switch {
+	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load():
+		q.answer(pdu.LoginTargetRemoved, "target is being removed")
+	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
+		g.e.Stats.Reinstatements.Add(1)
+		old.waiting = append(old.waiting, q)
+		q.timer.Fire = func(clock.Time) {
+			if !q.over {
+				q.answer(pdu.LoginUnavailable, "the session it replaces did not end in time")
+			}
+		}
+		g.r.Arm(&q.timer, g.r.Now().Add(reinstateLimit))
+		g.kill(old, errReinstated)
+	case len(g.entries) >= int(opt.MaxSessions):
+		q.answer(pdu.LoginOutOfResources, "too many sessions")
+	default:
+		g.admit(q)
+	}
+}
+
+// admit gives a session its TSIH and its reactor: the one with the least
+// connections, the first of equals.
+func (g *registry) admit(q *registration) {
+	best := g.e.reactors[0]
+	for _, r := range g.e.reactors[1:] {
+		if r.Load() < best.Load() {
+			best = r
+		}
+	}
+	best.AddLoad(1)
+	for {
+		g.last++
+		if g.last != 0 && g.byTSIH[g.last] == nil {
+			break
+		}
+	}
+	en := &regEntry{key: q.key, s: q.s, r: best}
+	q.s.entry, q.s.tsih = en, g.last
+	g.entries = append(g.entries, en)
+	if q.s.node != nil {
+		g.byKey[q.key] = en
+	}
+	g.byTSIH[g.last] = en
+	q.answer(pdu.LoginSuccess, "")
+}
+
+// kill ends a session, wherever it lives.
+func (g *registry) kill(en *regEntry, why error) {
+	if en.ending {
+		return
+	}
+	en.ending = true
+	s := en.s
+	post(en.r, func() {
+		if s.conn == nil {
+			s.killed = true // it has not arrived yet
+			return
+		}
+		s.end(why)
+	})
+}
+
+// leave takes a session that has ended out, from any reactor.
+func (g *registry) leave(s *Session) {
+	post(g.r, func() {
+		en := s.entry
+		for i, o := range g.entries {
+			if o == en {
+				g.entries = append(g.entries[:i], g.entries[i+1:]...)
+				break
+			}
+		}
+		if g.byKey[en.key] == en {
+			delete(g.byKey, en.key)
+		}
+		delete(g.byTSIH, s.tsih)
+		en.r.AddLoad(-1)
+		for _, q := range en.waiting {
+			g.r.Disarm(&q.timer)
+			if !q.over {
+				g.enter(q)
+			}
+		}
+		for _, fn := range en.gone {
+			fn()
+		}
+	})
+}
+
+// end ends every session that match picks and calls done once all have ended.
+// Preconditions: runs on the registry's reactor.
+func (g *registry) end(match func(*Session) bool, why error, done func()) {
+	left := 1
+	one := func() {
+		if left--; left == 0 {
+			done()
+		}
+	}
+	for _, en := range g.entries {
+		if match(en.s) {
+			left++
+			en.gone = append(en.gone, one)
+			g.kill(en, why)
+		}
+	}
+	one()
+}
+
+// each runs fn for every session that match picks, on the session's reactor,
+// if it has arrived there. Preconditions: runs on the registry's reactor.
+func (g *registry) each(match func(*Session) bool, fn func(*Session)) {
+	for _, en := range g.entries {
+		if s := en.s; match(s) {
+			post(en.r, func() {
+				if s.conn != nil && !s.ending {
+					fn(s)
+				}
+			})
+		}
+	}
+}

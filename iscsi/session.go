@@ -1,0 +1,228 @@
+package iscsi
+
+import (
+	"spindle/iscsi/pdu"
+	"spindle/reactor"
+	"spindle/reactor/mem"
+	"spindle/scsi"
+)
+
+// Session is an I_T nexus in full feature phase, or a discovery session. It is
+// made on the reactor that accepted the login and lives on the one its
+// connection moved to.
+type Session struct {
+	e      *Engine
+	sh     *shard
+	node   *Node // nil for discovery
+	nexus  *scsi.Nexus
+	entry  *regEntry
+	conn   *Connection
+	window Window
+
+	initiator string
+	alias     string
+	isid      [6]byte
+	tsih      uint16
+	params    sessionParams
+
+	tasks     []Task
+	tags      []*Task
+	tagMask   uint32
+	free      *Task
+	freeCount uint32
+	depth     uint32 // commands the window advertises at most
+	slots     mem.Ref
+	held      *Task // early commands, by CmdSN
+	skipped   []uint32
+	managing  int // task management functions outstanding
+	ending    bool
+	ended     bool
+	killed    bool // ended before its connection arrived
+	nexusGone bool
+	onNexus   []func() // told when the nexus has closed
+}
+
+// sessionParams are the negotiated keys the session obeys.
+type sessionParams struct {
+	initialR2T, immediateData  bool
+	firstBurst, maxBurst       uint32
+	maxOutstandingR2T          uint32
+	maxSendData                uint32 // the initiator's MaxRecvDataSegmentLength
+	time2Wait, time2Retain     uint16
+	headerDigest, dataDigest   bool
+	errorRecoveryLevel         uint8
+	maxConnections             uint16
+	dataPDUInOrder, dataSeqInO bool
+}
+
+// populate gives the session its tasks: twice the depth, because responses that
+// still leave hold theirs while the window has moved on, and the immediate ones.
+// Preconditions: runs on the session's reactor.
+func (s *Session) populate(sh *shard, depth uint32) error {
+	s.sh, s.depth = sh, depth
+	n := 2*depth + ImmediateTasks
+	slots, ok := sh.r.Arena.Alloc(n * OutSlot)
+	if !ok {
+		return ErrLimit
+	}
+	s.slots = slots
+	s.tasks = make([]Task, n)
+	size := uint32(1)
+	for size < n {
+		size <<= 1
+	}
+	s.tags, s.tagMask = make([]*Task, size), size-1
+	for i := range s.tasks {
+		t := &s.tasks[i]
+		t.sess, t.index = s, uint16(i)
+		t.SCSI.Owner, t.SCSI.Arg = t, t
+		t.reply.Out.Bind(slots.Slice(uint32(i)*OutSlot, OutSlot))
+		t.reply.Out.Done = t
+		t.freeNext, s.free = s.free, t
+		s.freeCount++
+	}
+	return nil
+}
+
+// openWindow advertises what the free tasks allow. A window that the initiator
+// knows as closed is reopened by a NOP-In when nothing else will tell it.
+//
+//spindle:hot
+func (s *Session) openWindow() {
+	n := s.freeCount
+	if n <= ImmediateTasks {
+		return
+	}
+	s.window.advertise(min(n-ImmediateTasks, s.depth))
+	if s.window.closedToPeer() && s.conn != nil && s.freeCount == uint32(len(s.tasks)) {
+		s.conn.tellWindow()
+	}
+}
+
+// hold keeps an early command until the gap before it is filled.
+func (s *Session) hold(t *Task) {
+	t.state = taskHeld
+	p := &s.held
+	for *p != nil && pdu.SNLess((*p).cmdSN, t.cmdSN) {
+		p = &(*p).heldNext
+	}
+	t.heldNext = *p
+	*p = t
+}
+
+// unhold takes an aborted task out; its CmdSN counts as received.
+func (s *Session) unhold(t *Task) {
+	for p := &s.held; *p != nil; p = &(*p).heldNext {
+		if *p == t {
+			*p = t.heldNext
+			t.heldNext = nil
+			s.skip(t.cmdSN)
+			return
+		}
+	}
+}
+
+// isHeld tells whether sn has been received already.
+func (s *Session) isHeld(sn uint32) bool {
+	for t := s.held; t != nil; t = t.heldNext {
+		if t.cmdSN == sn {
+			return true
+		}
+	}
+	for _, k := range s.skipped {
+		if k == sn {
+			return true
+		}
+	}
+	return false
+}
+
+// skip counts sn as received although its command never will be: it was aborted
+// before it came (RFC 7143 §11.6.1).
+func (s *Session) skip(sn uint32) {
+	if sn == s.window.ExpCmdSN {
+		s.window.ExpCmdSN++
+		s.runHeld()
+		return
+	}
+	s.skipped = append(s.skipped, sn)
+}
+
+// runHeld starts the early commands whose turn has come.
+func (s *Session) runHeld() {
+	for again := true; again; {
+		again = false
+		for i, sn := range s.skipped {
+			if sn == s.window.ExpCmdSN {
+				s.skipped = append(s.skipped[:i], s.skipped[i+1:]...)
+				s.window.ExpCmdSN++
+				again = true
+				break
+			}
+		}
+		if t := s.held; t != nil && t.cmdSN == s.window.ExpCmdSN {
+			s.held, t.heldNext = t.heldNext, nil
+			s.window.ExpCmdSN++
+			s.conn.resumeHeld(t)
+			again = true
+		}
+	}
+}
+
+// end closes the session's connection; what is left happens in closed.
+// Preconditions: runs on the session's reactor.
+func (s *Session) end(why error) {
+	s.ending = true
+	if s.conn != nil {
+		s.conn.tp.Close(why)
+	}
+}
+
+// closed ends the nexus once the connection is gone: its tasks end, then the
+// registry hears of it. Preconditions: runs on the session's reactor.
+func (s *Session) closed() {
+	for s.held != nil { // never seen by the device server
+		t := s.held
+		s.held, t.heldNext = t.heldNext, nil
+		s.unfile(t)
+		t.release()
+	}
+	finish := func() {
+		if s.ended {
+			return
+		}
+		s.ended = true
+		if !s.slots.Empty() {
+			s.sh.r.Arena.Free(s.slots)
+			s.slots = mem.Ref{}
+		}
+		s.e.registry.leave(s)
+	}
+	if s.nexus == nil {
+		finish()
+		return
+	}
+	s.closeNexus(finish)
+}
+
+// closeNexus ends the I_T nexus once and tells each caller when it has ended.
+func (s *Session) closeNexus(done func()) {
+	if s.nexusGone {
+		done()
+		return
+	}
+	s.onNexus = append(s.onNexus, done)
+	if len(s.onNexus) > 1 {
+		return
+	}
+	s.nexus.Close(func() {
+		s.nexusGone = true
+		for _, fn := range s.onNexus {
+			fn()
+		}
+		s.onNexus = nil
+	})
+}
+
+// reactor is where the registry wants the session.
+func (s *Session) reactor() *reactor.Reactor { return s.entry.r }

@@ -1,0 +1,152 @@
+package iscsi
+
+import (
+	"spindle/reactor"
+	"spindle/reactor/mem"
+)
+
+// shard is the engine's part on one reactor. Owner: its reactor.
+type shard struct {
+	e       *Engine
+	r       *reactor.Reactor
+	conns   []*Connection // all of this reactor's, in no order
+	pending []*Connection // not yet in full feature phase, oldest first
+	nextID  uint64
+
+	// Commands without a data buffer, by connection, served in turn.
+	waitConns []*Connection
+	waiters   int
+	retry     reactor.FlushNode
+}
+
+func newShard(e *Engine, r *reactor.Reactor) *shard {
+	s := &shard{e: e, r: r}
+	s.retry.To = s
+	return s
+}
+
+// alloc returns a data buffer of n bytes.
+//
+//spindle:hot
+func (s *shard) alloc(n uint32) (mem.Ref, bool) {
+	if s.waiters > 0 {
+		return mem.Ref{}, false // first come, first served
+	}
+	return s.r.Arena.Alloc(n)
+}
+
+// free takes a data buffer back and serves those who wait for one.
+//
+//spindle:hot
+func (s *shard) free(b mem.Ref) {
+	s.r.Arena.Free(b)
+	if s.waiters > 0 {
+		s.r.NeedFlush(&s.retry)
+	}
+}
+
+// wait queues t until a buffer is free. False: too many wait already.
+func (s *shard) wait(t *Task) bool {
+	if s.waiters >= MaxBufferWaiters {
+		return false
+	}
+	c := t.conn
+	if c.waitHead == nil {
+		c.waitHead = t
+		s.waitConns = append(s.waitConns, c)
+	} else {
+		c.waitTail.waitNext = t
+	}
+	c.waitTail, t.waitNext = t, nil
+	s.waiters++
+	s.e.Stats.BufferWaits.Add(1)
+	return true
+}
+
+// unwait takes an aborted task out of the queue.
+func (s *shard) unwait(t *Task) {
+	c := t.conn
+	var prev *Task
+	for q := c.waitHead; q != nil; prev, q = q, q.waitNext {
+		if q != t {
+			continue
+		}
+		if prev == nil {
+			c.waitHead = t.waitNext
+		} else {
+			prev.waitNext = t.waitNext
+		}
+		if c.waitTail == t {
+			c.waitTail = prev
+		}
+		t.waitNext = nil
+		s.waiters--
+		break
+	}
+	if c.waitHead == nil {
+		s.dropWaitConn(c)
+	}
+	if s.waiters > 0 {
+		s.r.NeedFlush(&s.retry) // it may have been the one too big to serve
+	}
+}
+
+func (s *shard) dropWaitConn(c *Connection) {
+	for i, q := range s.waitConns {
+		if q == c {
+			s.waitConns = append(s.waitConns[:i], s.waitConns[i+1:]...)
+			return
+		}
+	}
+}
+
+// Flush serves commands that wait for a buffer, one a connection in turn, until
+// one cannot be served; implements reactor.Flusher.
+func (s *shard) Flush() {
+	for len(s.waitConns) > 0 {
+		c := s.waitConns[0]
+		t := c.waitHead
+		b, ok := s.r.Arena.Alloc(t.bufferSize())
+		if !ok {
+			return
+		}
+		c.waitHead, t.waitNext = t.waitNext, nil
+		s.waiters--
+		copy(s.waitConns, s.waitConns[1:])
+		if c.waitHead == nil {
+			c.waitTail = nil
+			s.waitConns = s.waitConns[:len(s.waitConns)-1]
+		} else {
+			s.waitConns[len(s.waitConns)-1] = c
+		}
+		t.SCSI.Data = b
+		t.buffered()
+	}
+}
+
+// add puts c on the shard's list.
+func (s *shard) add(c *Connection) {
+	s.nextID++
+	c.sh = s
+	c.index = len(s.conns)
+	s.conns = append(s.conns, c)
+}
+
+// remove takes c off it.
+func (s *shard) remove(c *Connection) {
+	last := len(s.conns) - 1
+	s.conns[c.index] = s.conns[last]
+	s.conns[c.index].index = c.index
+	s.conns[last] = nil
+	s.conns = s.conns[:last]
+}
+
+// unpend takes c off the list of logins in progress.
+func (s *shard) unpend(c *Connection) {
+	for i, q := range s.pending {
+		if q == c {
+			s.pending = append(s.pending[:i], s.pending[i+1:]...)
+			return
+		}
+	}
+}

@@ -1,0 +1,197 @@
+package iscsi
+
+import (
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+	"spindle/scsi"
+)
+
+// taskState is where a task is. What may touch its buffer follows from it.
+type taskState uint8
+
+const (
+	taskFree       taskState = iota
+	taskHeld                 // early CmdSN: waits for the gap before it
+	taskBuffer               // waits for a data buffer
+	taskData                 // gathers write data
+	taskExecuting            // with the device server; TaskDone comes
+	taskResponding           // its response is queued; OutSent comes
+	taskDraining             // aborted while a data segment streams into its buffer
+)
+
+// Task is one command of a session, preallocated and reused.
+type Task struct {
+	SCSI scsi.Task
+	sess *Session
+	conn *Connection
+
+	itt    uint32
+	cmdSN  uint32
+	index  uint16
+	gen    uint16 // with index, the target transfer tag
+	state  taskState
+	raw    bool // a held PDU other than a SCSI command: bhs and SCSI.Data keep it
+	write  bool // W bit
+	read   bool // R bit
+	final  bool // no unsolicited Data-Out PDUs follow (the F bit came)
+	stream bool // a data segment is being received into its buffer
+
+	// Write data (RFC 7143 §11.7, §11.8).
+	edtl     uint32
+	need     uint32 // bytes of write data the command takes
+	got      uint32 // contiguous bytes received
+	burstEnd uint32 // end of the sequence being received
+	dataSN   uint32 // expected in that sequence
+	r2tSN    uint32
+	asked    uint32 // bytes solicited so far, or covered by unsolicited data
+	r2ts     uint32 // R2Ts outstanding
+	r2tWait  bool   // waits for a free Out
+	r2tNext  *Task
+
+	reply Reply
+	bhs   [pdu.HeaderLen]byte
+
+	hashNext *Task // bucket of the session's tag table
+	freeNext *Task
+	waitNext *Task // shard's buffer queue
+	heldNext *Task // session's early commands, by CmdSN
+}
+
+// ttt is the target transfer tag of the task's R2Ts: index and generation, so
+// that what comes back from the wire is checked before it names anything.
+func (t *Task) ttt() uint32 { return uint32(t.gen&0x7fff)<<16 | uint32(t.index) }
+
+// bufferSize is the arena memory the command needs.
+func (t *Task) bufferSize() uint32 { return t.SCSI.Want + t.SCSI.Scratch }
+
+// lookup finds the task of an initiator task tag, nil when there is none whose
+// response is not on its way.
+//
+//spindle:hot
+func (s *Session) lookup(itt uint32) *Task {
+	t := s.tags[itt&s.tagMask]
+	for t != nil && t.itt != itt {
+		t = t.hashNext
+	}
+	return t
+}
+
+// byTTT finds the task a target transfer tag names.
+//
+//spindle:hot
+func (s *Session) byTTT(ttt, itt uint32) *Task {
+	i := ttt & 0xffff
+	if i >= uint32(len(s.tasks)) {
+		return nil
+	}
+	t := &s.tasks[i]
+	if t.ttt() != ttt || t.itt != itt || t.state != taskData {
+		return nil
+	}
+	return t
+}
+
+// claim takes a free task and files it under itt.
+// Preconditions: s.free is not nil.
+//
+//spindle:hot
+func (s *Session) claim(c *Connection, itt, cmdSN uint32) *Task {
+	t := s.free
+	s.free = t.freeNext
+	s.freeCount--
+	t.freeNext = nil
+	t.conn, t.itt, t.cmdSN = c, itt, cmdSN
+	b := &s.tags[itt&s.tagMask]
+	t.hashNext = *b
+	*b = t
+	return t
+}
+
+// unfile takes t out of the tag table: from here on its tag may be used again.
+//
+//spindle:hot
+func (s *Session) unfile(t *Task) {
+	if t.r2tWait {
+		t.conn.unwaitR2T(t)
+	}
+	for p := &s.tags[t.itt&s.tagMask]; *p != nil; p = &(*p).hashNext {
+		if *p == t {
+			*p = t.hashNext
+			t.hashNext = nil
+			return
+		}
+	}
+}
+
+// release ends t: its buffer goes back, the task is free, the window moves.
+// Preconditions: t is unfiled and nothing refers to its memory.
+//
+//spindle:hot
+func (t *Task) release() {
+	s := t.sess
+	if t.SCSI.View != nil {
+		t.SCSI.End()
+		t.SCSI.View = nil
+	}
+	t.dropBuffer()
+	t.state = taskFree
+	t.gen++
+	t.raw, t.stream = false, false
+	t.conn = nil
+	t.freeNext = s.free
+	s.free = t
+	s.freeCount++
+	s.openWindow()
+}
+
+// dropBuffer gives the data buffer back; lent memory is the device's.
+//
+//spindle:hot
+func (t *Task) dropBuffer() {
+	if !t.SCSI.Data.Empty() && !t.SCSI.Lend {
+		t.sess.sh.free(t.SCSI.Data)
+	}
+	t.SCSI.Data = mem.Ref{}
+	t.SCSI.Lend = false
+}
+
+// OutSent implements Sent: the response has left, or died with the connection.
+//
+//spindle:hot
+func (t *Task) OutSent(*Out) { t.release() }
+
+// TaskDone implements scsi.Owner.
+//
+//spindle:hot
+func (t *Task) TaskDone(*scsi.Task) { t.executed() }
+
+// TaskAbort implements scsi.Owner: the task is not with the device server, so it
+// ends here. Its medium is safe from it at once; only its buffer may have to
+// wait for a data segment that streams into it.
+func (t *Task) TaskAbort(*scsi.Task) {
+	switch t.state {
+	case taskBuffer:
+		t.sess.sh.unwait(t)
+	case taskHeld:
+		t.sess.unhold(t)
+	case taskResponding, taskDraining, taskFree:
+		return // its end is under way
+	}
+	if t.SCSI.Status == scsi.TaskAborted && !t.stream && t.conn.phase != phaseDead {
+		t.respond()
+		return
+	}
+	t.vanish()
+}
+
+// vanish ends a task without a response.
+func (t *Task) vanish() {
+	t.sess.unfile(t)
+	if t.stream {
+		t.state = taskDraining
+		t.SCSI.End()
+		t.SCSI.View = nil
+		return
+	}
+	t.release()
+}

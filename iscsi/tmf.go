@@ -1,0 +1,79 @@
+package iscsi
+
+import (
+	"spindle/iscsi/pdu"
+	"spindle/scsi"
+)
+
+// manage takes a Task Management Function Request (RFC 7143 §11.5). The answer
+// goes out once the affected tasks have ended.
+func (c *Connection) manage(b pdu.BHS) {
+	s := c.sess
+	itt, fn := b.ITT(), b.TMF()
+	answer := func(resp uint8) { c.tmfResponse(itt, resp) }
+	switch {
+	case s.nexus == nil:
+		c.reject(b, pdu.RejectProtocol)
+		return
+	case s.managing >= MaxManagement:
+		answer(pdu.TMFRejected)
+		return
+	}
+	var ref *scsi.Task
+	switch fn {
+	case pdu.TMFAbortTask:
+		t := s.lookup(b.RefTag())
+		switch {
+		case t == nil:
+			answer(s.abortUnseen(b))
+			return
+		case t.state == taskHeld:
+			t.TaskAbort(&t.SCSI)
+			answer(pdu.TMFComplete)
+			return
+		}
+		ref = &t.SCSI
+	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset, pdu.TMFColdReset:
+	case pdu.TMFReassign:
+		answer(pdu.TMFNoReassign)
+		return
+	default:
+		answer(pdu.TMFNotSupported)
+		return
+	}
+	s.managing++
+	s.nexus.Manage(&scsi.Management{
+		Fn: scsi.Function(fn), LUN: b.LUN(), Ref: ref,
+		Done: func(resp uint8) {
+			s.managing--
+			answer(resp)
+			if fn == pdu.TMFColdReset && resp == pdu.TMFComplete {
+				s.e.coldReset(s.node)
+			}
+		},
+	})
+}
+
+// abortUnseen answers ABORT TASK for a task that is not there: one still on its
+// way counts as received and is aborted with that, any other does not exist
+// (RFC 7143 §11.6.1).
+func (s *Session) abortUnseen(b pdu.BHS) uint8 {
+	sn := b.RefCmdSN()
+	w := &s.window
+	if pdu.SNLess(sn, w.ExpCmdSN) || pdu.SNLess(w.MaxCmdSN, sn) || !pdu.SNLess(sn, b.CmdSN()) || s.isHeld(sn) {
+		return pdu.TMFNoTask
+	}
+	s.skip(sn)
+	return pdu.TMFComplete
+}
+
+func (c *Connection) tmfResponse(itt uint32, resp uint8) {
+	c.withOut(func(o *Out) {
+		o.BHS.Clear(pdu.TMFResponse)
+		o.BHS.SetFlags(pdu.FlagFinal)
+		o.BHS.SetResponse(resp)
+		o.BHS.SetITT(itt)
+		o.Stamp = StampNext
+		c.tp.Queue(o)
+	})
+}

@@ -100,8 +100,8 @@ func TestDiskErrnos(t *testing.T) {
 			if got := g.wait(1); got != c.want {
 				t.Fatalf("result %d, want %d", got, c.want)
 			}
-			if g.rg.InFlight() != 0 {
-				t.Fatalf("%d in flight", g.rg.InFlight())
+			if g.rg.Inflight() != 0 {
+				t.Fatalf("%d in flight", g.rg.Inflight())
 			}
 		})
 	}
@@ -374,8 +374,8 @@ func diskRun(t *testing.T, seed uint64) (simring.Counts, uint64, int) {
 		}
 		g.w.Advance(time.Duration(rng.IntN(200)) * time.Microsecond)
 	}
-	if g.rg.InFlight() != 0 {
-		t.Fatalf("seed %d: %d in flight after the last completion", seed, g.rg.InFlight())
+	if g.rg.Inflight() != 0 {
+		t.Fatalf("seed %d: %d in flight after the last completion", seed, g.rg.Inflight())
 	}
 	if seed%2 == 0 {
 		g.w.PowerFail()

@@ -13,10 +13,11 @@ type Faults struct {
 	Reset     float64 // the connection is reset, after any byte
 
 	// Sockets.
-	LateAccept float64 // a connection waits in the backlog for up to 16 latencies
-	ShortSend  float64 // sendmsg takes only a part
-	NoBufs     float64 // multishot receive ends with -ENOBUFS though buffers are left
-	LostMore   float64 // a multishot accept or receive ends without an error
+	LateAccept  float64 // a connection waits in the backlog for up to 16 latencies
+	AcceptError float64 // a multishot accept ends with -EMFILE
+	ShortSend   float64 // sendmsg takes only a part
+	NoBufs      float64 // multishot receive ends with -ENOBUFS though buffers are left
+	LostMore    float64 // a multishot accept or receive ends without an error
 
 	// Ring.
 	Interrupted float64 // Enter fails with EINTR: nothing submitted, nothing reaped
@@ -43,7 +44,7 @@ func AllFaults() Faults {
 	return Faults{
 		Split: 0.2, Coalesce: 0.1, Delay: 0.05, Stall: 0.005, Reorder: 0.1,
 		HalfClose: 0.0005, Reset: 0.0005,
-		LateAccept: 0.3, ShortSend: 0.2, NoBufs: 0.05, LostMore: 0.05,
+		LateAccept: 0.3, AcceptError: 0.05, ShortSend: 0.2, NoBufs: 0.05, LostMore: 0.05,
 		Interrupted: 0.05, Busy: 0.05, QueueFull: 0.05, Overflow: 0.05, CancelRace: 0.3, Spurious: 0.05,
 		DiskDelay: 0.05, DiskReorder: 0.1, ReadError: 0.01, WriteError: 0.01, NoSpace: 0.01,
 		ShortRead: 0.1, ShortWrite: 0.1, SyncError: 0.02, TornWrite: 0.5,
@@ -61,7 +62,7 @@ func (f Faults) Lossless() Faults {
 // Counts tells how often each fault of the same name was injected.
 type Counts struct {
 	Split, Coalesce, Delay, Stall, Reorder, HalfClose, Reset uint64
-	LateAccept, ShortSend, NoBufs, LostMore                  uint64
+	LateAccept, AcceptError, ShortSend, NoBufs, LostMore     uint64
 	Interrupted, Busy, QueueFull, Overflow                   uint64
 	CancelRace, Spurious                                     uint64
 	DiskDelay, DiskReorder, ReadError, WriteError, NoSpace   uint64
@@ -76,7 +77,7 @@ func (c *Counts) Each(f func(name string, n uint64)) {
 	}{
 		{"Split", c.Split}, {"Coalesce", c.Coalesce}, {"Delay", c.Delay}, {"Stall", c.Stall},
 		{"Reorder", c.Reorder}, {"HalfClose", c.HalfClose}, {"Reset", c.Reset},
-		{"LateAccept", c.LateAccept}, {"ShortSend", c.ShortSend}, {"NoBufs", c.NoBufs}, {"LostMore", c.LostMore},
+		{"LateAccept", c.LateAccept}, {"AcceptError", c.AcceptError}, {"ShortSend", c.ShortSend}, {"NoBufs", c.NoBufs}, {"LostMore", c.LostMore},
 		{"Interrupted", c.Interrupted}, {"Busy", c.Busy}, {"QueueFull", c.QueueFull}, {"Overflow", c.Overflow},
 		{"CancelRace", c.CancelRace}, {"Spurious", c.Spurious},
 		{"DiskDelay", c.DiskDelay}, {"DiskReorder", c.DiskReorder}, {"ReadError", c.ReadError},
@@ -104,6 +105,7 @@ func (c *Counts) Add(o *Counts) {
 	c.HalfClose += o.HalfClose
 	c.Reset += o.Reset
 	c.LateAccept += o.LateAccept
+	c.AcceptError += o.AcceptError
 	c.ShortSend += o.ShortSend
 	c.NoBufs += o.NoBufs
 	c.LostMore += o.LostMore

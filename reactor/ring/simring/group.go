@@ -17,7 +17,8 @@ type group struct {
 	kernel []bool
 	fifo   []uint16
 	head   int
-	count  int
+	count  int // in the kernel's queue
+	ready  int // of them, those that an Enter has published
 }
 
 // NewGroup implements ring.Ring.
@@ -42,6 +43,7 @@ func (r *Ring) NewGroup(count int, size uint32) (ring.Group, error) {
 	for id := range count {
 		g.give(uint16(id))
 	}
+	g.ready = count
 	r.groups = append(r.groups, g)
 	return ring.Group(len(r.groups) - 1), nil
 }
@@ -63,6 +65,7 @@ func (g *group) take() uint16 {
 	id := g.fifo[g.head]
 	g.head = (g.head + 1) & (len(g.fifo) - 1)
 	g.count--
+	g.ready--
 	g.kernel[id] = false
 	return id
 }
@@ -76,7 +79,8 @@ func (r *Ring) Buffer(g ring.Group, id uint16) mem.Ref {
 	return r.groups[g].bufs[id]
 }
 
-// Recycle implements ring.Ring; it panics when the buffer is the kernel's.
+// Recycle implements ring.Ring: the kernel sees the buffer with the next Enter.
+// It panics when the buffer is the kernel's.
 func (r *Ring) Recycle(g ring.Group, id uint16) {
 	gr := r.groups[g]
 	if gr.kernel[id] {

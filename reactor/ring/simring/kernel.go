@@ -98,8 +98,8 @@ func (w *World) Listen(addr netip.AddrPort, opt ring.ListenOptions) (int, netip.
 		addr = netip.AddrPortFrom(addr.Addr(), w.ephemeral())
 	}
 	for _, l := range w.listeners {
-		same := l.addr.Addr() == addr.Addr() || unspecified(l.addr.Addr()) || unspecified(addr.Addr())
-		if same && l.addr.Port() == addr.Port() {
+		other := listener{addr: addr}
+		if l.covers(addr) || other.covers(l.addr) {
 			return -1, netip.AddrPort{}, fmt.Errorf("simring: listen %v: %w", addr, syscall.EADDRINUSE)
 		}
 	}
@@ -128,7 +128,10 @@ func (w *World) Open(path string, fl ring.OpenFlags) (int, ring.FileInfo, error)
 // Stat implements ring.Kernel.
 func (w *World) Stat(fd int) (ring.FileInfo, error) {
 	d, err := w.desc(fd)
-	if err != nil || d.disk == nil {
+	if err == nil && d.disk == nil {
+		err = fmt.Errorf("simring: stat of descriptor %d: %w", fd, syscall.EINVAL)
+	}
+	if err != nil {
 		return ring.FileInfo{}, err
 	}
 	return d.disk.info(), nil
@@ -140,10 +143,7 @@ func (w *World) Addrs(fd int) (local, peer netip.AddrPort, err error) {
 	if err != nil {
 		return netip.AddrPort{}, netip.AddrPort{}, err
 	}
-	if d.conn == nil {
-		return netip.AddrPort{}, netip.AddrPort{}, fmt.Errorf("simring: addresses of descriptor %d: %w", fd, syscall.ENOTCONN)
-	}
-	if d.conn.sock.dead {
+	if d.conn == nil || d.conn.sock.dead {
 		return netip.AddrPort{}, netip.AddrPort{}, fmt.Errorf("simring: addresses of descriptor %d: %w", fd, syscall.ENOTCONN)
 	}
 	return d.conn.local, d.conn.remote, nil

@@ -42,7 +42,6 @@ type stream struct {
 	ev       event
 	flight   queue
 	rcv      queue
-	sends    int  // sends in flight
 	fin      bool // ends after what is in flight
 	ended    bool // FIN delivered
 	rst      bool // a reset follows
@@ -108,11 +107,18 @@ func (s *stream) init(c *conn, flight, rcv int) {
 
 func (w *World) listenerAt(addr netip.AddrPort) *listener {
 	for _, l := range w.listeners {
-		if l.addr.Port() == addr.Port() && (l.addr.Addr() == addr.Addr() || unspecified(l.addr.Addr())) {
+		if l.covers(addr) {
 			return l
 		}
 	}
 	return nil
+}
+
+// covers tells whether a connection to addr is for l. A listener on :: does
+// not take IPv4 (IPV6_V6ONLY).
+func (l *listener) covers(addr netip.AddrPort) bool {
+	a, b := l.addr.Addr(), addr.Addr()
+	return l.addr.Port() == addr.Port() && (a == b || a.IsUnspecified() && a.Is4() == b.Is4())
 }
 
 func (c *conn) acceptable() {
@@ -139,6 +145,11 @@ func (l *listener) pump() {
 		}
 		if len(l.ready) == 0 {
 			return
+		}
+		if l.w.chance(l.w.Faults.AcceptError, &l.w.Counts.AcceptError, "accept-error", l.ready[0].id) {
+			l.accepts.remove(o)
+			o.complete(-int32(syscall.EMFILE), 0)
+			continue
 		}
 		c := l.ready[0]
 		l.ready = append(l.ready[:0], l.ready[1:]...)
@@ -417,7 +428,7 @@ func (c *conn) pumpRecv() {
 // recvOnce fills one provided buffer of the multishot receive o.
 func (c *conn) recvOnce(o *op) {
 	w, g := c.w, o.ring.groups[o.group]
-	if g.count == 0 || w.chance(w.Faults.NoBufs, &w.Counts.NoBufs, "no-buffers", c.id) {
+	if g.ready == 0 || w.chance(w.Faults.NoBufs, &w.Counts.NoBufs, "no-buffers", c.id) {
 		c.sock.recvs.remove(o)
 		o.complete(-int32(syscall.ENOBUFS), 0)
 		return
@@ -468,17 +479,19 @@ func (c *conn) pumpSend() {
 	c.w.post(&o.ev, d)
 }
 
-// send executes sendmsg: the vectors and their bytes are read now.
+// send executes a part of sendmsg: what there is room for, whose bytes are read
+// now. It waits for room until all was taken (MSG_WAITALL).
 func (c *conn) send(o *op) {
 	w := c.w
 	if c.sock.dead || c.sock.shut {
-		e := syscall.EPIPE
-		if c.sock.err != 0 {
-			e, c.sock.err = c.sock.err, 0
+		res := -int32(syscall.EPIPE)
+		switch {
+		case o.done > 0: // the error stays for the next operation
+			res = int32(o.done)
+		case c.sock.err != 0:
+			res, c.sock.err = -int32(c.sock.err), 0
 		}
-		c.sock.sends.remove(o)
-		o.complete(-int32(e), 0)
-		c.pumpSend()
+		c.endSend(o, res)
 		return
 	}
 	total := 0
@@ -486,23 +499,38 @@ func (c *conn) send(o *op) {
 		_, n := o.msg.Vec(i)
 		total += int(n)
 	}
-	limit := min(total, c.out.flight.room())
-	if limit == 0 && total > 0 {
-		return // filled up meanwhile: the next delivery pumps
+	left := total - int(o.done)
+	n := min(left, c.out.flight.room())
+	short := n > 1 && w.chance(w.Faults.ShortSend, &w.Counts.ShortSend, "short-send", c.id)
+	if short {
+		n = 1 + w.rng.IntN(n-1)
 	}
-	if limit > 1 && w.chance(w.Faults.ShortSend, &w.Counts.ShortSend, "short-send", c.id) {
-		limit = 1 + w.rng.IntN(limit-1)
+	c.gather(o, uint32(n))
+	w.note(&Event{Kind: Socket, Op: "send", ID: c.id, N: int64(n)})
+	if short || n == left {
+		c.endSend(o, int32(o.done))
 	}
-	left := uint32(limit)
-	for i := 0; left > 0; i++ {
-		addr, n := o.msg.Vec(i)
-		n = min(n, left)
-		c.out.flight.push(memory(addr, n))
-		left -= n
-	}
-	w.note(&Event{Kind: Socket, Op: "send", ID: c.id, N: int64(limit)})
-	c.sock.sends.remove(o)
-	o.complete(int32(limit), 0)
 	c.out.schedule()
+}
+
+// gather takes the next n bytes of the message of o.
+func (c *conn) gather(o *op, n uint32) {
+	skip := o.done
+	o.done += n
+	for i := 0; n > 0; i++ {
+		addr, l := o.msg.Vec(i)
+		if skip >= l {
+			skip -= l
+			continue
+		}
+		k := min(l-skip, n)
+		c.out.flight.push(memory(addr+uintptr(skip), k))
+		skip, n = 0, n-k
+	}
+}
+
+func (c *conn) endSend(o *op, res int32) {
+	c.sock.sends.remove(o)
+	o.complete(res, 0)
 	c.pumpSend()
 }

@@ -17,26 +17,28 @@ type Ring struct {
 	// the scheduler gives the reactor no turn until Runnable.
 	Park func(until clock.Time)
 
-	w        *World
-	id       int
-	arena    *mem.Arena
-	size     int // of the submission queue
-	sq       []*op
-	cq       []entry // visible completions from cqHead on
-	cqHead   int
-	over     []entry // overflowed
-	overHold int     // Enters until the overflow is flushed
-	head     *op     // in flight, oldest first
-	tail     *op
-	free     *op
-	inflight int
-	files    []fileSlot
-	groups   []*group
-	asleep   bool
-	until    clock.Time
-	token    bool // a Wake that no sleeping Enter has taken
-	syscalls uint64
-	closed   bool
+	w          *World
+	id         int
+	arena      *mem.Arena
+	size       int // of the submission queue
+	sq         []*op
+	cq         []entry // visible completions from cqHead on
+	cqHead     int
+	over       []entry // overflowed
+	overHold   int     // Enters until the overflow is flushed
+	head       *op     // in flight, oldest first
+	tail       *op
+	free       *op
+	inflight   int
+	files      []fileSlot
+	groups     []*group
+	asleep     bool
+	until      clock.Time
+	token      bool // a Wake that no Enter has taken
+	fresh      bool // completions came that no kernel entry has seen
+	submitting bool
+	syscalls   uint64
+	closed     bool
 }
 
 var _ ring.Ring = (*Ring)(nil)
@@ -217,10 +219,15 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 	if r.asleep { // that sleep is over, and with it the Wake that may have ended it
 		r.asleep, r.token = false, false
 	}
+	for _, g := range r.groups {
+		g.ready = g.count
+	}
+	empty := len(r.cq) == r.cqHead
 	sleeps := until > w.clock.T
-	if len(r.sq) > 0 || sleeps || len(r.over) > 0 {
+	if len(r.sq) > 0 || r.fresh || len(r.over) > 0 || sleeps && empty {
 		r.syscalls++
 	}
+	r.fresh = false
 	if w.chance(w.Faults.Interrupted, &w.Counts.Interrupted, "eintr", r.id) {
 		return 0, nil
 	}
@@ -231,6 +238,9 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 	}
 	r.flushOverflow(sleeps)
 	if n := r.reap(out); n > 0 || !sleeps {
+		// A Wake is a completion too: a poll may see it, and then no later
+		// sleep ends by it.
+		r.token = r.token && !w.coin()
 		return n, nil
 	}
 	if r.token {
@@ -252,6 +262,7 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 }
 
 func (r *Ring) submit() {
+	r.submitting = true
 	for _, o := range r.sq {
 		r.link(o)
 		o.start()
@@ -259,6 +270,7 @@ func (r *Ring) submit() {
 	clear(r.sq)
 	r.sq = r.sq[:0]
 	r.w.settle()
+	r.submitting = false
 }
 
 func (r *Ring) reap(out []ring.CQE) int {
@@ -297,6 +309,7 @@ func (r *Ring) postCQE(e entry) {
 		return
 	}
 	r.cq = append(r.cq, e)
+	r.fresh = !r.submitting
 }
 
 // flushOverflow moves overflowed completions into the queue. An Enter that
@@ -329,8 +342,8 @@ func (r *Ring) Runnable() bool {
 	return !r.asleep || r.token || len(r.cq) > r.cqHead || len(r.over) > 0 || r.until <= r.w.clock.T
 }
 
-// InFlight is the number of operations whose last completion was not reaped.
-func (r *Ring) InFlight() int { return r.inflight }
+// Inflight is the number of operations whose last completion was not reaped.
+func (r *Ring) Inflight() int { return r.inflight }
 
 // Syscalls implements ring.Ring.
 func (r *Ring) Syscalls() uint64 { return r.syscalls }

@@ -172,17 +172,33 @@ func TestSendReadsMemoryWhenItExecutes(t *testing.T) {
 func TestBackPressure(t *testing.T) {
 	x := newWire(t, simring.Config{SocketBuffer: 4}, ring.ListenOptions{SendBuffer: 4, RecvBuffer: 4})
 	x.send(3, "0123456789")
-	x.want(x.enter(), ring.CQE{Tag: 3, Res: 4})
-	x.send(3, "456789")
-	x.want(x.enter(), ring.CQE{Tag: 3, Res: 4})
-	x.send(3, "89")
-	x.want(x.enter()) // receiver and sender are full
-	b := make([]byte, 3)
-	x.peer.Read(b)
-	x.want(x.enter(), ring.CQE{Tag: 3, Res: 2})
+	x.want(x.enter()) // the sender's and the receiver's buffer are full, two bytes wait
+	copy(x.buf.Bytes()[8:], "XY")
+	b := make([]byte, 16)
+	got := string(b[:x.peer.Read(b[:3])])
+	x.want(x.enter(), ring.CQE{Tag: 3, Res: 10})
+	for range 3 {
+		got += string(b[:x.peer.Read(b)])
+		x.w.Advance(time.Second)
+	}
+	if got != "01234567XY" {
+		t.Fatalf("received %q: bytes that wait are read when they are sent", got)
+	}
 	if n := x.peer.Write([]byte("abcdefghij")); n != 4 || x.peer.Writable() != 0 {
 		t.Fatalf("took %d bytes into a buffer of 4", n)
 	}
+}
+
+func TestSendInterruptedByResetReportsItsPart(t *testing.T) {
+	x := newWire(t, simring.Config{SocketBuffer: 4}, ring.ListenOptions{SendBuffer: 4})
+	x.send(3, "0123456789")
+	x.want(x.enter())
+	x.peer.Reset()
+	x.want(x.enter(), ring.CQE{Tag: 3, Res: 8})
+	x.send(3, "89")
+	x.want(x.enter(), ring.CQE{Tag: 3, Res: errno(syscall.ECONNRESET)})
+	x.send(3, "89")
+	x.want(x.enter(), ring.CQE{Tag: 3, Res: errno(syscall.EPIPE)})
 }
 
 func TestMultishotReceive(t *testing.T) {
@@ -202,8 +218,10 @@ func TestMultishotReceive(t *testing.T) {
 		t.Fatalf("received %q", s)
 	}
 	x.rg.Recycle(g, 1)
+	x.peer.Write([]byte("-")) // goes into the buffer once the next Enter has published it
+	x.w.Advance(time.Second)
 	x.rg.Recv(2, x.file, g)
-	x.want(x.enter(), ring.CQE{Tag: 2, Res: 2, Flags: more | 1<<16})
+	x.want(x.enter(), ring.CQE{Tag: 2, Res: 3, Flags: more | 1<<16})
 	x.peer.CloseWrite()
 	x.want(x.enter(), ring.CQE{Tag: 2})
 	if x.rg.BuffersOut() != 2 {
@@ -334,7 +352,6 @@ func TestSleepAndWake(t *testing.T) {
 	t.Run("wake before sleep", func(t *testing.T) {
 		x := newWire(t, simring.Config{}, ring.ListenOptions{})
 		x.rg.Wake()
-		x.rg.Enter(nil, 0)
 		x.rg.Enter(nil, clock.Never)
 		if _, asleep := x.rg.Asleep(); asleep {
 			t.Fatal("slept over a wake")

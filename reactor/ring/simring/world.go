@@ -2,7 +2,6 @@ package simring
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"spindle/reactor/clock"
@@ -275,5 +274,3 @@ func (w *World) ephemeral() uint16 {
 	}
 	return w.port
 }
-
-func unspecified(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }

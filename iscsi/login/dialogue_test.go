@@ -1,15 +1,19 @@
 package login
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 
 	"spindle/iscsi/pdu"
+	"spindle/iscsi/pdu/pcap"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/dialogues with what the machine says")
@@ -42,7 +46,7 @@ func TestDialogues(t *testing.T) {
 		for _, c := range cases {
 			name, body, _ := strings.Cut(c, "\n")
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt")+"/"+name, func(t *testing.T) {
-				got := play(t, body)
+				got := play(t, body, nil)
 				out.WriteString("== " + name + "\n" + got)
 				if !*update && got != body {
 					t.Errorf("got:\n%s\nwant:\n%s", got, body)
@@ -66,8 +70,9 @@ func splitCases(src string) (head string, cases []string) {
 }
 
 // play runs the requests of one dialogue and writes it anew, with the answers
-// of the machine in the place of those in the file.
-func play(t *testing.T, body string) string {
+// of the machine in the place of those in the file. record, when not nil, sees
+// each PDU as it would travel.
+func play(t *testing.T, body string, record func(fromTarget bool, b []byte)) string {
 	var out strings.Builder
 	policy := defaultPolicy()
 	var m *Machine
@@ -90,8 +95,15 @@ func play(t *testing.T, body string) string {
 			if m == nil {
 				m = New(fixed{policy})
 			}
-			r := m.Step(request(t, strings.Fields(line)[1:], len(text)), text)
+			b := request(t, strings.Fields(line)[1:], len(text))
+			r := m.Step(b, text)
 			checkReply(t, &r)
+			if record != nil {
+				record(false, onWire(b, text))
+				h := make(pdu.BHS, pdu.HeaderLen)
+				r.Encode(h)
+				record(true, onWire(h, r.Data))
+			}
 			out.WriteString(show(&r))
 			if r.Verdict == Done {
 				out.WriteString(showResult(m.Result()))
@@ -99,6 +111,59 @@ func play(t *testing.T, body string) string {
 		}
 	}
 	return out.String()
+}
+
+func onWire(b pdu.BHS, data []byte) []byte {
+	out := append(append([]byte(nil), b...), data...)
+	return append(out, pdu.PadBytes(uint32(len(data)))...)
+}
+
+// TestDissector has Wireshark, when it is there, judge what real initiators and
+// we say to each other.
+func TestDissector(t *testing.T) {
+	tshark, err := exec.LookPath("tshark")
+	if err != nil {
+		t.Skip("no tshark")
+	}
+	src, err := os.ReadFile("testdata/dialogues/initiators.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var capture bytes.Buffer
+	w := pcap.NewWriter(&capture)
+	pdus := 0
+	_, cases := splitCases(string(src))
+	for i, c := range cases {
+		_, body, _ := strings.Cut(c, "\n")
+		stream := w.Stream(netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(40000+i)), netip.MustParseAddrPort("10.0.0.2:3260"))
+		play(t, body, func(fromTarget bool, b []byte) {
+			if pdus++; fromTarget {
+				stream.FromTarget(b)
+			} else {
+				stream.FromInitiator(b)
+			}
+		})
+		stream.Close()
+	}
+	file := filepath.Join(t.TempDir(), "login.pcap")
+	if err := os.WriteFile(file, capture.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, filter string
+		want         int
+	}{
+		{"all are login PDUs", "iscsi.opcode == 0x03 || iscsi.opcode == 0x23", pdus},
+		{"nothing malformed", "iscsi.keyvalue.invalid || iscsi.opcode.invalid || _ws.malformed", 0},
+	} {
+		out, err := exec.Command(tshark, "-n", "-r", file, "-Y", tc.filter).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(string(out), "\n"); got != tc.want {
+			t.Errorf("%s: %d frames, want %d\n%s", tc.name, got, tc.want, out)
+		}
+	}
 }
 
 // fixed is a Resolver with one answer.

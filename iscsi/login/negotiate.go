@@ -280,8 +280,7 @@ func (m *Machine) negotiate(p *pair) pdu.LoginStatus {
 	case fnDeclare, fnMin, fnMax:
 		n, ok := number(p.key, p.value)
 		if !ok {
-			p.answer = pdu.ValueReject
-			return pdu.LoginSuccess
+			return m.refuse(p)
 		}
 		if k.fn != fnDeclare {
 			n = combine(k.fn, n, m.ours(p.key))
@@ -291,8 +290,7 @@ func (m *Machine) negotiate(p *pair) pdu.LoginStatus {
 	case fnDeclareBool, fnAnd, fnOr:
 		n, ok := boolean(p.value)
 		if !ok {
-			p.answer = pdu.ValueReject
-			return pdu.LoginSuccess
+			return m.refuse(p)
 		}
 		if k.fn != fnDeclareBool {
 			n = combine(k.fn, n, m.ours(p.key))
@@ -307,6 +305,17 @@ func (m *Machine) negotiate(p *pair) pdu.LoginStatus {
 		p.answer = pdu.ValueNo
 	case fnReject:
 		p.answer = pdu.ValueReject
+	}
+	return pdu.LoginSuccess
+}
+
+// refuse answers a value outside the key's range. The key keeps its default
+// (RFC 7143 §6.2); when we cannot live with that there is no login, since
+// offering the key again would be a second negotiation.
+func (m *Machine) refuse(p *pair) pdu.LoginStatus {
+	p.answer = pdu.ValueReject
+	if m.wants(p.key) {
+		return m.why(pdu.LoginInitiatorError, "value out of range")
 	}
 	return pdu.LoginSuccess
 }

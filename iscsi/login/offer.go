@@ -26,11 +26,14 @@ func (m *Machine) declare(w *pdu.TextWriter) {
 	}
 }
 
-// wants tells whether key k must be offered by us: the initiator has not
-// brought it up and the default is not good enough.
+// wants tells whether key k has no value yet and its default is not good enough
+// for us.
 func (m *Machine) wants(k keyID) bool {
 	s := &keys[k]
-	if m.seen.has(k) || s.where&inOperational == 0 || s.leading && m.id.TSIH != 0 ||
+	if k == kFirstBurst && m.vals[kInitialR2T] != 0 && m.vals[kImmediateData] == 0 {
+		return false // RFC 7143 §13.14: irrelevant without unsolicited data
+	}
+	if m.settled.has(k) || s.where&inOperational == 0 || s.leading && m.id.TSIH != 0 ||
 		s.normal && m.id.Discovery || s.rdma && m.vals[kRDMAExtensions] == 0 {
 		return false
 	}

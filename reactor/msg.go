@@ -20,6 +20,11 @@ func (r *Reactor) Post(m *Msg) {
 		panic("reactor: message posted twice")
 	}
 	r.inbox.push(m)
+	r.wakeSleeper()
+}
+
+// wakeSleeper wakes the reactor if it sleeps or is about to; see idleState.
+func (r *Reactor) wakeSleeper() {
 	if r.idle.sleeping.Load() {
 		r.Ring.Wake()
 	}
@@ -28,8 +33,13 @@ func (r *Reactor) Post(m *Msg) {
 // inbox is a multi-producer single-consumer queue: producers push on a lock-free
 // stack, the consumer takes all of it at once and reverses it. Its length is
 // bounded by the number of messages that exist.
+//
+// head has a cache line to itself: producers must not slow the fields that the
+// reactor reads every turn.
 type inbox struct {
+	_     [64]byte
 	head  atomic.Pointer[Msg]
+	_     [64]byte
 	ready *Msg // taken, in order; owner: reactor
 }
 

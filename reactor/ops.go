@@ -29,7 +29,6 @@ type opSlot struct {
 type opTable struct {
 	slots []opSlot
 	free  []uint32
-	stale uint64 // completions of a source that is gone
 }
 
 // Register gives c a Source.
@@ -41,6 +40,9 @@ func (r *Reactor) Register(c Completer) Source {
 		i, t.free = t.free[n-1], t.free[:n-1]
 	} else {
 		i = uint32(len(t.slots))
+		if i >= 1<<slotBits-1 { // the last slot's tags belong to the ring
+			panic("reactor: too many sources")
+		}
 		t.slots = append(t.slots, opSlot{})
 	}
 	t.slots[i].to = c
@@ -50,18 +52,24 @@ func (r *Reactor) Register(c Completer) Source {
 // Unregister takes s out of the table; later completions are counted as stale.
 // Preconditions: runs on the owning reactor, and no operation of s is in flight.
 func (r *Reactor) Unregister(s Source) {
-	i := uint32(s & (1<<slotBits - 1))
+	i, gen := uint32(s&(1<<slotBits-1)), uint16(s>>slotBits)
+	if int(i) >= len(r.ops.slots) || r.ops.slots[i].gen != gen || r.ops.slots[i].to == nil {
+		panic("reactor: source unregistered twice")
+	}
 	r.ops.slots[i].to = nil
 	r.ops.slots[i].gen++
 	r.ops.free = append(r.ops.free, i)
 }
 
+// dispatch hands c to the source that made its tag.
+//
 //spindle:hot
-func (t *opTable) dispatch(c ring.CQE) {
+func (r *Reactor) dispatch(c ring.CQE) {
+	t := &r.ops
 	i := uint32(c.Tag & (1<<slotBits - 1))
 	gen := uint16(c.Tag >> slotBits)
 	if int(i) >= len(t.slots) || t.slots[i].gen != gen || t.slots[i].to == nil {
-		t.stale++
+		r.stats.stale.Add(1)
 		return
 	}
 	t.slots[i].to.Complete(uint32(c.Tag>>(slotBits+genBits)), c)

@@ -17,9 +17,15 @@ const (
 
 // Config makes a Reactor.
 type Config struct {
-	ID    int // index among the process's reactors
-	Core  int // CPU to pin to; -1 leaves the thread unpinned
-	Ring  ring.Ring
+	ID   int // index among the process's reactors
+	Core int // CPU that Start pins to; -1 leaves the thread unpinned
+
+	// Ring is given when the caller runs the turns (the simulator, a test).
+	// NewRing is given when Start does: it is called on the reactor's own locked
+	// thread, which a real ring is bound to.
+	Ring    ring.Ring
+	NewRing func(*mem.Arena) (ring.Ring, error)
+
 	Clock clock.Clock
 	Arena *mem.Arena
 	Idle  IdlePolicy
@@ -29,26 +35,39 @@ type Config struct {
 type Reactor struct {
 	ID    int
 	Core  int
-	Ring  ring.Ring
+	Ring  ring.Ring // with NewRing: from Start on
 	Arena *mem.Arena
 
-	clock   clock.Clock
-	now     clock.Time
-	inbox   inbox
-	ops     opTable
-	timers  timerHeap
-	pollers []Poller
-	flush   flushList
-	cqes    [MaxCompletionsPerTurn]ring.CQE
-	idle    idleState
-	stats   Stats
-	stop    atomic.Bool
-	load    atomic.Int64
+	clock    clock.Clock
+	now      clock.Time
+	worked   bool // the last turn did something
+	ops      opTable
+	timers   timerHeap
+	pollers  []Poller // nil entries were removed in this turn
+	sleepers []Sleeper
+	flush    flushList
+	idle     idleState
+	newRing  func(*mem.Arena) (ring.Ring, error)
+
+	pollersGone bool
+
+	cqes [MaxCompletionsPerTurn]ring.CQE
+
+	// What other threads write or read: apart from the fields of every turn.
+	inbox inbox
+	stats counters
+	load  atomic.Int64
+	stop  atomic.Bool
+	done  chan struct{} // closed when the thread that Start made has ended
+	err   error         // why; read after done
 }
 
-// New makes a reactor; it does nothing until Turn or Run is called.
+// New makes a reactor; it does nothing until Turn or Start is called.
 func New(c Config) *Reactor {
-	r := &Reactor{ID: c.ID, Core: c.Core, Ring: c.Ring, Arena: c.Arena, clock: c.Clock}
+	r := &Reactor{
+		ID: c.ID, Core: c.Core, Ring: c.Ring, Arena: c.Arena,
+		clock: c.Clock, newRing: c.NewRing, done: make(chan struct{}),
+	}
 	r.idle.policy = c.Idle
 	r.now = c.Clock.Now()
 	return r
@@ -73,47 +92,52 @@ type Completer interface {
 	Complete(arg uint32, c ring.CQE)
 }
 
-// Poller is called once a turn and tells how much work it found.
-type Poller interface{ Poll() int }
-
-// AddPoller adds p to the turn.
-// Preconditions: runs on the owning reactor.
-func (r *Reactor) AddPoller(p Poller) { r.pollers = append(r.pollers, p) }
-
-// RemovePoller takes p out of the turn.
-// Preconditions: runs on the owning reactor.
-func (r *Reactor) RemovePoller(p Poller) {
-	for i, q := range r.pollers {
-		if q == p {
-			r.pollers = append(r.pollers[:i:i], r.pollers[i+1:]...)
-			return
-		}
-	}
-}
-
-// Turn runs the loop once: clock, messages, timers, completions, pollers,
-// flush, submit. It returns the number of things it did; 0 is an idle turn.
-// until is handed to the ring: 0 polls, later lets an idle ring sleep.
-// The simulator calls Turn; production calls Run.
+// Turn runs the loop once: submit what the last turn prepared and reap, read
+// the clock, dispatch completions, run messages, timers and pollers, flush. It
+// returns the number of things it did; 0 is an idle turn.
+//
+// What the flush prepares is submitted at the start of the next turn, which
+// follows at once, and one entry into the kernel does both for it: it sends the
+// responses of this turn and takes in the commands of the next.
+//
+// until is handed to the ring: 0 polls, later lets a turn without work sleep.
+// The simulator calls Turn; production calls Start.
 // Preconditions: runs on the owning reactor.
 //
 //spindle:hot
 func (r *Reactor) Turn(until clock.Time) int {
+	asleep := false
+	if until != 0 {
+		if asleep = r.mayBlock(); asleep {
+			r.advance(r.clock.Now(), r.worked) // what follows is idle
+			r.stats.sleeps.Add(1)
+		} else {
+			until = 0
+		}
+	}
 	n, err := r.Ring.Enter(r.cqes[:], until)
+	if asleep {
+		r.idle.sleeping.Store(false)
+	}
 	if err != nil {
 		panic(err) // the ring is broken: crash-only, nothing can be served without it
 	}
-	r.now = r.clock.Now()
+	r.advance(r.clock.Now(), !asleep && (r.worked || n > 0))
+	for i := range n {
+		r.dispatch(r.cqes[i])
+	}
 	work := n
-	for i := 0; i < n; i++ {
-		r.ops.dispatch(r.cqes[i])
+	if n > 0 {
+		r.stats.completions.Add(uint64(n))
 	}
-	work += r.inbox.run(r, MaxMessagesPerTurn)
+	if m := r.inbox.run(r, MaxMessagesPerTurn); m > 0 {
+		r.stats.messages.Add(uint64(m))
+		work += m
+	}
 	work += r.timers.expire(r.now, MaxTimersPerTurn)
-	for _, p := range r.pollers {
-		work += p.Poll()
-	}
+	work += r.poll()
 	work += r.flush.run()
 	r.stats.turns.Add(1)
+	r.worked = work > 0
 	return work
 }

@@ -150,3 +150,7 @@ func (s *Space) NewArena(size uint64, node int) (*Arena, error) {
 	}
 	return NewArena(r)
 }
+
+// NodeOfCore is the NUMA node of a CPU, for Map and NewArena; -1 when the
+// machine does not tell.
+func NodeOfCore(core int) int { return sys.NodeOfCore(core) }

@@ -200,10 +200,15 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 	switch e {
 	case 0, syscall.EINTR, syscall.ETIME, syscall.EBUSY, syscall.EAGAIN:
 	default:
-		return 0, fmt.Errorf("io_uring_enter: %w", e)
+		return 0, broken(e)
 	}
 	return r.reap(out), nil
 }
+
+// broken is apart from Enter because making an error allocates.
+//
+//go:noinline
+func broken(e syscall.Errno) error { return fmt.Errorf("io_uring_enter: %w", e) }
 
 // wait sleeps until a completion, or until.
 //

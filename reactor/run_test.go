@@ -1,0 +1,324 @@
+package reactor_test
+
+import (
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"spindle/internal/sys"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+	"spindle/reactor/mem"
+	"spindle/reactor/ring"
+	"spindle/reactor/ring/uring"
+)
+
+// start runs a reactor on the real ring for the length of the test.
+func start(t testing.TB, policy reactor.IdlePolicy) *reactor.Reactor {
+	t.Helper()
+	arena, err := mem.NewSpace().NewArena(mem.MaxBlock, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clk := clock.NewMonotonic()
+	r := reactor.New(reactor.Config{Core: -1, Clock: clk, Arena: arena, Idle: policy,
+		NewRing: func(a *mem.Arena) (ring.Ring, error) {
+			return uring.New(uring.Config{Arena: a, Clock: clk, Files: 64})
+		}})
+	if err := r.Start(); errors.Is(err, sys.ErrUringRefused) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		r.Stop()
+		if err := r.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// within fails the test, with all stacks, when ch says nothing in time.
+func within(t testing.TB, ch <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-ch:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: nothing for 10 s", what)
+	}
+}
+
+// Each post waits for the one before to have run, so the reactor goes to sleep,
+// or is about to, again and again; one lost wake-up and the test hangs.
+func TestNoWakeUpIsLost(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		policy reactor.IdlePolicy
+	}{{"adaptive", reactor.Adaptive}, {"interrupt", reactor.Interrupt}} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := start(t, tc.policy)
+			ran := make(chan struct{}, 1)
+			msg := &reactor.Msg{Run: func(*reactor.Reactor) { ran <- struct{}{} }}
+			for i := range 5000 {
+				r.Post(msg)
+				within(t, ran, "message")
+				for range i % 300 { // move the post over the reactor's way to sleep
+					runtime.KeepAlive(msg)
+				}
+			}
+			r.Stop()
+			if err := r.Wait(); err != nil { // a turn is booked at its end
+				t.Fatal(err)
+			}
+			if s := r.Stats(); s.Sleeps == 0 || s.Messages != 5000 {
+				t.Errorf("the reactor never slept, or lost messages: %+v", s)
+			}
+		})
+	}
+}
+
+// Two sleeping reactors play ball: the poster is itself on its way to sleep.
+func TestReactorsWakeEachOther(t *testing.T) {
+	a, b := start(t, reactor.Interrupt), start(t, reactor.Adaptive)
+	const rounds = 3000
+	ended := make(chan struct{})
+	left := rounds
+	var ping, pong reactor.Msg
+	ping.Run = func(*reactor.Reactor) { a.Post(&pong) }
+	pong.Run = func(*reactor.Reactor) {
+		if left--; left == 0 {
+			close(ended)
+			return
+		}
+		b.Post(&ping)
+	}
+	a.Post(&pong)
+	within(t, ended, "ball")
+}
+
+// Many producers; each one's messages run in its order, none twice, none lost.
+func TestInboxUnderStress(t *testing.T) {
+	r := start(t, reactor.Adaptive)
+	const producers, each = 8, 4000
+	var last [producers]int // the reactor's
+	var total atomic.Int64
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	for p := range producers {
+		wg.Go(func() {
+			for i := 1; i <= each; i++ {
+				r.Post(&reactor.Msg{Run: func(*reactor.Reactor) {
+					if last[p]++; last[p] != i {
+						t.Errorf("producer %d: message %d ran as number %d", p, i, last[p])
+					}
+					if total.Add(1) == producers*each {
+						close(ended)
+					}
+				}})
+				if i%64 == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	within(t, ended, "messages")
+}
+
+func TestPostTwicePanics(t *testing.T) {
+	r := reactor.New(reactor.Config{Clock: &clock.Manual{}})
+	m := &reactor.Msg{Run: func(*reactor.Reactor) {}}
+	r.Post(m)
+	defer func() {
+		if recover() == nil {
+			t.Error("a queued message was posted again")
+		}
+	}()
+	r.Post(m)
+}
+
+func TestStopWakesASleeper(t *testing.T) {
+	for range 100 {
+		r := start(t, reactor.Interrupt)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if err := r.Wait(); err != nil {
+				t.Error(err)
+			}
+		}()
+		r.Stop()
+		within(t, ended, "stop")
+	}
+}
+
+func TestStartReportsWhy(t *testing.T) {
+	boom := errors.New("no ring today")
+	for _, tc := range []struct {
+		name string
+		core int
+		want error
+	}{
+		{"ring", -1, boom},
+		{"core that is not there", 1000, nil},
+		{"core beyond all masks", 1 << 20, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := reactor.New(reactor.Config{Core: tc.core, Clock: &clock.Manual{},
+				NewRing: func(*mem.Arena) (ring.Ring, error) { return nil, boom }})
+			err := r.Start()
+			if err == nil || tc.want != nil && !errors.Is(err, tc.want) || tc.want == nil && errors.Is(err, boom) {
+				t.Errorf("Start: %v", err)
+			}
+		})
+	}
+}
+
+func TestStartPins(t *testing.T) {
+	all, err := sys.Affinity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	core := sys.CPUs(all)[0]
+	seen := make(chan []int, 1)
+	r := reactor.New(reactor.Config{Core: core, Clock: &clock.Manual{},
+		NewRing: func(*mem.Arena) (ring.Ring, error) {
+			s, err := sys.Affinity()
+			if err != nil {
+				t.Error(err)
+			}
+			seen <- sys.CPUs(s)
+			return nil, errors.New("enough")
+		}})
+	if r.Start() == nil {
+		t.Error("Start passed without a ring")
+	}
+	if got := <-seen; len(got) != 1 || got[0] != core {
+		t.Errorf("ring made on cores %v, want %d", got, core)
+	}
+}
+
+// An idle reactor costs next to nothing: under 2 % of a core, with a timer that
+// fires a hundred times a second.
+func TestIdleReactorCostsLittle(t *testing.T) {
+	r := start(t, reactor.Adaptive)
+	var before, after sys.Usage
+	measured := make(chan struct{})
+	usage := func(u *sys.Usage) {
+		var err error
+		if *u, err = sys.ThreadUsage(); err != nil {
+			t.Error(err)
+		}
+	}
+	fired := 0
+	var tm reactor.Timer
+	tm.Fire = func(now clock.Time) {
+		if fired++; fired == 50 {
+			usage(&after)
+			close(measured)
+			return
+		}
+		r.Arm(&tm, now.Add(10*time.Millisecond))
+	}
+	began := time.Now()
+	r.Post(&reactor.Msg{Run: func(r *reactor.Reactor) { usage(&before); r.Arm(&tm, r.Now()) }})
+	within(t, measured, "timers")
+	took := time.Since(began)
+	if cpu := after.User + after.System - before.User - before.System; cpu > took/50 {
+		t.Errorf("an idle reactor used %v of %v", cpu, took)
+	}
+	if s := r.Stats(); s.IdleNS < uint64(took)*9/10 {
+		t.Errorf("booked %v idle of %v", time.Duration(s.IdleNS), took)
+	}
+}
+
+func TestPool(t *testing.T) {
+	r := start(t, reactor.Interrupt)
+	const limit, jobs = 3, 50
+	p := reactor.NewPool(limit)
+	var running, most atomic.Int32
+	ended := make(chan struct{})
+	left := jobs // the reactor's
+	r.Post(&reactor.Msg{Run: func(r *reactor.Reactor) {
+		for range jobs {
+			p.Go(func() {
+				n := running.Add(1)
+				for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+				}
+				time.Sleep(time.Millisecond)
+				running.Add(-1)
+			}, r, &reactor.Msg{Run: func(*reactor.Reactor) {
+				if left--; left == 0 {
+					close(ended)
+				}
+			}})
+		}
+	}})
+	within(t, ended, "jobs")
+	if m := most.Load(); m < 2 || m > limit {
+		t.Errorf("%d jobs at a time, limit %d", m, limit)
+	}
+}
+
+func TestBlockingAwait(t *testing.T) {
+	a, b := start(t, reactor.Interrupt), start(t, reactor.Interrupt)
+	var c reactor.Caller = reactor.Blocking{}
+	order := ""
+	c.Await(a, func(done func()) {
+		order += "a"
+		b.Post(&reactor.Msg{Run: func(*reactor.Reactor) { order += "b"; done() }})
+	})
+	c.Block(func() { order += "c" })
+	if order != "abc" {
+		t.Errorf("order %q", order)
+	}
+}
+
+func BenchmarkIdleTurn(b *testing.B) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	arena, err := mem.NewSpace().NewArena(mem.MaxBlock, -1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	clk := clock.NewMonotonic()
+	u, err := uring.New(uring.Config{Arena: arena, Clock: clk, Files: 64})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer u.Close()
+	r := reactor.New(reactor.Config{Core: -1, Ring: u, Clock: clk, Arena: arena, Idle: reactor.Poll})
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Turn(0)
+	}
+}
+
+func BenchmarkMessageHop(b *testing.B) {
+	// Two spinning threads and the benchmark's own.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	x, y := start(b, reactor.Poll), start(b, reactor.Poll)
+	ended := make(chan struct{})
+	n := 0
+	var there, back reactor.Msg
+	there.Run = func(*reactor.Reactor) { x.Post(&back) }
+	back.Run = func(*reactor.Reactor) {
+		if n--; n <= 0 {
+			ended <- struct{}{}
+			return
+		}
+		y.Post(&there)
+	}
+	const hops = 1000
+	b.ReportAllocs()
+	for b.Loop() {
+		n = hops / 2
+		x.Post(&back)
+		<-ended
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/hops, "ns/hop")
+}

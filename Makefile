@@ -19,7 +19,7 @@ run: build ## serve an in-memory disk on 127.0.0.1:3260, until Ctrl-C
 
 build: ## build bin/spindle
 	@mkdir -p bin
-	@$(GO) build -o bin/ ./cmd/...
+	@CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/spindle
 
 quick: ## the inner loop: vet and unit tests
 	@$(GO) vet ./...

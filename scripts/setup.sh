@@ -9,7 +9,7 @@ set -euo pipefail
 declare -A group=(
     [run]="libiscsi-bin"
     [base]="libiscsi-bin qemu-utils qemu-block-extra util-linux"
-    [rig]="qemu-system-x86 e2fsprogs xz-utils"
+    [rig]="qemu-system-x86 e2fsprogs kmod xz-utils"
 )
 
 missing=()

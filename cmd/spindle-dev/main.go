@@ -14,6 +14,7 @@ const usage = `usage: spindle-dev COMMAND
   test [STAGE...]                  run the stages named, or all of them
   fuzz [-time D] [PATTERN]         run each fuzz target whose name matches
   conformance [-url URL] [-write]  iscsi-test-cu against our target, or another
+  rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
   sim [ARG...]                     the simulator
   docs                             check the documents' links
 `
@@ -33,7 +34,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "sim": runSim, "docs": runDocs,
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "sim": runSim, "docs": runDocs,
 	}
 	cmd, ok := commands[args[0]]
 	if !ok {

@@ -3,18 +3,24 @@ package main
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
+	"time"
+
+	"spindle/internal/rig"
 )
+
+const rigDir = "scripts/rig/"
 
 var rigTotals = regexp.MustCompile(`^(\d+) passed, (\d+) failed$`)
 
-// rigStage runs the guest's jobs and believes their last line. Where QEMU is
-// not to be had the stage is skipped.
+// rigStage runs the guest's jobs against our target. Where QEMU is not to be
+// had the stage is skipped.
 func rigStage(ctx context.Context) (tally, error) {
 	if out, err := exec.CommandContext(ctx, "scripts/setup.sh", "rig").CombinedOutput(); err != nil {
 		return tally{}, skip("QEMU cannot be installed: " + string(out))
@@ -22,23 +28,58 @@ func rigStage(ctx context.Context) (tally, error) {
 	if err := build(ctx); err != nil {
 		return tally{}, err
 	}
-	cmd := exec.CommandContext(ctx, "scripts/rig/test.sh")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	return rigJob(ctx, "tcp.sh", "spindle")
+}
+
+// rigJob boots the guest for a job against target, and believes its totals.
+func rigJob(ctx context.Context, script, target string) (tally, error) {
+	dir, err := rig.CacheDir()
 	if err != nil {
 		return tally{}, err
 	}
-	if err := cmd.Start(); err != nil {
+	img, err := rig.Build(ctx, dir, rigDir+"init", os.Stdout)
+	if err != nil {
 		return tally{}, err
 	}
-	t, found := readTotals(os.Stdout, out)
-	if err := cmd.Wait(); err != nil && t.failed == 0 {
-		return t, fmt.Errorf("scripts/rig/test.sh: %w", err)
+	job := rig.Job{
+		Script: rigDir + script, Files: []string{rigDir + "lib.sh"},
+		Env: map[string]string{"TARGET": target}, Limit: 8 * time.Minute,
 	}
-	if !found {
-		return t, fmt.Errorf("scripts/rig/test.sh ended without totals")
+	if target == "spindle" {
+		job.Files = append(job.Files, "bin/spindle", rigDir+"spindle.json")
+	}
+	r, w := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := img.Run(ctx, job, w)
+		w.CloseWithError(io.EOF)
+		ended <- err
+	}()
+	t, found := readTotals(os.Stdout, r)
+	err = <-ended
+	switch {
+	case err != nil && t.failed == 0:
+		return t, err
+	case !found:
+		return t, fmt.Errorf("%s ended without totals", script)
 	}
 	return t, nil
+}
+
+func runRig(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("rig", flag.ContinueOnError)
+	target := flags.String("target", "spindle", "spindle or tgt")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return fmt.Errorf("rig: name one script of %s", rigDir)
+	}
+	t, err := rigJob(ctx, flags.Arg(0), *target)
+	if err == nil && t.failed > 0 {
+		err = fmt.Errorf("%d failed", t.failed)
+	}
+	return err
 }
 
 // readTotals copies r to w, indented, and sums its lines of totals.

@@ -28,7 +28,7 @@ var closed = map[string][]string{
 var plugs = []string{"iser", "iscsi/tcp", "bdev"} // of bdev, the folders below it
 
 // tools are for developers: nothing that ships imports them.
-var tools = []string{"internal/lint", "internal/clients", "internal/conformance", "internal/testbed", "cmd/spindle-dev"}
+var tools = []string{"internal/lint", "internal/clients", "internal/conformance", "internal/testbed", "internal/rig", "cmd/spindle-dev"}
 
 // outside are the modules that are not ours, and where each may be used.
 var outside = map[string][]string{
@@ -157,10 +157,9 @@ func unsafeFiles(p *pkg) (out []finding) {
 }
 
 // rawSyscalls: outside internal/sys and verbs, package syscall gives Errno and
-// its E values, and signals. cmd, bench and the developer's tools may also
-// start processes their own way.
+// its E values, and signals. The developer's tools are free.
 func rawSyscalls(p *pkg) (out []finding) {
-	if p.in("internal/sys", "verbs") {
+	if p.in("internal/sys", "verbs") || p.in(tools...) {
 		return nil
 	}
 	for _, f := range p.product() {
@@ -175,11 +174,7 @@ func rawSyscalls(p *pkg) (out []finding) {
 				return true
 			}
 			name := sel.Sel.Name
-			process := name == "Kill" || name == "SysProcAttr"
-			switch {
-			case name == "Errno", name == "Signal", strings.HasPrefix(name, "SIG"), isErrno(name):
-			case process && p.in(append([]string{"bench"}, tools...)...):
-			default:
+			if name != "Errno" && name != "Signal" && !strings.HasPrefix(name, "SIG") && !isErrno(name) {
 				out = append(out, p.at(sel, "syscall.%s outside internal/sys", name))
 			}
 			return true

@@ -1,0 +1,74 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// command runs a host tool with apt's private state; the tools of /usr/sbin
+// are wanted without root as well.
+func (i *Image) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, d := range strings.Split(path, ":") {
+		if _, err := os.Stat(filepath.Join(d, name)); err == nil {
+			name = filepath.Join(d, name)
+			break
+		}
+	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+path, "APT_CONFIG="+i.path("apt/conf"), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+	return cmd
+}
+
+func (i *Image) run(ctx context.Context, name string, args ...string) error {
+	_, err := i.output(ctx, name, args...)
+	return err
+}
+
+// output returns what a tool prints; its error holds what it complains of.
+func (i *Image) output(ctx context.Context, name string, args ...string) (string, error) {
+	out, err := i.command(ctx, name, args...).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return "", fmt.Errorf("%s: %w\n%s", name, err, exit.Stderr)
+		}
+		return "", err
+	}
+	return string(out), nil
+}
+
+// lock waits for the lock on a file; unlock lets it go.
+func lock(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+func clearDir(dir string) error {
+	return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755))
+}
+
+func copyFile(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, info.Mode().Perm())
+}

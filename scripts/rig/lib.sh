@@ -1,0 +1,127 @@
+# Sourced by the jobs: checks, the target under test, the kernel's initiator.
+IQN=iqn.2026-11.io.spindle:rig
+PORTAL=127.0.0.1:3260
+DISK=/scratch/disk.img # behind the LUN
+passed=0 failed=0
+
+say() { printf '[%6s] %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$*"; }
+
+# check NAME COMMAND...: one result; what a failed command said is shown. The
+# command runs in this shell, so that it may start and wait for processes.
+check() {
+    local name=$1
+    shift
+    if "$@" >/run/check.log 2>&1; then
+        say "ok   $name"
+        passed=$((passed + 1))
+    else
+        say "FAIL $name"
+        tail -30 /run/check.log | sed 's/^/         /'
+        failed=$((failed + 1))
+        return 1
+    fi
+}
+
+finish() {
+    if ((failed)); then
+        echo "--- target"; tail -30 /run/target.log
+        echo "--- iscsid"; tail -20 /run/iscsid.log
+        echo "--- kernel"; dmesg | tail -30
+    fi
+    echo "$passed passed, $failed failed"
+    exit $((failed > 0))
+}
+
+until_true() { # SECONDS COMMAND...
+    local end=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < end)) || return 1
+        sleep 0.1
+    done
+}
+
+# A disk of the guest's own under the LUN: tmpfs has no O_DIRECT.
+scratch_up() {
+    mkfs.ext4 -q -F /dev/vdc && mkdir -p /scratch && mount /dev/vdc /scratch && truncate -s 512M $DISK
+}
+
+listening() { (: <"/dev/tcp/${PORTAL/://}") 2>/dev/null; }
+
+target_up() {
+    case $TARGET in
+    spindle)
+        ./spindle serve --config spindle.json --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
+        target_pid=$!
+        until_true 20 listening
+        ;;
+    tgt)
+        tgtd -f >>/run/target.log 2>&1 &
+        target_pid=$!
+        until_true 20 tgtadm --op show --mode sys || return
+        tgtadm --lld iscsi --op new --mode target --tid 1 -T $IQN &&
+            tgtadm --lld iscsi --op new --mode logicalunit --tid 1 --lun 1 -b $DISK &&
+            tgtadm --lld iscsi --op update --mode logicalunit --tid 1 --lun 1 --params thin_provisioning=1 &&
+            tgtadm --lld iscsi --op bind --mode target --tid 1 -I ALL
+        ;;
+    esac
+}
+
+target_kill() { kill -9 "$target_pid"; wait "$target_pid" 2>/dev/null; true; }
+
+initiator_up() {
+    modprobe -a iscsi_tcp sd_mod sg || return
+    mkdir -p /run/lock/iscsi
+    sed -i 's|^iscsid.startup.*|iscsid.startup = /bin/true|' /etc/iscsi/iscsid.conf
+    iscsid -f >/run/iscsid.log 2>&1 &
+    until_true 10 iscsiadm -m iface
+}
+
+discover() { iscsiadm -m discovery -t sendtargets -p $PORTAL | grep -q "$IQN"; }
+login() { timeout 60 iscsiadm -m node -T $IQN -p $PORTAL --login && until_true 20 disk; }
+logout() { timeout 60 iscsiadm -m node -T $IQN -p $PORTAL --logout; }
+logged_in() { iscsiadm -m session -P1 | grep -q 'iSCSI Session State: LOGGED_IN'; }
+
+# disk prints the block device of the LUN.
+disk() {
+    local b
+    for b in /sys/class/iscsi_session/session*/device/target*/*/block/*; do
+        [[ -b /dev/${b##*/} ]] && echo "/dev/${b##*/}" && return
+    done
+    return 1
+}
+
+# file_system TYPE: make one, fill it, mount it anew, compare, check.
+file_system() {
+    local dev
+    dev=$(disk) || return
+    mkfs."$1" -q $([[ $1 == xfs ]] && echo -f || echo -F) "$dev" && mount "$dev" /mnt || return
+    head -c 24M /dev/urandom >/run/random && cp /run/random /mnt/a && cp /run/random /mnt/b && umount /mnt &&
+        blockdev --flushbufs "$dev" && mount "$dev" /mnt && cmp /run/random /mnt/a && cmp /run/random /mnt/b && umount /mnt || return
+    case $1 in
+    ext4) e2fsck -fn "$dev" ;;
+    xfs) xfs_repair -n "$dev" ;;
+    esac
+}
+
+# trim: space that a file system gives back leaves the target's disk.
+trim() {
+    local dev before after
+    dev=$(disk) || return
+    mkfs.ext4 -q -F "$dev" && mount "$dev" /mnt && head -c 96M /dev/urandom >/mnt/big && sync -f /mnt || return
+    before=$(du -m $DISK | cut -f1)
+    rm /mnt/big && sync -f /mnt && fstrim -v /mnt && umount /mnt || return
+    sync
+    after=$(du -m $DISK | cut -f1)
+    echo "$before MiB before, $after MiB after"
+    ((before - after >= 80))
+}
+
+# verify DEPTH ARG...: random writes and reads, every block read back and its sum checked.
+verify() {
+    local dev depth=$1
+    shift
+    dev=$(disk) || return
+    fio --name=verify --filename="$dev" --ioengine=libaio --direct=1 --rw=randrw --rwmixread=30 --bsrange=4k-64k --bs_unaligned=0 \
+        --iodepth="$depth" --size=256m --verify=crc32c --verify_fatal=1 --do_verify=1 --minimal "$@"
+}

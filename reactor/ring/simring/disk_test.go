@@ -22,10 +22,12 @@ type rig struct {
 	disk *simring.Disk
 	a    *mem.Arena
 	file ring.File
+	held []mem.Ref
 }
 
-func newRig(t testing.TB, c simring.Config, opt simring.DiskOptions, fl ring.OpenFlags) *rig {
-	g := &rig{t: t, w: simring.New(c), a: newArena(t)}
+// newRig makes a rig with the shared arena a; close gives its memory back.
+func newRig(t testing.TB, a *mem.Arena, c simring.Config, opt simring.DiskOptions, fl ring.OpenFlags) *rig {
+	g := &rig{t: t, w: simring.New(c), a: a}
 	g.rg = g.w.NewRing(g.a)
 	g.disk = g.w.AddDisk("/disk", opt)
 	fd, info, err := g.w.Open("/disk", fl)
@@ -41,7 +43,19 @@ func (g *rig) block(n uint32) mem.Ref {
 	if !ok {
 		g.t.Fatal("arena exhausted")
 	}
+	g.held = append(g.held, b)
+	clear(b.Bytes())
 	return b
+}
+
+func (g *rig) close() {
+	g.rg.Close()
+	for _, b := range g.held {
+		g.a.Free(b)
+	}
+	if !g.a.AllHome() {
+		g.t.Fatalf("arena holds %d bytes at the end", g.a.InUse())
+	}
 }
 
 // wait enters until tag's last completion came and returns its result.
@@ -93,7 +107,8 @@ func TestDiskErrnos(t *testing.T) {
 		{"cancel of nothing", opt, 0, func(g *rig, _ mem.Ref) bool { return g.rg.Cancel(1, 99) }, -int32(syscall.ENOENT)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := newRig(t, simring.Config{}, c.opt, c.open)
+			g := newRig(t, newArena(t), simring.Config{}, c.opt, c.open)
+			defer g.close()
 			if !c.prep(g, g.block(4096)) {
 				t.Fatal("prep refused")
 			}
@@ -108,7 +123,8 @@ func TestDiskErrnos(t *testing.T) {
 }
 
 func TestWriteReadsMemoryWhenItExecutes(t *testing.T) {
-	g := newRig(t, simring.Config{}, simring.DiskOptions{Size: 1 << 20}, 0)
+	g := newRig(t, newArena(t), simring.Config{}, simring.DiskOptions{Size: 1 << 20}, 0)
+	defer g.close()
 	b := g.block(4096)
 	copy(b.Bytes(), "early")
 	g.rg.Write(1, g.file, b, 0, 0)
@@ -125,8 +141,9 @@ func TestWriteReadsMemoryWhenItExecutes(t *testing.T) {
 
 func TestSyncErrorForgetsWrites(t *testing.T) {
 	lost := false
+	a := newArena(t)
 	for seed := uint64(0); seed < 20; seed++ {
-		g := newRig(t, simring.Config{Rand: rand.New(rand.NewPCG(seed, 0))}, simring.DiskOptions{Size: 1 << 20}, 0)
+		g := newRig(t, a, simring.Config{Rand: rand.New(rand.NewPCG(seed, 0))}, simring.DiskOptions{Size: 1 << 20}, 0)
 		b := g.block(512)
 		copy(b.Bytes(), "data")
 		g.rg.Write(1, g.file, b, 0, 0)
@@ -144,6 +161,7 @@ func TestSyncErrorForgetsWrites(t *testing.T) {
 		got := make([]byte, 4)
 		g.disk.ReadAt(got, 0)
 		lost = lost || string(got) != "data"
+		g.close()
 	}
 	if !lost {
 		t.Fatal("a failed sync never lost a write")
@@ -172,10 +190,11 @@ func stamp(b []byte, v uint64) {
 // known; overlap in time is the business of checkers above.
 func TestCrashKeepsWhatItMust(t *testing.T) {
 	var lost, kept, torn int
+	a := newArena(t)
 	for seed := uint64(0); seed < 200; seed++ {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		f := simring.Faults{TornWrite: 0.5, ShortWrite: 0.1, DiskDelay: 0.1, WriteError: 0.02}
-		g := newRig(t, simring.Config{Rand: rng, Faults: f}, simring.DiskOptions{Size: crashSectors * 512, BlockDevice: true}, 0)
+		g := newRig(t, a, simring.Config{Rand: rng, Faults: f}, simring.DiskOptions{Size: crashSectors * 512, BlockDevice: true}, 0)
 		m := crashModel{versions: make([][]uint64, crashSectors)}
 		for i := range m.versions {
 			m.versions[i] = []uint64{0}
@@ -188,6 +207,7 @@ func TestCrashKeepsWhatItMust(t *testing.T) {
 		g.w.PowerFail()
 		k, l, tr := m.check(t, seed, g.disk)
 		kept, lost, torn = kept+k, lost+l, torn+tr
+		g.close()
 	}
 	if lost == 0 || kept == 0 || torn == 0 {
 		t.Fatalf("crashes kept %d, lost %d un-synced sectors, %d torn: the model does nothing", kept, lost, torn)
@@ -299,7 +319,8 @@ func (m *crashModel) check(t *testing.T, seed uint64, d *simring.Disk) (kept, lo
 }
 
 func TestKillKeepsCompletedWrites(t *testing.T) {
-	g := newRig(t, simring.Config{}, simring.DiskOptions{Size: 1 << 20}, 0)
+	g := newRig(t, newArena(t), simring.Config{}, simring.DiskOptions{Size: 1 << 20}, 0)
+	defer g.close()
 	b := g.block(512)
 	copy(b.Bytes(), "kept")
 	g.rg.Write(1, g.file, b, 0, 0)
@@ -312,7 +333,8 @@ func TestKillKeepsCompletedWrites(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	g := newRig(t, simring.Config{Immediate: true}, simring.DiskOptions{Size: 1 << 20}, 0)
+	g := newRig(t, newArena(t), simring.Config{Immediate: true}, simring.DiskOptions{Size: 1 << 20}, 0)
+	defer g.close()
 	b := g.block(512)
 	for i := range 1000 {
 		g.rg.Write(1, g.file, b, int64(i)*512, 0)
@@ -325,9 +347,9 @@ func TestCacheIsBounded(t *testing.T) {
 
 // diskRun mixes operations on a disk under faults: reads must return what the
 // disk holds, and orders must differ from those of submission.
-func diskRun(t *testing.T, seed uint64) (simring.Counts, uint64, int) {
+func diskRun(t *testing.T, a *mem.Arena, seed uint64) (simring.Counts, uint64, int) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	g := newRig(t, simring.Config{Rand: rng, Faults: simring.AllFaults()}, simring.DiskOptions{Size: 1 << 20, Align: 512}, 0)
+	g := newRig(t, a, simring.Config{Rand: rng, Faults: simring.AllFaults()}, simring.DiskOptions{Size: 1 << 20, Align: 512}, 0)
 	event := g.w.NewEvent()
 	b := g.block(1 << 20)
 	b.Bytes()[0] = 1
@@ -380,6 +402,7 @@ func diskRun(t *testing.T, seed uint64) (simring.Counts, uint64, int) {
 	if seed%2 == 0 {
 		g.w.PowerFail()
 	}
+	g.close()
 	return g.w.Counts, g.w.TraceHash(), swaps
 }
 
@@ -392,7 +415,7 @@ func TestEveryFaultHappens(t *testing.T) {
 		f.Reset, f.HalfClose = 0.002, 0.002
 		_, c := echoRun(t, seed, arena, f, false)
 		total.Add(&c)
-		c, _, n := diskRun(t, seed)
+		c, _, n := diskRun(t, arena, seed)
 		total.Add(&c)
 		swaps += n
 	}
@@ -407,11 +430,12 @@ func TestEveryFaultHappens(t *testing.T) {
 }
 
 func TestDiskRunRepeats(t *testing.T) {
+	arena := newArena(t)
 	for seed := uint64(0); seed < 10; seed++ {
-		_, a, _ := diskRun(t, seed)
-		_, b, _ := diskRun(t, seed)
-		if a != b {
-			t.Fatalf("seed %d: traces %x and %x", seed, a, b)
+		_, one, _ := diskRun(t, arena, seed)
+		_, two, _ := diskRun(t, arena, seed)
+		if one != two {
+			t.Fatalf("seed %d: traces %x and %x", seed, one, two)
 		}
 	}
 }

@@ -28,11 +28,18 @@ type wire struct {
 	file ring.File
 	msg  ring.Msg
 	buf  mem.Ref
+	mem  mem.Ref
 	out  [64]ring.CQE
 }
 
 func newWire(t testing.TB, c simring.Config, opt ring.ListenOptions) *wire {
-	x := &wire{t: t, w: simring.New(c), a: newArena(t)}
+	return newWireIn(t, newArena(t), c, opt)
+}
+
+// newWireIn makes a wire with the shared arena a; close gives its memory back.
+func newWireIn(t testing.TB, a *mem.Arena, c simring.Config, opt ring.ListenOptions) *wire {
+	t.Helper()
+	x := &wire{t: t, w: simring.New(c), a: a}
 	x.rg = x.w.NewRing(x.a)
 	fd, addr, err := x.w.Listen(netip.MustParseAddrPort("127.0.0.1:3260"), opt)
 	if err != nil {
@@ -50,10 +57,15 @@ func newWire(t testing.TB, c simring.Config, opt ring.ListenOptions) *wire {
 	}
 	x.fd = int(got[0].Res)
 	x.file, _ = x.rg.Install(x.fd)
-	m, _ := x.a.Alloc(4096)
-	x.msg = ring.Msg{Ref: m.Slice(0, 1024)}
-	x.buf = m.Slice(1024, 1024)
+	x.mem, _ = x.a.Alloc(4096)
+	x.msg = ring.Msg{Ref: x.mem.Slice(0, 1024)}
+	x.buf = x.mem.Slice(1024, 1024)
 	return x
+}
+
+func (x *wire) close() {
+	x.rg.Close()
+	x.a.Free(x.mem)
 }
 
 // enter submits, lets a second pass and reaps.
@@ -276,8 +288,9 @@ func TestAccounting(t *testing.T) {
 // that both operations end, with results that agree.
 func TestCancel(t *testing.T) {
 	seen := map[[2]int32]int{}
+	a := newArena(t)
 	for seed := uint64(0); seed < 300; seed++ {
-		x := newWire(t, simring.Config{Rand: rand.New(rand.NewPCG(seed, 3))}, ring.ListenOptions{})
+		x := newWireIn(t, a, simring.Config{Rand: rand.New(rand.NewPCG(seed, 3))}, ring.ListenOptions{})
 		x.w.AddDisk("/d", simring.DiskOptions{Size: 4096})
 		fd, _, _ := x.w.Open("/d", 0)
 		disk, _ := x.rg.Install(fd)
@@ -311,6 +324,7 @@ func TestCancel(t *testing.T) {
 			t.Fatalf("seed %d: cancel %d, victim %d", seed, cancel, victim)
 		}
 		seen[[2]int32{cancel, min(victim, 1)}]++
+		x.close()
 	}
 	for _, want := range [][2]int32{
 		{0, errno(syscall.ECANCELED)}, {0, 1}, {errno(syscall.EALREADY), 1}, {errno(syscall.ENOENT), 1},
@@ -417,7 +431,7 @@ func TestVanishedPeer(t *testing.T) {
 	x.want(x.enter(), ring.CQE{Tag: 2, Res: errno(syscall.ETIMEDOUT)})
 }
 
-func TestSameSeedManyRings(t *testing.T) {
+func TestRingsAfterKill(t *testing.T) {
 	w := simring.New(simring.Config{})
 	a, b := w.NewRing(newArena(t)), w.NewRing(newArena(t))
 	if a.ID() != 0 || b.ID() != 1 {

@@ -16,8 +16,9 @@ func Bytes(addr uintptr, n uint32) []byte {
 func Addr(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
 
 // pointer turns an off-heap address into a pointer without the uintptr
-// conversion that vet rightly distrusts for heap addresses.
-func pointer(addr uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&addr)) }
+// conversion that vet rightly distrusts for heap addresses. It adds to nil: to
+// load the word as a pointer instead confuses the compiler's alias analysis.
+func pointer(addr uintptr) unsafe.Pointer { return unsafe.Add(nil, addr) }
 
 // PutMsghdr writes a struct msghdr of n vectors at vecs, and nothing else, to
 // off-heap memory at addr.

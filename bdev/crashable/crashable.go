@@ -7,12 +7,14 @@
 // unit the last durable version or one of those written since.
 //
 // Threading: a Device is safe from any thread (a mutex; this is no hot path).
-// Memory: images and versions are on the Go heap; only the CPU touches them.
+// Memory: units are on the Go heap; only the CPU touches them. One that was
+// written is never changed, so that the images of crashes share them.
 package crashable
 
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +33,9 @@ type Config struct {
 	MinDelay, MaxDelay time.Duration
 }
 
+// image is a medium by unit; nil is zeroes.
+type image [][]byte
+
 // version is what one write left in one unit.
 type version struct {
 	write uint64 // number of the write, from 1
@@ -44,9 +49,10 @@ type Device struct {
 
 	mu      sync.Mutex
 	rng     *rand.Rand
-	durable []byte
-	live    []byte
+	durable image
+	live    image
 	since   [][]version // per unit: written since it was durable, oldest first
+	dirty   []uint64    // units that have such versions, each once
 	writes  uint64      // writes that have ended
 	flight  []*bdev.IO  // writes that have not, in order of submission
 }
@@ -56,7 +62,7 @@ func New(c Config) (*Device, error) {
 	return restore(c, nil)
 }
 
-func restore(c Config, image []byte) (*Device, error) {
+func restore(c Config, m image) (*Device, error) {
 	if c.AtomicUnit == 0 {
 		c.AtomicUnit = c.BlockSize
 	}
@@ -76,11 +82,11 @@ func restore(c Config, image []byte) (*Device, error) {
 	if c.BlockSize%c.AtomicUnit != 0 {
 		return nil, fmt.Errorf("crashable: atomic unit of %d bytes in blocks of %d", c.AtomicUnit, c.BlockSize)
 	}
-	size := c.Blocks * uint64(c.BlockSize)
-	d.durable, d.live = make([]byte, size), make([]byte, size)
-	copy(d.durable, image)
-	copy(d.live, image)
-	d.since = make([][]version, size/uint64(c.AtomicUnit))
+	units := c.Blocks * uint64(c.BlockSize/c.AtomicUnit)
+	if m == nil {
+		m = make(image, units)
+	}
+	d.durable, d.live, d.since = m, slices.Clone(m), make([][]version, units)
 	return d, nil
 }
 
@@ -109,16 +115,15 @@ func (d *Device) Crash(seed uint64) (*Device, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	rng := rand.New(rand.NewPCG(seed, 1))
-	image := append([]byte(nil), d.durable...)
+	left := slices.Clone(d.durable)
 	fates := make([]fate, d.writes+1)
 	for i := range fates {
 		fates[i] = fate(rng.IntN(3))
 	}
-	unit := uint64(d.config.AtomicUnit)
-	for u, list := range d.since {
-		for _, v := range list {
+	for _, u := range d.dirty {
+		for _, v := range d.since[u] {
 			if survives(fates[v.write], rng) {
-				copy(image[uint64(u)*unit:], v.data)
+				left[u] = v.data
 			}
 		}
 	}
@@ -126,13 +131,13 @@ func (d *Device) Crash(seed uint64) (*Device, error) {
 		f := fate(rng.IntN(3))
 		for _, p := range d.parts(io) {
 			if survives(f, rng) {
-				copy(image[p.unit*unit:], p.data)
+				left[p.unit] = p.data
 			}
 		}
 	}
 	c := d.config
 	c.Seed = seed
-	return restore(c, image)
+	return restore(c, left)
 }
 
 func survives(f fate, rng *rand.Rand) bool {
@@ -162,14 +167,16 @@ func (d *Device) parts(io *bdev.IO) []part {
 
 // apply makes a write take effect.
 func (d *Device) apply(io *bdev.IO) {
-	unit := uint64(d.config.AtomicUnit)
 	d.writes++
 	for _, p := range d.parts(io) {
-		copy(d.live[p.unit*unit:], p.data)
+		d.live[p.unit] = p.data
 		if io.Flags&bdev.FUA != 0 {
-			copy(d.durable[p.unit*unit:], p.data)
+			d.durable[p.unit] = p.data
 			d.since[p.unit] = nil
 			continue
+		}
+		if d.since[p.unit] == nil {
+			d.dirty = append(d.dirty, p.unit)
 		}
 		d.since[p.unit] = append(d.since[p.unit], version{d.writes, p.data})
 	}
@@ -177,13 +184,27 @@ func (d *Device) apply(io *bdev.IO) {
 
 // flush makes the writes up to number last durable.
 func (d *Device) flush(last uint64) {
-	unit := uint64(d.config.AtomicUnit)
-	for u, list := range d.since {
+	d.dirty = slices.DeleteFunc(d.dirty, func(u uint64) bool {
+		list := d.since[u]
 		for len(list) > 0 && list[0].write <= last {
-			copy(d.durable[uint64(u)*unit:], list[0].data)
+			d.durable[u] = list[0].data
 			list = list[1:]
 		}
+		if len(list) == 0 {
+			list = nil // lets apply tell that the unit is clean
+		}
 		d.since[u] = list
+		return list == nil
+	})
+}
+
+// read fills b with the units from the one at byte off on.
+func (d *Device) read(b []byte, off uint64) {
+	for u := off / uint64(d.config.AtomicUnit); len(b) > 0; u++ {
+		part := b[:d.config.AtomicUnit]
+		clear(part)
+		copy(part, d.live[u])
+		b = b[len(part):]
 	}
 }
 
@@ -229,10 +250,9 @@ func writes(op bdev.Op) bool { return op != bdev.Read && op != bdev.Flush }
 
 // end makes e take effect. Preconditions: mu is held.
 func (d *Device) end(e entry) {
-	off := e.io.LBA * uint64(d.config.BlockSize)
 	switch e.io.Op {
 	case bdev.Read:
-		copy(e.io.Data.Bytes(), d.live[off:])
+		d.read(e.io.Data.Bytes(), e.io.LBA*uint64(d.config.BlockSize))
 	case bdev.Flush:
 		d.flush(e.mark)
 	default:

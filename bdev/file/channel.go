@@ -162,10 +162,13 @@ func (c *channel) admit(io *bdev.IO) (stage, bdev.Status) {
 	case bdev.Flush:
 		return flushing, bdev.OK
 	case bdev.Unmap:
-		if !c.d.noPunch.Load() {
-			return punch, bdev.OK
+		if c.d.Info().Caps&bdev.CapUnmap == 0 {
+			return 0, bdev.NotSup
 		}
-		return c.zeroStage(), bdev.OK
+		if c.d.noPunch.Load() { // promised and not kept: zeroes it is
+			return c.zeroStage(), bdev.OK
+		}
+		return punch, bdev.OK
 	case bdev.WriteZeroes:
 		return c.zeroStage(), bdev.OK
 	}

@@ -1,0 +1,370 @@
+package file_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"spindle/bdev"
+	"spindle/bdev/bdevtest"
+	"spindle/bdev/file"
+	"spindle/reactor/mem"
+	"spindle/reactor/ring"
+	"spindle/reactor/ring/simring"
+)
+
+const path = "/disk"
+
+// sim is a rig over a simulated kernel with one disk.
+type sim struct {
+	*bdevtest.Rig
+	world *simring.World
+	disk  *simring.Disk
+}
+
+// simulated makes a rig over world, which may have been in use before.
+func simulated(t testing.TB, reactors int, world func(g *bdevtest.Rig) *simring.World) *sim {
+	s := &sim{}
+	s.Rig = bdevtest.NewRig(t, reactors, func(g *bdevtest.Rig) ring.Ring {
+		if s.world == nil {
+			s.world = world(g)
+			g.Tick = func(d time.Duration) { s.world.Advance(d) }
+		}
+		return s.world.NewRing(g.Arena())
+	})
+	s.disk = s.world.Disk(path)
+	return s
+}
+
+func newWorld(seed uint64, f simring.Faults, o simring.DiskOptions) func(*bdevtest.Rig) *simring.World {
+	return func(g *bdevtest.Rig) *simring.World {
+		w := simring.New(simring.Config{Rand: rand.New(rand.NewPCG(seed, 9)), Clock: g.Clock, DiskLatency: 50 * time.Microsecond, Faults: f})
+		w.AddDisk(path, o)
+		return w
+	}
+}
+
+func (s *sim) device(c file.Config) *file.Device {
+	s.T.Helper()
+	c.Kernel, c.Path, c.Space, c.Reactors = s.world, path, s.Space, 2
+	d, err := file.New(c)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return d
+}
+
+func TestConformanceSimulated(t *testing.T) {
+	const size = 512
+	for _, tt := range []struct {
+		name   string
+		faults simring.Faults
+		disk   simring.DiskOptions
+		config file.Config
+	}{
+		{name: "plain"},
+		{name: "faults", faults: simring.AllFaults().Lossless()},
+		{name: "cached", config: file.Config{Buffered: true}, faults: simring.AllFaults().Lossless()},
+		{name: "no direct", disk: simring.DiskOptions{NoDirect: true}},
+		{name: "coarse", disk: simring.DiskOptions{Align: 4096}},
+		{name: "no discard", disk: simring.DiskOptions{NoDiscard: true}, faults: simring.AllFaults().Lossless()},
+		{name: "block device", disk: simring.DiskOptions{BlockDevice: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var s *sim
+			worlds := map[*bdevtest.Rig]*sim{}
+			f := bdevtest.Factory{
+				Ring: func(g *bdevtest.Rig) ring.Ring {
+					if worlds[g] == nil {
+						s = &sim{Rig: g}
+						s.world = newWorld(1, tt.faults, tt.disk)(g)
+						g.Tick = func(d time.Duration) { s.world.Advance(d) }
+						worlds[g] = s
+					}
+					return worlds[g].world.NewRing(g.Arena())
+				},
+				New: func(g *bdevtest.Rig, n uint64) bdev.Device {
+					tt.disk.Size = int64(n) * size
+					tt.disk.MaxSize = 8 * tt.disk.Size
+					o := tt.disk
+					worlds[g].disk = worlds[g].world.AddDisk(fmt.Sprintf("%s-%d", path, n), o)
+					c := tt.config
+					c.Kernel, c.Path, c.Space, c.Reactors = worlds[g].world, fmt.Sprintf("%s-%d", path, n), g.Space, 2
+					d, err := file.New(c)
+					if err != nil {
+						g.T.Fatal(err)
+					}
+					return d
+				},
+			}
+			if !tt.disk.BlockDevice {
+				f.Resize = func(d bdev.Device, n uint64) error {
+					s.disk.Resize(int64(n) * size)
+					return d.(*file.Device).Rescan()
+				}
+			}
+			bdevtest.Run(t, f)
+		})
+	}
+}
+
+func (s *sim) filled(n uint32, v byte) mem.Ref {
+	buf := s.Buffer(n)
+	for i := range buf.Bytes() {
+		buf.Bytes()[i] = v
+	}
+	return buf
+}
+
+// TestSyncErrorIsSticky: after a failed fdatasync the kernel reports success
+// for pages it has lost; the device must not.
+func TestSyncErrorIsSticky(t *testing.T) {
+	s := simulated(t, 2, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20}))
+	dev := bdev.New("File0", bdev.UUID{}, s.device(file.Config{Buffered: true}))
+	told := 0
+	dev.OnChange(func() { told++ })
+	ch, other := s.Open(dev, 0), s.Open(dev, 1)
+	buf := s.filled(4096, 1)
+	s.MustDo(ch, bdev.Write, 0, 8, buf, 0)
+	s.disk.FailSync()
+	// One flush fails, one waits behind it, one was already under way elsewhere.
+	first, second := bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0), bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0)
+	first.Start(ch)
+	second.Start(ch)
+	s.Until("first", first.Done)
+	s.Until("second", second.Done)
+	if first.Final != bdev.Failed || second.Final != bdev.Failed {
+		t.Fatalf("flushes: %v, %v", first.Final, second.Final)
+	}
+	if told != 1 || !dev.Info().Failed {
+		t.Fatalf("told %d times, Info.Failed %v", told, dev.Info().Failed)
+	}
+	late := s.Open(dev, 0)
+	for _, c := range []bdev.Channel{ch, other, late} {
+		for _, op := range []bdev.Op{bdev.Write, bdev.Flush, bdev.Unmap, bdev.WriteZeroes} {
+			if st := s.Do(c, bdevtest.NewCall(op, 0, 8, buf, 0)); st != bdev.Failed {
+				t.Fatalf("%v after the failure: %v", op, st)
+			}
+		}
+		s.MustDo(c, bdev.Read, 0, 8, buf, 0)
+	}
+	if err := dev.Module().(*file.Device).Rescan(); err != nil || !dev.Info().Failed {
+		t.Fatalf("rescan: %v, Info.Failed %v", err, dev.Info().Failed)
+	}
+	if n := dev.Stats(bdev.ResetNone).Errors[bdev.Failed]; n != 14 {
+		t.Fatalf("%d failures counted", n)
+	}
+}
+
+// TestErrors: an error of the disk is the status of its I/O and of no other,
+// and the device goes on.
+func TestErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		faults simring.Faults
+		op     bdev.Op
+		want   bdev.Status
+	}{
+		{"read", simring.Faults{ReadError: 1}, bdev.Read, bdev.Failed},
+		{"write", simring.Faults{WriteError: 1}, bdev.Write, bdev.Failed},
+		{"no space", simring.Faults{NoSpace: 1}, bdev.Write, bdev.NoSpace},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := simulated(t, 1, newWorld(1, tt.faults, simring.DiskOptions{Size: 1 << 20}))
+			ch, buf := s.Open(s.device(file.Config{}), 0), s.filled(4096, 1)
+			if st := s.Do(ch, bdevtest.NewCall(tt.op, 0, 8, buf, 0)); st != tt.want {
+				t.Fatalf("%v: %v", tt.op, st)
+			}
+			s.world.Faults = simring.Faults{}
+			s.MustDo(ch, tt.op, 0, 8, buf, 0)
+			s.MustDo(ch, bdev.Flush, 0, 0, mem.Ref{}, 0)
+		})
+	}
+}
+
+// TestFailedFUAIsSticky: the error of a durable write is one of write-back too.
+func TestFailedFUAIsSticky(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{WriteError: 1}, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{})
+	ch, buf := s.Open(d, 0), s.filled(4096, 1)
+	if st := s.Do(ch, bdevtest.NewCall(bdev.Write, 0, 8, buf, bdev.FUA)); st != bdev.Failed || !d.Info().Failed {
+		t.Fatalf("FUA write: %v, Info.Failed %v", st, d.Info().Failed)
+	}
+}
+
+func TestTruncatedBelow(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{})
+	ch, buf := s.Open(d, 0), s.filled(8192, 1)
+	s.disk.Resize(4096 + 512)
+	if st := s.Do(ch, bdevtest.NewCall(bdev.Read, 0, 16, buf, 0)); st != bdev.Failed {
+		t.Fatalf("read across the end: %v", st)
+	}
+	s.MustDo(ch, bdev.Read, 0, 9, buf.Slice(0, 9*512), 0)
+	if err := d.Rescan(); err != nil || d.Info().Blocks != 9 {
+		t.Fatalf("rescan: %v, %d blocks", err, d.Info().Blocks)
+	}
+}
+
+func TestMisaligned(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{})
+	if !d.Direct() {
+		t.Fatal("not direct")
+	}
+	ch, buf := s.Open(d, 0), s.filled(8192, 7)
+	odd := buf.Slice(100, 4096)
+	for _, fl := range []bdev.Flags{0, bdev.FUA} {
+		s.MustDo(ch, bdev.Write, 0, 8, odd, fl)
+	}
+	got := make([]byte, 4096)
+	s.disk.DurableAt(got, 0)
+	if !bytes.Equal(got, odd.Bytes()) {
+		t.Fatal("a FUA write from a misaligned buffer is not durable")
+	}
+	if n := d.Counts().Buffered; n != 2 {
+		t.Fatalf("%d transfers through the page cache", n)
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20, ReadOnly: true}))
+	d := s.device(file.Config{ReadOnly: true})
+	if d.Info().Caps&bdev.CapReadOnly == 0 {
+		t.Fatal("not advertised")
+	}
+	ch, buf := s.Open(d, 0), s.filled(512, 1)
+	for _, op := range []bdev.Op{bdev.Write, bdev.Unmap, bdev.WriteZeroes} {
+		if st := s.Do(ch, bdevtest.NewCall(op, 0, 1, buf, 0)); st != bdev.NotSup {
+			t.Fatalf("%v: %v", op, st)
+		}
+	}
+	s.MustDo(ch, bdev.Read, 0, 1, buf, 0)
+	s.MustDo(ch, bdev.Flush, 0, 0, mem.Ref{}, 0)
+}
+
+func TestDescriptorsComeHome(t *testing.T) {
+	s := simulated(t, 2, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20}))
+	before := s.world.OpenFDs()
+	d := s.device(file.Config{})
+	var chs []bdev.Channel
+	for i := range 5 { // more than were announced
+		ch, err := d.Open(s.Reactors[i%2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		chs = append(chs, ch)
+	}
+	for _, ch := range chs {
+		ch.Close()
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.world.OpenFDs(); n != before {
+		t.Fatalf("%d descriptors, %d before", n, before)
+	}
+	if _, err := file.New(file.Config{Kernel: s.world, Path: "/none", Space: s.Space}); err == nil {
+		t.Fatal("a missing file was opened")
+	}
+}
+
+// TestPowerFail runs writes, FUA writes and flushes over a disk with every
+// hidden fault, pulls the plug at a random moment, and starts again: each block
+// holds its last durable version or a later one, whole.
+func TestPowerFail(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { powerFail(t, seed) })
+	}
+}
+
+func powerFail(t *testing.T, seed uint64) {
+	const span, size = 24, 512
+	f := simring.AllFaults().Lossless()
+	s := simulated(t, 2, newWorld(seed, f, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{Buffered: seed%2 == 1})
+	var chs []bdev.Channel
+	for _, r := range s.Reactors {
+		ch, err := d.Open(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chs = append(chs, ch)
+	}
+	rng := rand.New(rand.NewPCG(seed, 3))
+	possible := make([][]uint64, span) // versions a crash may leave, oldest first
+	busy := make([]*bdevtest.Call, span)
+	var flush *bdevtest.Call
+	var covered []uint64 // what the flush makes durable: the newest that had ended
+	for i := range possible {
+		possible[i] = []uint64{0}
+	}
+	settle := func() {
+		for i, c := range busy {
+			if c != nil && c.Done() {
+				if busy[i] = nil; c.Flags&bdev.FUA != 0 {
+					possible[i] = possible[i][len(possible[i])-1:]
+				}
+			}
+		}
+		if flush != nil && flush.Done() {
+			for i, v := range covered {
+				for possible[i][0] < v {
+					possible[i] = possible[i][1:]
+				}
+			}
+			flush = nil
+		}
+	}
+	for version := range uint64(200 + rng.IntN(300)) {
+		i := rng.IntN(span)
+		settle()
+		switch {
+		case rng.IntN(8) == 0 && flush == nil:
+			covered = covered[:0]
+			for i, list := range possible {
+				v := list[len(list)-1]
+				if busy[i] != nil && len(list) > 1 {
+					v = list[len(list)-2]
+				} else if busy[i] != nil {
+					v = 0
+				}
+				covered = append(covered, v)
+			}
+			flush = bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0)
+			flush.Start(chs[rng.IntN(2)])
+		case busy[i] == nil:
+			buf := s.Buffer(size)
+			for p := buf.Bytes(); len(p) > 0; p = p[8:] {
+				binary.LittleEndian.PutUint64(p, version+1)
+			}
+			busy[i] = bdevtest.NewCall(bdev.Write, uint64(i), 1, buf, 0)
+			if rng.IntN(6) == 0 {
+				busy[i].Flags = bdev.FUA
+			}
+			possible[i] = append(possible[i], version+1)
+			busy[i].Start(chs[rng.IntN(2)])
+		}
+		if rng.IntN(2) == 0 {
+			s.Turn()
+		}
+	}
+	settle()
+	s.world.PowerFail()
+
+	s.world.Faults = simring.Faults{}
+	after := simulated(t, 1, func(*bdevtest.Rig) *simring.World { return s.world })
+	ch := after.Open(after.device(file.Config{}), 0)
+	buf := after.Buffer(size)
+	for i, list := range possible {
+		after.MustDo(ch, bdev.Read, uint64(i), 1, buf, 0)
+		got := binary.LittleEndian.Uint64(buf.Bytes())
+		if !slices.Contains(list, got) {
+			t.Fatalf("block %d holds version %d, possible are %v", i, got, list)
+		}
+	}
+}

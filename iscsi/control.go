@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spindle/bdev"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -282,7 +283,7 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 	}
 	n := &Node{cfg: cfg, dev: scsi.NewDevice(name, e.reactors), removed: new(atomic.Bool)}
 	for i, l := range cfg.LUNs {
-		if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, scsi.LUNOptions{}); err != nil {
+		if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, l.options()); err != nil {
 			for _, l := range cfg.LUNs[:i] {
 				_ = n.dev.RemoveLUN(c, l.ID)
 			}
@@ -291,6 +292,14 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 	}
 	e.change(func(v *inventory) { v.nodes = append(slices.Clip(v.nodes), n) })
 	return nil
+}
+
+// options are the logical unit's properties that follow from its bdev.
+func (l LUN) options() scsi.LUNOptions {
+	return scsi.LUNOptions{
+		BdevName: l.Bdev.Name(), UUID: [16]byte(l.Bdev.UUID()),
+		ReadOnly: l.Bdev.Info().Caps&bdev.CapReadOnly != 0,
+	}
 }
 
 func (v *inventory) checkMaps(maps []Map) error {
@@ -360,7 +369,7 @@ func (e *Engine) AddLUN(c reactor.Caller, name string, l LUN) error {
 	if slices.ContainsFunc(n.cfg.LUNs, func(o LUN) bool { return o.ID == l.ID }) {
 		return fmt.Errorf("node %s LUN %d: %w", name, l.ID, ErrExists)
 	}
-	if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, scsi.LUNOptions{}); err != nil {
+	if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, l.options()); err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
 	e.update(n, func(cfg *NodeConfig) { cfg.LUNs = append(cfg.LUNs, l) })

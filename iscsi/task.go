@@ -35,6 +35,7 @@ type Task struct {
 	read   bool // R bit
 	final  bool // no unsolicited Data-Out PDUs follow (the F bit came)
 	stream bool // a data segment is being received into its buffer
+	badAHS bool // its additional header segments are malformed
 
 	// Write data (RFC 7143 §11.7, §11.8).
 	edtl     uint32

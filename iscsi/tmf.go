@@ -43,7 +43,7 @@ func (c *Connection) manage(b pdu.BHS) {
 	}
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
-		Fn: scsi.Function(fn), LUN: b.LUN(), Ref: ref,
+		Fn: fn, LUN: b.LUN(), Ref: ref,
 		Done: func(resp uint8) {
 			s.managing--
 			answer(resp)

@@ -15,10 +15,17 @@ func Bytes(addr uintptr, n uint32) []byte {
 // Addr is the address of the first byte of b, or 0 when b is empty.
 func Addr(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }
 
+// anchor is where pointer starts from.
+var anchor byte
+
 // pointer turns an off-heap address into a pointer without the uintptr
-// conversion that vet rightly distrusts for heap addresses. It adds to nil: to
-// load the word as a pointer instead confuses the compiler's alias analysis.
-func pointer(addr uintptr) unsafe.Pointer { return unsafe.Add(nil, addr) }
+// conversion that vet rightly distrusts for heap addresses. It steps from a
+// real pointer: one made of a bare word is an integer to the compiler, whose
+// alias analysis fails on it (go1.26, isInlinableMemmove).
+func pointer(addr uintptr) unsafe.Pointer {
+	a := unsafe.Pointer(&anchor)
+	return unsafe.Add(a, addr-uintptr(a))
+}
 
 // PutMsghdr writes a struct msghdr of n vectors at vecs, and nothing else, to
 // off-heap memory at addr.

@@ -1,0 +1,128 @@
+package control
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"spindle/bdev"
+	"spindle/iscsi"
+	"spindle/reactor"
+)
+
+// Engine is what control needs of the iSCSI engine.
+type Engine interface {
+	Options() iscsi.Options
+	SetOptions(iscsi.Options)
+	AddPortalGroup(reactor.Caller, iscsi.PortalGroup) error
+	StartPortalGroup(c reactor.Caller, tag uint16) error
+	RemovePortalGroup(c reactor.Caller, tag uint16) error
+	PortalGroups() []iscsi.PortalGroup
+	AddInitiatorGroup(iscsi.InitiatorGroup) error
+	SetInitiatorGroup(iscsi.InitiatorGroup) error
+	RemoveInitiatorGroup(tag uint16) error
+	AddNode(reactor.Caller, iscsi.NodeConfig) error
+	RemoveNode(c reactor.Caller, name string) error
+	AddLUN(c reactor.Caller, node string, l iscsi.LUN) error
+	RemoveLUN(c reactor.Caller, node string, id uint16) error
+	AddMaps(node string, m []iscsi.Map) error
+	RemoveMaps(node string, m []iscsi.Map) error
+	SetAuthGroup(iscsi.AuthGroup)
+	RemoveAuthGroup(tag int32)
+	Connections(reactor.Caller) []iscsi.ConnInfo
+	RequestLogout(c reactor.Caller, node string) error
+}
+
+// ReactorStats is one reactor, for those who watch.
+type ReactorStats struct {
+	ID, Core, NUMA, TID int
+	Busy, Idle          time.Duration
+	Sys, User           time.Duration // CPU time of its thread
+	Interrupt           bool          // sleeps as soon as it is idle
+	Pollers, Timers     int
+}
+
+// Config makes a Control.
+type Config struct {
+	Engine   Engine
+	Modules  Modules
+	Caller   reactor.Caller
+	Reactors []*reactor.Reactor
+	Watch    func() []ReactorStats
+	Log      *Log
+	Version  Version
+	// Stop asks the process to end, in the way of the signal named.
+	Stop func(signal string) error
+}
+
+// Version is what the program calls itself.
+type Version struct {
+	Major, Minor, Patch int
+	Suffix              string
+}
+
+// String is the name and version of the program, for people.
+func (v Version) String() string {
+	s := fmt.Sprintf("Spindle v%d.%d", v.Major, v.Minor)
+	if v.Patch != 0 {
+		s += fmt.Sprintf(".%d", v.Patch)
+	}
+	return s + v.Suffix
+}
+
+// Control holds the configuration. See the package comment for its rules.
+type Control struct {
+	Config
+	log *slog.Logger
+
+	change sync.Mutex // held for a whole transaction; always taken before mu
+
+	mu     sync.RWMutex // guards what follows, and is never held while blocking
+	bdevs  []*Bdev      // in the order made
+	serial map[string]int
+	portal []PortalGroup
+	init   []iscsi.InitiatorGroup
+	nodes  []Node
+	auth   []iscsi.AuthGroup
+	events events
+	added  chan struct{} // closed, and replaced, when a bdev is added
+
+	started chan struct{} // closed when the start-up phase ends
+	once    sync.Once
+}
+
+// New makes an empty configuration.
+func New(c Config) *Control {
+	if c.Log == nil {
+		c.Log = NewLog(io.Discard)
+	}
+	return &Control{Config: c, log: c.Log.Logger("control"), serial: map[string]int{}, added: make(chan struct{}), started: make(chan struct{})}
+}
+
+// Start ends the start-up phase, in which options are set.
+func (c *Control) Start() { c.once.Do(func() { close(c.started) }) }
+
+// Started is closed when the start-up phase has ended.
+func (c *Control) Started() <-chan struct{} { return c.started }
+
+// Running tells whether the start-up phase has ended.
+func (c *Control) Running() bool {
+	select {
+	case <-c.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// Bdev is a bdev of the registry.
+type Bdev struct {
+	*bdev.Bdev
+	kind kind
+	base *Bdev // what it is stacked on
+	// call makes it again; guarded by Control.mu, replaced and never changed.
+	call Call
+	stop func() // ends the subscription to its changes
+}

@@ -1,0 +1,265 @@
+package rpc
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"spindle/control"
+	"spindle/iscsi"
+)
+
+// maxTag bounds the tags of groups: a TargetPortalGroupTag is 16 bits (RFC 7143
+// §13.9) and SPDK's tags start at 1.
+const maxTag = 1<<16 - 1
+
+func tag(name, doc string) Param {
+	return Param{Name: name, Type: Int32, Required: true, Min: 1, Max: maxTag, Doc: doc}
+}
+
+func iscsiMethods() []Method {
+	return slices.Concat(optionMethods(), groupMethods(), authMethods(), watchMethods())
+}
+
+func optionMethods() []Method {
+	number := func(name string, lo, hi int64, doc string) Param {
+		return Param{Name: name, Type: Uint32, Min: lo, Max: hi, Doc: doc}
+	}
+	return []Method{
+		{
+			Name: "iscsi_set_options", Aliases: []string{"set_iscsi_options"}, State: Startup,
+			Params: slices.Concat(one(
+				Param{Name: "auth_file", Type: String, Doc: "refused: make groups with iscsi_create_auth_group"},
+				Param{Name: "node_base", Type: String, Doc: "prefix of node names given without iqn., eui. or naa."},
+				number("nop_timeout", 0, 1<<31-1, "seconds a NOP-In may stay unanswered"),
+				number("nop_in_interval", 0, 60, "seconds between NOP-Ins to a silent initiator; 0 sends none"),
+			), chapParams, one(
+				number("max_sessions", 1, 65535, "sessions"),
+				number("max_queue_depth", 1, 256, "commands a session may have outstanding"),
+				number("max_connections_per_session", 1, 65535, "MaxConnections"),
+				number("default_time2wait", 0, 3600, "seconds"),
+				number("default_time2retain", 0, 3600, "seconds"),
+				number("first_burst_length", 512, 1<<24-1, "bytes: FirstBurstLength"),
+				Param{Name: "immediate_data", Type: Bool, Doc: "ImmediateData"},
+				number("error_recovery_level", 0, 2, "highest level to agree to; 0 is what is built"),
+				Param{Name: "allow_duplicated_isid", Type: Bool, Doc: "do not reinstate sessions"},
+				number("max_large_datain_per_connection", 1, 1<<31-1, "kept"),
+				number("max_r2t_per_connection", 1, 1<<31-1, "kept"),
+				number("pdu_pool_size", 1, 1<<31-1, "kept"),
+				number("immediate_data_pool_size", 1, 1<<31-1, "kept"),
+				number("data_out_pool_size", 1, 1<<31-1, "kept"),
+			)),
+			Result: "true", Doc: "Set the engine's options, before framework_start_init.",
+			Hint: "start the target with --wait-for-rpc, set options, then call framework_start_init; or put it into the --config file",
+			bad:  invalidParams, fails: invalidParams, run: setOptions,
+		},
+		{
+			Name: "iscsi_get_options", Aliases: []string{"get_iscsi_global_params"}, State: Runtime,
+			Result: "the parameters of iscsi_set_options", Doc: "Tell the engine's options.",
+			run: func(r *request) (any, error) { return control.OptionParams(r.ctl.Options()), nil },
+		},
+	}
+}
+
+var errNoAuthFile = errors.New("files of secrets are not read; make groups with iscsi_create_auth_group")
+
+func setOptions(r *request) (any, error) {
+	if r.Has("auth_file") {
+		return nil, invalidParams.because(errNoAuthFile)
+	}
+	return true, r.ctl.SetOptions(func(o *iscsi.Options) {
+		for name, to := range map[string]*uint32{
+			"nop_timeout": &o.NopTimeout, "nop_in_interval": &o.NopInInterval, "max_sessions": &o.MaxSessions,
+			"max_queue_depth": &o.MaxQueueDepth, "max_connections_per_session": &o.MaxConnsPerSession,
+			"default_time2wait": &o.DefaultTime2Wait, "default_time2retain": &o.DefaultTime2Retain,
+			"first_burst_length": &o.FirstBurstLength, "error_recovery_level": &o.ErrorRecoveryLevel,
+			"max_large_datain_per_connection": &o.MaxLargeDataIn, "max_r2t_per_connection": &o.MaxR2TPerConnection,
+			"pdu_pool_size": &o.PDUPoolSize, "immediate_data_pool_size": &o.ImmediateDataPool, "data_out_pool_size": &o.DataOutPool,
+		} {
+			if r.Has(name) {
+				*to = uint32(r.Uint(name))
+			}
+		}
+		for name, to := range map[string]*bool{
+			"disable_chap": &o.DisableCHAP, "require_chap": &o.RequireCHAP, "mutual_chap": &o.MutualCHAP,
+			"immediate_data": &o.ImmediateData, "allow_duplicated_isid": &o.AllowDuplicatedISID,
+		} {
+			if r.Has(name) {
+				*to = r.Bool(name)
+			}
+		}
+		if r.Has("chap_group") {
+			o.CHAPGroup = int32(r.Int("chap_group"))
+		}
+		if r.Has("node_base") {
+			o.NodeBase = r.String("node_base")
+		}
+	})
+}
+
+func groupMethods() []Method {
+	portals := Param{Name: "portals", Type: Objects, Required: true, MaxItems: control.MaxPortals, Doc: "addresses to listen on", Fields: []Param{
+		{Name: "host", Type: String, Required: true, Doc: "IPv4 or IPv6 address"},
+		{Name: "port", Type: String, Doc: "a string; 3260 when not given, \"0\" lets the kernel choose"},
+	}}
+	lists := func(required bool) []Param {
+		return []Param{
+			{Name: "initiators", Type: Strings, Required: required, MaxItems: control.MaxInitiators, Doc: `names, "ANY", or "!name" to refuse`},
+			{Name: "netmasks", Type: Strings, Required: required, MaxItems: control.MaxInitiators, Doc: `addresses, CIDR blocks, or "ANY"`},
+		}
+	}
+	group := func(r *request) iscsi.InitiatorGroup {
+		return iscsi.InitiatorGroup{Tag: uint16(r.Int("tag")), Initiators: r.Strings("initiators"), Netmasks: r.Strings("netmasks")}
+	}
+	edit := func(remove bool) func(*request) (any, error) {
+		return func(r *request) (any, error) { return true, r.ctl.EditInitiatorGroup(group(r), remove) }
+	}
+	const (
+		portalHint    = `"spindle rpc iscsi_get_portal_groups" lists them; ports below 1024 need root or CAP_NET_BIND_SERVICE`
+		initiatorHint = `"spindle rpc iscsi_get_initiator_groups" lists them`
+	)
+	onTag := func(f func(*control.Control, uint16) error) func(*request) (any, error) {
+		return func(r *request) (any, error) { return true, f(r.ctl, uint16(r.Int("tag"))) }
+	}
+	return []Method{
+		{
+			Name: "iscsi_create_portal_group", Aliases: []string{"add_portal_group"}, State: Runtime,
+			Params: one(tag("tag", "number of the group"), portals,
+				Param{Name: "private", Type: Bool, Doc: "not told by discovery"},
+				Param{Name: "wait", Type: Bool, Doc: "do not listen until iscsi_start_portal_group"}),
+			Result: "true", Doc: "Listen on a set of addresses.", Hint: portalHint, bad: invalidParams, fails: invalidParams, run: createPortalGroup,
+		},
+		{
+			Name: "iscsi_start_portal_group", State: Runtime, Params: one(tag("tag", "group")), Result: "true",
+			Doc: "Listen on a group that was made to wait.", Hint: portalHint, bad: invalidParams, fails: invalidParams,
+			run: onTag((*control.Control).StartPortalGroup),
+		},
+		{
+			Name: "iscsi_delete_portal_group", Aliases: []string{"delete_portal_group"}, State: Runtime, Params: one(tag("tag", "group")), Result: "true",
+			Doc: "Stop listening; nodes lose the maps that name the group.", Hint: portalHint, bad: invalidParams, fails: invalidParams,
+			run: onTag((*control.Control).DeletePortalGroup),
+		},
+		{
+			Name: "iscsi_get_portal_groups", Aliases: []string{"get_portal_groups"}, State: Runtime,
+			Result: "array of {tag, portals: [{host, port}], private}", Doc: "List the portal groups.", run: getPortalGroups,
+		},
+		{
+			Name: "iscsi_create_initiator_group", Aliases: []string{"add_initiator_group"}, State: Runtime,
+			Params: append(one(tag("tag", "number of the group")), lists(true)...),
+			Result: "true", Doc: "Make an access list.", Hint: initiatorHint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) { return true, r.ctl.CreateInitiatorGroup(group(r)) },
+		},
+		{
+			Name: "iscsi_initiator_group_add_initiators", Aliases: []string{"add_initiators_to_initiator_group"}, State: Runtime,
+			Params: append(one(tag("tag", "group")), lists(false)...),
+			Result: "true", Doc: "Let more initiators in.", Hint: initiatorHint, bad: invalidParams, fails: invalidParams, run: edit(false),
+		},
+		{
+			Name: "iscsi_initiator_group_remove_initiators", Aliases: []string{"delete_initiators_from_initiator_group"}, State: Runtime,
+			Params: append(one(tag("tag", "group")), lists(false)...),
+			Result: "true", Doc: "Let fewer initiators in, from their next login on.", Hint: initiatorHint, bad: invalidParams, fails: invalidParams, run: edit(true),
+		},
+		{
+			Name: "iscsi_delete_initiator_group", Aliases: []string{"delete_initiator_group"}, State: Runtime, Params: one(tag("tag", "group")), Result: "true",
+			Doc: "Delete an access list; nodes lose the maps that name it.", Hint: initiatorHint, bad: invalidParams, fails: invalidParams,
+			run: onTag((*control.Control).DeleteInitiatorGroup),
+		},
+		{
+			Name: "iscsi_get_initiator_groups", Aliases: []string{"get_initiator_groups"}, State: Runtime,
+			Result: "array of {tag, initiators, netmasks}", Doc: "List the access lists.",
+			run: func(r *request) (any, error) {
+				list := []control.Obj{}
+				for _, g := range r.ctl.InitiatorGroups() {
+					list = append(list, control.InitiatorParams(g))
+				}
+				return list, nil
+			},
+		},
+	}
+}
+
+func createPortalGroup(r *request) (any, error) {
+	g := control.PortalGroup{Tag: uint16(r.Int("tag")), Private: r.Bool("private"), Wait: r.Bool("wait")}
+	for _, p := range r.Objects("portals") {
+		portal := control.Portal{Host: p.String("host"), Port: p.String("port")}
+		if !p.Has("port") {
+			portal.Port = "3260"
+		}
+		g.Portals = append(g.Portals, portal)
+	}
+	return true, r.ctl.CreatePortalGroup(g)
+}
+
+func getPortalGroups(r *request) (any, error) {
+	list := []obj{}
+	for _, g := range r.ctl.PortalGroups() {
+		list = append(list, obj{{"tag", g.Tag}, {"portals", g.Portals}, {"private", g.Private}})
+	}
+	return list, nil
+}
+
+func watchMethods() []Method {
+	return []Method{
+		{
+			Name: "iscsi_get_connections", Aliases: []string{"get_iscsi_connections"}, State: Runtime,
+			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name}",
+			Doc:    "List the connections.", run: getConnections,
+		},
+		{
+			Name: "iscsi_get_stats", State: Runtime, Result: "{invalid, running, exiting, exited}", Doc: "Count the connections by state.",
+			run: func(r *request) (any, error) {
+				states := []string{"invalid", "running", "exiting", "exited"}
+				counts := map[string]int{}
+				for _, c := range r.ctl.Connections() {
+					counts[c.State]++
+				}
+				var o obj
+				for _, s := range states {
+					o = append(o, member{s, counts[s]})
+				}
+				return o, nil
+			},
+		},
+		{
+			Name: "scsi_get_devices", Aliases: []string{"get_scsi_devices"}, State: Runtime, Result: "array of {id, device_name}",
+			Doc: "List the SCSI devices: one for each target node.",
+			run: func(r *request) (any, error) {
+				list := []obj{}
+				for _, n := range r.ctl.Nodes() {
+					list = append(list, obj{{"id", n.ID}, {"device_name", n.Name}})
+				}
+				return list, nil
+			},
+		},
+	}
+}
+
+func getConnections(r *request) (any, error) {
+	list := []obj{}
+	for _, c := range r.ctl.Connections() {
+		tsih := int(c.TSIH)
+		if tsih == 0 {
+			tsih = maxTag // as SPDK shows a connection without a session
+		}
+		// SPDK's clients know a node by what follows the first colon.
+		_, node, found := strings.Cut(c.Node, ":")
+		if !found {
+			node = c.Node
+		}
+		list = append(list, obj{
+			{"id", c.ID}, {"cid", c.CID}, {"tsih", tsih}, {"state", c.State}, {"login_phase", c.LoginPhase},
+			{"initiator_addr", hostOf(c.InitiatorAddr)}, {"target_addr", hostOf(c.TargetAddr)},
+			{"target_node_name", node}, {"thread_name", threadName(c.Reactor)},
+		})
+	}
+	return list, nil
+}
+
+// hostOf is the address without its port.
+func hostOf(addr string) string {
+	if ap, err := netip.ParseAddrPort(addr); err == nil {
+		return ap.Addr().String()
+	}
+	return addr
+}

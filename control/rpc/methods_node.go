@@ -1,0 +1,135 @@
+package rpc
+
+import (
+	"fmt"
+	"syscall"
+
+	"spindle/control"
+	"spindle/iscsi"
+)
+
+func nodeMethods() []Method {
+	const hint = `"spindle rpc iscsi_get_target_nodes" lists the nodes with their full names`
+	name := Param{Name: "name", Type: String, Required: true, Doc: "full name of the node"}
+	maps := Param{Name: "pg_ig_maps", Type: Objects, Required: true, MaxItems: control.MaxMaps, Doc: "who may come in where", Fields: []Param{
+		tag("pg_tag", "portal group"), tag("ig_tag", "initiator group"),
+		{Name: "luns", Type: Objects, MaxItems: control.MaxMaps, Doc: "only these LUNs are seen through the map; all when not given", Fields: []Param{
+			{Name: "lun_id", Type: Int32, Required: true, Min: 0, Max: control.MaxLUN, Doc: "LUN"},
+		}},
+	}}
+	return []Method{
+		{
+			Name: "iscsi_create_target_node", Aliases: []string{"construct_target_node"}, State: Runtime,
+			Params: append(one(
+				Param{Name: "name", Type: String, Required: true, Doc: "iSCSI name; without a type, node_base and a colon come before it"},
+				Param{Name: "alias_name", Type: String, Required: true, Doc: "TargetAlias"},
+				maps,
+				Param{Name: "luns", Type: Objects, Required: true, MaxItems: control.MaxLUNsGiven, Doc: "what it serves", Fields: []Param{
+					{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
+					{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
+				}},
+				Param{Name: "queue_depth", Type: Int32, Required: true, Min: 1, Max: 256, Doc: "commands a session may have outstanding"},
+				Param{Name: "header_digest", Type: Bool, Doc: "require CRC32C of headers"},
+				Param{Name: "data_digest", Type: Bool, Doc: "require CRC32C of data"},
+			), chapParams...),
+			Result: "true", Doc: "Make a target node.", Hint: "bdevs, portal groups and initiator groups are made first",
+			bad: invalidParams, fails: invalidParams, run: createNode,
+		},
+		{
+			Name: "iscsi_delete_target_node", Aliases: []string{"delete_target_node"}, State: Runtime, Params: one(name), Result: "true",
+			Doc: "Delete a target node: its sessions are logged out and their I/O drains.", Hint: hint, bad: invalidParams,
+			run: func(r *request) (any, error) { return true, r.ctl.DeleteNode(r.String("name")) },
+		},
+		{
+			Name: "iscsi_get_target_nodes", Aliases: []string{"get_target_nodes"}, State: Runtime,
+			Result: "array of {name, alias_name, pg_ig_maps, luns, queue_depth, disable_chap, require_chap, mutual_chap, chap_group, header_digest, data_digest}",
+			Doc:    "List the target nodes.",
+			run: func(r *request) (any, error) {
+				list := []control.Obj{}
+				for _, n := range r.ctl.Nodes() {
+					list = append(list, control.NodeParams(n))
+				}
+				return list, nil
+			},
+		},
+		{
+			Name: "iscsi_target_node_add_lun", Aliases: []string{"target_node_add_lun"}, State: Runtime,
+			Params: one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
+				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"}),
+			Result: "true", Doc: "Add a LUN to a node, which may be in use.", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) {
+				return true, r.ctl.AddLUN(r.String("name"), control.LUN{ID: lunID(r.Args), Bdev: r.String("bdev_name")})
+			},
+		},
+		{
+			Name: "iscsi_target_node_remove_lun", State: Runtime,
+			Params: one(name, Param{Name: "lun_id", Type: Int32, Required: true, Min: 0, Max: control.MaxLUN, Doc: "LUN"}),
+			Result: "true", Doc: "Take a LUN out of a node; its I/O drains. SPDK has no such method.", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) {
+				return true, r.ctl.RemoveLUN(r.String("name"), int(r.Int("lun_id")))
+			},
+		},
+		{
+			Name: "iscsi_target_node_add_pg_ig_maps", Aliases: []string{"add_pg_ig_maps"}, State: Runtime, Params: one(name, maps),
+			Result: "true", Doc: "Open a node to more portal and initiator groups.", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) { return onMaps(r, r.ctl.AddMaps) },
+		},
+		{
+			Name: "iscsi_target_node_remove_pg_ig_maps", Aliases: []string{"delete_pg_ig_maps"}, State: Runtime, Params: one(name, maps),
+			Result: "true", Doc: "Close a node to portal and initiator groups, from the next login on.", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) { return onMaps(r, r.ctl.RemoveMaps) },
+		},
+		{
+			Name: "iscsi_target_node_request_logout", State: Runtime,
+			Params: one(name, Param{Name: "pg_tag", Type: Int32, Doc: "refused: all of a node's initiators are asked"}),
+			Result: "true", Doc: "Ask a node's initiators to log out (Async Message, event 1).", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) {
+				if r.Has("pg_tag") && r.Int("pg_tag") >= 0 {
+					return nil, fmt.Errorf("pg_tag is not supported: %w", syscall.EOPNOTSUPP)
+				}
+				return true, r.ctl.RequestLogout(r.String("name"))
+			},
+		},
+	}
+}
+
+// lunID is a LUN that may be left to be chosen.
+func lunID(a Args) int {
+	if !a.Has("lun_id") {
+		return -1
+	}
+	return int(a.Int("lun_id"))
+}
+
+func mapsOf(a Args) []iscsi.Map {
+	var maps []iscsi.Map
+	for _, p := range a.Objects("pg_ig_maps") {
+		m := iscsi.Map{PortalTag: uint16(p.Int("pg_tag")), InitiatorTag: uint16(p.Int("ig_tag"))}
+		if p.Has("luns") {
+			m.LUNs = []uint16{}
+			for _, l := range p.Objects("luns") {
+				m.LUNs = append(m.LUNs, uint16(l.Int("lun_id")))
+			}
+		}
+		maps = append(maps, m)
+	}
+	return maps
+}
+
+func onMaps(r *request, change func(string, []iscsi.Map) error) (any, error) {
+	return true, change(r.String("name"), mapsOf(r.Args))
+}
+
+func createNode(r *request) (any, error) {
+	cfg := iscsi.NodeConfig{
+		Name: r.String("name"), Alias: r.String("alias_name"), Maps: mapsOf(r.Args), QueueDepth: uint32(r.Int("queue_depth")),
+		HeaderDigest: r.Bool("header_digest"), DataDigest: r.Bool("data_digest"),
+		DisableCHAP: r.Bool("disable_chap"), RequireCHAP: r.Bool("require_chap"), MutualCHAP: r.Bool("mutual_chap"),
+		CHAPGroup: int32(r.Int("chap_group")),
+	}
+	var luns []control.LUN
+	for _, l := range r.Objects("luns") {
+		luns = append(luns, control.LUN{ID: lunID(l), Bdev: l.String("bdev_name")})
+	}
+	return true, r.ctl.CreateNode(cfg, luns)
+}

@@ -29,6 +29,7 @@ func TestDecodeBinary(t *testing.T) {
 		{name: "base64 of impossible length", in: "0bA", limit: 2},
 		{name: "base64 with stray bits", in: "0bAP9=", limit: 2},
 		{name: "base64 of padding", in: "0b==", limit: 2},
+		{name: "base64 with line breaks", in: "0bAP\n8=", limit: 9},
 		{name: "not base64", in: "0b!!!!", limit: 9},
 		{name: "no prefix", in: "00ff", limit: 9},
 		{name: "other prefix", in: "0o77", limit: 9},

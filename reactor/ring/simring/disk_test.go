@@ -168,6 +168,55 @@ func TestSyncErrorForgetsWrites(t *testing.T) {
 	}
 }
 
+func TestFailedSyncSparesFUA(t *testing.T) {
+	a := newArena(t)
+	for seed := uint64(0); seed < 20; seed++ {
+		g := newRig(t, a, simring.Config{Rand: rand.New(rand.NewPCG(seed, 0))}, simring.DiskOptions{Size: 1 << 20}, 0)
+		old, fua := g.block(512), g.block(512)
+		copy(old.Bytes(), "old")
+		copy(fua.Bytes(), "fua")
+		g.rg.Write(1, g.file, old, 0, 0)
+		g.wait(1)
+		g.rg.Write(2, g.file, fua, 0, ring.FUA)
+		g.wait(2)
+		g.disk.FailSync()
+		g.rg.Sync(3, g.file)
+		g.wait(3)
+		g.disk.Crash(rand.New(rand.NewPCG(seed, 1)))
+		got := make([]byte, 3)
+		if g.disk.ReadAt(got, 0); string(got) != "fua" {
+			t.Fatalf("seed %d: disk has %q", seed, got)
+		}
+		g.close()
+	}
+}
+
+func TestFailedWriteLeavesAnything(t *testing.T) {
+	a := newArena(t)
+	written := 0
+	for seed := uint64(0); seed < 20; seed++ {
+		f := simring.Faults{WriteError: 1}
+		g := newRig(t, a, simring.Config{Rand: rand.New(rand.NewPCG(seed, 0)), Faults: f}, simring.DiskOptions{Size: 1 << 20}, 0)
+		b := g.block(1024)
+		stamp(b.Bytes(), 1)
+		g.rg.Write(1, g.file, b, 0, 0)
+		if res := g.wait(1); res != -int32(syscall.EIO) {
+			t.Fatalf("result %d", res)
+		}
+		got := make([]byte, 1024)
+		g.disk.ReadAt(got, 0)
+		for i := 0; i < len(got); i += 512 {
+			if !bytes.Equal(got[i:i+512], make([]byte, 512)) {
+				written++
+			}
+		}
+		g.close()
+	}
+	if written == 0 || written == 40 {
+		t.Fatalf("%d of 40 sectors of failed writes were written", written)
+	}
+}
+
 // crashModel knows, for every sector, the versions that may be there.
 type crashModel struct {
 	versions [][]uint64 // by sector, oldest first: [0] is durable, the last is current

@@ -335,6 +335,20 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+func TestCancelledSendLetsTheNextGo(t *testing.T) {
+	x := newWire(t, simring.Config{}, ring.ListenOptions{})
+	x.send(2, "lost")
+	x.send(3, "sent")
+	x.rg.Cancel(4, 2)
+	got := map[ring.Tag]int32{}
+	for _, c := range x.enter() {
+		got[c.Tag] = c.Res
+	}
+	if len(got) != 3 || got[2] != errno(syscall.ECANCELED) || got[3] != 4 || got[4] != 0 {
+		t.Fatalf("completions %v", got)
+	}
+}
+
 func TestSleepAndWake(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -373,6 +387,15 @@ func TestSleepAndWake(t *testing.T) {
 		x.rg.Enter(nil, clock.Never)
 		if _, asleep := x.rg.Asleep(); !asleep {
 			t.Fatal("one wake ended two sleeps")
+		}
+	})
+	t.Run("wake of a sleep", func(t *testing.T) {
+		x := newWire(t, simring.Config{Immediate: true}, ring.ListenOptions{})
+		x.rg.Enter(nil, clock.Never)
+		x.rg.Wake()
+		x.rg.Enter(nil, clock.Never)
+		if _, asleep := x.rg.Asleep(); !asleep {
+			t.Fatal("the wake that ended one sleep ended the next too")
 		}
 	})
 	t.Run("park", func(t *testing.T) {

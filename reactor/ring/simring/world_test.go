@@ -133,6 +133,10 @@ func TestKernel(t *testing.T) {
 func TestDescriptorOutlivesItsClose(t *testing.T) {
 	x := newWire(t, simring.Config{}, ring.ListenOptions{})
 	x.w.CloseFD(x.fd)
+	x.w.Advance(time.Second)
+	if x.peer.EOF() {
+		t.Fatal("closed while the ring has it installed")
+	}
 	x.send(3, "still")
 	x.want(x.enter(), ring.CQE{Tag: 3, Res: 5})
 	x.rg.Remove(x.file)

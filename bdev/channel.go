@@ -17,8 +17,13 @@ type channel struct {
 	hist      atomic.Pointer[tally]
 	counters  counters
 
-	waiting ioQueue // for QoS tokens or, among those, memory of the module
-	aborted ioQueue // taken from waiting by Abort
+	// I/O that QoS holds back: without tokens, with them but refused by the
+	// module for want of memory, and taken from either by Abort. Each kind of
+	// I/O, read or write, goes on in the order it came.
+	waiting ioQueue
+	ready   ioQueue
+	aborted ioQueue
+	queued  [2]int // in waiting and ready, by Op
 	timer   reactor.Timer
 }
 
@@ -48,7 +53,7 @@ func (c *channel) Submit(io *IO) Status {
 		invariants.Check(io.Op > Write || io.Flags&Lend != 0 || uint64(io.Data.Len) == uint64(io.Blocks)*c.blockSize, "bdev: data and blocks differ")
 	}
 	io.Start = c.r.Now()
-	if c.b.state.Load() != 0 || c.waiting.head != nil {
+	if c.b.state.Load() != 0 || c.queued != [2]int{} {
 		return c.submitSlow(io)
 	}
 	s := c.forward(io)
@@ -110,21 +115,23 @@ func (c *channel) refuse(s Status) Status {
 	return s
 }
 
-// submitSlow is Submit of a bdev that is gone or limited, or behind I/O that
-// already waits: order is kept.
+// submitSlow is Submit of a bdev that is gone or limited, or that still has I/O
+// waiting from when it was.
 func (c *channel) submitSlow(io *IO) Status {
 	if c.b.Removed() {
 		return c.refuse(Gone)
 	}
 	c.b.qos.refill(c.r.Now())
-	if io.Op > Write || (c.waiting.head == nil && c.admit(io)) {
+	if io.Op > Write || c.queued[io.Op] == 0 && c.admit(io) {
 		s := c.forward(io)
 		if s == Pending {
 			c.counters.live++
+			c.r.NeedFlush(&c.counters.node)
 		}
 		return s
 	}
 	c.waiting.push(io)
+	c.queued[io.Op]++
 	c.counters.live++
 	c.r.NeedFlush(&c.counters.node)
 	c.wake()
@@ -146,40 +153,60 @@ func (c *channel) wake() {
 	}
 }
 
-// resume submits what waits, in order, as far as the new timeslice's tokens go.
+// resume submits what waits as far as the new timeslice's tokens go.
 func (c *channel) resume(now clock.Time) {
 	for c.aborted.head != nil {
 		c.end(c.aborted.pop(), Aborted)
 	}
+	if c.b.Removed() {
+		c.endQueue(&c.ready)
+		c.endQueue(&c.waiting)
+		return
+	}
 	c.b.qos.refill(now)
-	for c.waiting.head != nil {
-		io := c.waiting.head
-		if c.b.Removed() {
-			c.end(c.waiting.pop(), Gone)
-			continue
-		}
-		if !c.admit(io) {
+	c.pick()
+	for c.ready.head != nil {
+		io := c.ready.pop()
+		s := c.forward(io)
+		if s == NoMem {
+			c.ready.unpop(io)
 			break
 		}
-		c.waiting.pop()
-		s := c.forward(io)
-		switch {
-		case s == NoMem:
-			// Back to the head; its tokens are lost, which errs on the safe side.
-			io.Next = c.waiting.head
-			c.waiting.head = io
-			if c.waiting.tail == nil {
-				c.waiting.tail = io
-			}
-			c.wake()
-			return
-		case s.Final():
+		c.queued[io.Op]--
+		if s.Final() {
 			c.counters.live--
+			c.r.NeedFlush(&c.counters.node)
 			io.Complete(s)
 		}
 	}
-	if c.waiting.head != nil {
+	if c.queued != [2]int{} {
 		c.wake()
+	}
+}
+
+// pick makes ready what the tokens allow. A write that has to wait does not
+// hold up the reads behind it, nor the other way round: they may have limits of
+// their own.
+func (c *channel) pick() {
+	var kept ioQueue
+	var stop [2]bool
+	for c.waiting.head != nil {
+		io := c.waiting.pop()
+		if stop[io.Op] || !c.admit(io) {
+			stop[io.Op] = true
+			kept.push(io)
+			continue
+		}
+		c.ready.push(io)
+	}
+	c.waiting = kept
+}
+
+func (c *channel) endQueue(q *ioQueue) {
+	for q.head != nil {
+		io := q.pop()
+		c.queued[io.Op]--
+		c.end(io, Gone)
 	}
 }
 
@@ -193,9 +220,10 @@ func (c *channel) end(io *IO, s Status) {
 // Abort implements Channel. An I/O that waits for QoS ends in the next turn;
 // others are the module's business.
 func (c *channel) Abort(io *IO) {
-	if c.waiting.remove(io) {
+	if c.waiting.remove(io) || c.ready.remove(io) {
+		c.queued[io.Op]--
 		c.aborted.push(io)
-		c.r.Arm(&c.timer, c.r.Now())
+		c.r.Arm(&c.timer, c.r.Now().Add(1))
 		return
 	}
 	for e := c.aborted.head; e != nil; e = e.Next {

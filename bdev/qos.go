@@ -165,6 +165,15 @@ func (q *ioQueue) pop() *IO {
 	return io
 }
 
+// unpop puts io back at the head.
+func (q *ioQueue) unpop(io *IO) {
+	io.Next = q.head
+	if q.head == nil {
+		q.tail = io
+	}
+	q.head = io
+}
+
 // remove takes io out, and tells whether it was there.
 func (q *ioQueue) remove(io *IO) bool {
 	var prev *IO

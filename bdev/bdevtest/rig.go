@@ -41,7 +41,7 @@ func NewRig(t testing.TB, n int, newRing func(g *Rig) ring.Ring) *Rig {
 	t.Helper()
 	g := &Rig{T: t, Clock: &clock.Manual{}, Space: mem.NewSpace()}
 	g.Tick = g.Clock.Advance
-	arena, err := g.Space.NewArena(64<<20, -1)
+	arena, err := g.Space.NewArena(32<<20, -1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -251,7 +251,7 @@ func testFlushOther(b *bench) {
 
 // testFlood submits far more than a device can hold, without a turn between.
 func testFlood(b *bench) {
-	const n = 4000
+	const n = 2500
 	ch := b.Open(b.dev, 0)
 	b.write(ch, 0, 2, 3, 0)
 	want := b.Buffer(2 * b.size)

@@ -52,7 +52,13 @@ func conform(ctx context.Context, form, url, expected string) (tally, error) {
 	if err != nil {
 		return tally{}, fmt.Errorf("%s: %w", expected, err)
 	}
-	rs, err := runSuite(ctx, form, url)
+	log, err := os.CreateTemp("", "spindle-conformance-"+form+"-*.log")
+	if err != nil {
+		return tally{}, err
+	}
+	defer log.Close()
+	fmt.Printf("  %-6s %s\n", form, url)
+	rs, err := runSuite(ctx, form, url, log)
 	n := conformance.Count(rs)
 	fmt.Printf("  %-6s %d tests: %d pass, %d skip, %d fail, %d without a verdict\n",
 		form, len(rs), n[conformance.Pass], n[conformance.Skip], n[conformance.Fail], n[conformance.None])
@@ -64,17 +70,15 @@ func conform(ctx context.Context, form, url, expected string) (tally, error) {
 	if err == nil && len(rs) == 0 {
 		err = fmt.Errorf("the suite ran no test on %s", url)
 	}
+	if err == nil && len(diffs) == 0 {
+		return t, os.Remove(log.Name())
+	}
+	fmt.Printf("  %-6s the suite's log is %s\n", form, log.Name())
 	return t, err
 }
 
-// runSuite prints a line a suite as it goes, and keeps the log where it says.
-func runSuite(ctx context.Context, form, url string) ([]conformance.Result, error) {
-	log, err := os.CreateTemp("", "spindle-conformance-"+form+"-*.log")
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	fmt.Printf("  %s: %s, log in %s\n", form, url, log.Name())
+// runSuite prints a line a suite as it goes.
+func runSuite(ctx context.Context, form, url string, log io.Writer) ([]conformance.Result, error) {
 	suite, line, at := "", "", time.Now()
 	flush := func() {
 		if suite != "" {

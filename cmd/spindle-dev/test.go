@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -100,6 +101,13 @@ func raceStage(ctx context.Context) (tally, error) {
 
 func clientsStage(ctx context.Context) (tally, error) {
 	if err := build(ctx); err != nil {
+		return tally{}, err
+	}
+	bin, err := filepath.Abs("bin/spindle")
+	if err != nil {
+		return tally{}, err
+	}
+	if err := os.Setenv("SPINDLE_BIN", bin); err != nil {
 		return tally{}, err
 	}
 	return goTest(ctx, os.Stdout, "-count", "1", "-timeout", "10m", "./internal/clients")

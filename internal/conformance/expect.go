@@ -60,15 +60,15 @@ func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
 	}
 	needed := map[int]bool{}
 	for _, r := range rs {
-		want, why := Pass, "every test passes unless the list says otherwise"
+		want, why := Pass, ""
 		for _, x := range e.lines {
 			if x.matches(form, r) {
-				want, why = x.outcome, x.reason
+				want, why = x.outcome, " ("+x.reason+")"
 				needed[x.at] = needed[x.at] || r.Outcome == x.outcome
 			}
 		}
 		if r.Outcome != want {
-			diffs = append(diffs, fmt.Sprintf("%s: %s, expected %s (%s) %s", r.Name(), r.Outcome, want, why, r.Reason))
+			diffs = append(diffs, fmt.Sprintf("%s: %s, expected %s%s: %s", r.Name(), r.Outcome, want, why, r.Reason))
 		}
 	}
 	for _, x := range e.lines {

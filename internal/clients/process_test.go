@@ -1,0 +1,113 @@
+package clients
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"spindle/internal/testbed"
+)
+
+// TestSignals: the target says good-bye to its sessions and exits with status 0.
+func TestSignals(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			target := start(t, testbed.Options{})
+			c, err := dial(target.Addr(), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.conn.Close()
+			if err := c.settle(testbed.Malloc); err != nil {
+				t.Fatal(err)
+			}
+			heard := make(chan uint8, 1)
+			go func() { // an initiator that does as it is asked: RFC 7143 §11.9.1, event 1
+				_, _, err := c.receive()
+				for err == nil {
+					_, _, err = c.receive()
+				}
+				heard <- c.asyncEvent
+			}()
+			if err := target.Signal(sig, 15*time.Second); err != nil {
+				t.Errorf("%v\n%s", err, target.Log())
+			}
+			if e := <-heard; e < 1 || e > 3 {
+				t.Errorf("async event %d: want a request to log out (1), or word of a dropped connection (2) or session (3)", e)
+			}
+		})
+	}
+}
+
+// TestWithoutRoot: nobody, with the memory lock limit of a plain user.
+func TestWithoutRoot(t *testing.T) {
+	dir, err := os.MkdirTemp("", "spindle-nobody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	src := os.Getenv("SPINDLE_BIN")
+	if src == "" {
+		t.Skip("SPINDLE_BIN names no target: run make clients")
+	}
+	text, err := os.ReadFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "spindle") // nobody may not see the work tree
+	if err := os.WriteFile(bin, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	wrap := []string{"prlimit", "--memlock=8388608"}
+	if os.Getuid() == 0 {
+		wrap = append(wrap, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
+		if err := os.WriteFile(filepath.Join(dir, "disk.img"), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(dir, "disk.img"), 0o666); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("SPINDLE_BIN", bin)
+	target := start(t, testbed.Options{Dir: dir, Wrap: wrap})
+	tool(t, "iscsi-ls", "-s", target.Portal())
+	for _, lun := range []int{testbed.Malloc, testbed.File} {
+		tool(t, "qemu-io", "-f", "raw", "-c", "write -P 9 0 1M", "-c", "read -P 9 0 1M", "-c", "flush", target.URL(lun))
+	}
+	info, err := os.Stat(target.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("the RPC socket has mode %v", info.Mode().Perm())
+	}
+}
+
+// TestIdleCPU: the default idle policy, with a session that says nothing.
+func TestIdleCPU(t *testing.T) {
+	target := start(t, testbed.Options{})
+	c, err := dial(target.Addr(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	if err := c.settle(testbed.Malloc); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // let the spin after the last command end
+	const window = 5 * time.Second
+	before := measure(t, target.PID()).cpu
+	time.Sleep(window)
+	spent := measure(t, target.PID()).cpu - before
+	if spent > window*2/100 {
+		t.Errorf("idle for %v, %v of CPU: more than 2 %% of a core", window, spent)
+	}
+	if _, err := c.read(testbed.Malloc, 0, 8); err != nil {
+		t.Errorf("after the sleep: %v", err)
+	}
+}

@@ -8,6 +8,10 @@
 // (Advance). With Config.Immediate they run as soon as they are made, which is
 // the plain fast mode: no latency and, once warm, no heap allocation.
 //
+// A reactor's loop runs on a Thread, a coroutine that an Enter which sleeps
+// suspends, so that a lost wake-up shows: the Thread never becomes Runnable.
+// Simple tests may call Turn directly; then a sleeping Enter returns at once.
+//
 // Threading: a World and everything made from it belong to one goroutine. The
 // same seed and the same calls give the same run, whose fingerprint is
 // World.TraceHash.

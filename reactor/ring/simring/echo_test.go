@@ -273,6 +273,13 @@ func echoRun(t *testing.T, seed uint64, arena *mem.Arena, faults simring.Faults,
 		}
 		return e.ended == len(clients)
 	}
+	thread := simring.NewThread(rg, func() {
+		until := clock.Time(0)
+		if rng.IntN(2) == 0 {
+			until = r.Now().Add(time.Millisecond)
+		}
+		r.Turn(until)
+	})
 	idle := 0
 	for step := 0; !finished(); step++ {
 		if step > 200000 {
@@ -281,12 +288,8 @@ func echoRun(t *testing.T, seed uint64, arena *mem.Arena, faults simring.Faults,
 		moved := false
 		switch rng.IntN(3) {
 		case 0:
-			if rg.Runnable() {
-				until := clock.Time(0)
-				if rng.IntN(2) == 0 {
-					until = r.Now().Add(time.Millisecond)
-				}
-				r.Turn(until)
+			if thread.Runnable() {
+				thread.Run()
 				_, asleep := rg.Asleep()
 				moved = !asleep
 			}
@@ -312,6 +315,7 @@ func echoRun(t *testing.T, seed uint64, arena *mem.Arena, faults simring.Faults,
 		t.Fatalf("seed %d: %d provided buffers not home", seed, n)
 	}
 	hash := w.TraceHash()
+	thread.Stop()
 	w.Kill()
 	if err := rg.Close(); err != nil || w.OpenFDs() != 0 || !arena.AllHome() {
 		t.Fatalf("seed %d: close %v, %d descriptors, arena holds %d", seed, err, w.OpenFDs(), arena.InUse())

@@ -9,14 +9,10 @@ import (
 	"spindle/reactor/ring"
 )
 
-// Ring is a reactor's ring over a World; it implements ring.Ring.
+// Ring is a reactor's ring over a World; it implements ring.Ring. On a Thread a
+// sleeping Enter waits to be resumed. Without one it returns at once, asleep,
+// and the scheduler makes no further Enter until Runnable.
 type Ring struct {
-	// Park, when set, is called by an Enter that sleeps, with its deadline,
-	// and returns when the scheduler lets the reactor run again: for reactors
-	// that run as coroutines. Without it a sleeping Enter returns at once and
-	// the scheduler gives the reactor no turn until Runnable.
-	Park func(until clock.Time)
-
 	w          *World
 	id         int
 	arena      *mem.Arena
@@ -39,6 +35,7 @@ type Ring struct {
 	submitting bool
 	syscalls   uint64
 	closed     bool
+	park       func() // suspends the Thread; nil without one
 }
 
 var _ ring.Ring = (*Ring)(nil)
@@ -237,7 +234,7 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 		sleeps = false
 	}
 	r.flushOverflow(sleeps)
-	if n := r.reap(out); n > 0 || !sleeps {
+	if n := r.reap(out); n > 0 || !sleeps || len(r.cq) > r.cqHead {
 		// A Wake is a completion too: a poll may see it, and then no later
 		// sleep ends by it.
 		r.token = r.token && !w.coin()
@@ -252,10 +249,10 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 	}
 	w.note(&Event{Kind: Sleep, ID: r.id, N: int64(until)})
 	r.asleep, r.until = true, until
-	if r.Park == nil {
+	if r.park == nil {
 		return 0, nil
 	}
-	r.Park(until)
+	r.park()
 	r.asleep, r.token = false, false
 	r.flushOverflow(true)
 	return r.reap(out), nil

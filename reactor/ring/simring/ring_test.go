@@ -398,16 +398,6 @@ func TestSleepAndWake(t *testing.T) {
 			t.Fatal("the wake that ended one sleep ended the next too")
 		}
 	})
-	t.Run("park", func(t *testing.T) {
-		x := newWire(t, simring.Config{}, ring.ListenOptions{})
-		x.rg.RecvInto(2, x.file, x.buf.Slice(0, 1))
-		x.rg.Park = func(clock.Time) {
-			x.peer.Write([]byte("x"))
-			x.w.Advance(time.Second)
-		}
-		n, _ := x.rg.Enter(x.out[:], clock.Never)
-		x.want(x.out[:n], ring.CQE{Tag: 2, Res: 1})
-	})
 }
 
 func TestDial(t *testing.T) {

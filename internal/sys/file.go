@@ -59,6 +59,9 @@ func OpenFile(path string, readOnly, direct bool) (int, FileStat, error) {
 	case err == nil && direct && st.Align == 0:
 		err = unix.EINVAL // what the kernel's own refusal of O_DIRECT is
 	}
+	if err == nil {
+		err = setBlocking(fd)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return -1, FileStat{}, &os.PathError{Op: "open", Path: path, Err: err}
@@ -66,9 +69,19 @@ func OpenFile(path string, readOnly, direct bool) (int, FileStat, error) {
 	return fd, st, nil
 }
 
+// setBlocking clears O_NONBLOCK: io_uring would answer EAGAIN where the file
+// system cannot do without blocking, instead of taking a worker.
+func setBlocking(fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_NONBLOCK)
+	}
+	return err
+}
+
 func retryOpen(path string, flags int) (int, error) {
 	for {
-		// O_NONBLOCK keeps the open of a FIFO from hanging; it means nothing to files.
+		// O_NONBLOCK keeps the open of a FIFO from hanging.
 		fd, err := unix.Open(path, flags|unix.O_NONBLOCK, 0)
 		if err != unix.EINTR {
 			return fd, err

@@ -68,6 +68,16 @@ func MemlockLimit() (uint64, error) {
 	return l.Cur, nil
 }
 
+// FileLimit returns how many descriptors the process may have, which also
+// bounds an io_uring's table of files.
+func FileLimit() (uint64, error) {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0, fmt.Errorf("getrlimit RLIMIT_NOFILE: %w", err)
+	}
+	return l.Cur, nil
+}
+
 // Usage is what a thread has used since it began.
 type Usage struct {
 	User, System           time.Duration

@@ -172,14 +172,24 @@ func (u *Uring) Consume(n uint32) {
 	atomic.StoreUint32(u.cqHead, u.head)
 }
 
+// longSubmit is the number of submissions from which Poll may take long enough
+// (they are done inside it: copies into sockets, mostly) to hold up a
+// stop-the-world.
+const longSubmit = 64
+
 // Poll submits and runs completion work, without ever blocking. It keeps the
-// thread's P: the call is short, and leaving the scheduler costs more.
+// thread's P while the call is short, because leaving the scheduler costs more.
 //
 //spindle:hot
 func (u *Uring) Poll() unix.Errno {
 	n := u.Queued()
 	atomic.StoreUint32(u.sqTail, u.tail)
-	_, _, e := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, u.enterFD, uintptr(n), 0, enterGetEvents|u.enterFl, 0, 0)
+	var e unix.Errno
+	if n < longSubmit {
+		_, _, e = unix.RawSyscall6(unix.SYS_IO_URING_ENTER, u.enterFD, uintptr(n), 0, enterGetEvents|u.enterFl, 0, 0)
+	} else {
+		_, _, e = unix.Syscall6(unix.SYS_IO_URING_ENTER, u.enterFD, uintptr(n), 0, enterGetEvents|u.enterFl, 0, 0)
+	}
 	u.taken = atomic.LoadUint32(u.sqHead)
 	return e
 }

@@ -51,7 +51,7 @@ type Config struct {
 	// Sizes; 0 takes the default.
 	Entries     int // submissions between two Enters; a power of two
 	Completions int // completions the queue holds before the kernel sets some aside
-	Files       int // places in the table of files
+	Files       int // places in the table of files; at most the process's descriptors are made
 
 	// WorkerCPUs keeps the kernel's worker threads (blocking file operations) off
 	// the reactors' cores; nil leaves them where the reactor's thread may run.
@@ -113,6 +113,11 @@ func New(c Config) (*Ring, error) {
 	if c.Files < 1 || c.Files > MaxFiles {
 		return nil, fmt.Errorf("uring: table of %d files: %w", c.Files, syscall.EINVAL)
 	}
+	limit, err := sys.FileLimit()
+	if err != nil {
+		return nil, err
+	}
+	c.Files = int(min(uint64(c.Files), limit)) // more cannot be open, and the kernel refuses a larger table
 	u, err := sys.SetupUring(uint32(c.Entries), uint32(c.Completions), c.Legacy)
 	if err != nil {
 		return nil, err
@@ -148,9 +153,12 @@ func (r *Ring) register(c Config) error {
 	}
 	region := c.Arena.Region()
 	if err := r.u.RegisterBuffer(region.Base, region.Len, bufferChunk); err != nil {
-		// Mostly the memlock limit: everything works with plain addresses, at the
-		// price of pinning pages for each operation.
+		// Everything works with plain addresses, at the price of pinning pages for
+		// each operation.
 		r.noFixed = err
+		if errors.Is(err, syscall.ENOMEM) {
+			r.noFixed = fmt.Errorf("%w: raise the memlock limit (ulimit -l) above the arenas' size", err)
+		}
 	} else {
 		r.fixedBase, r.fixedLen = region.Base, region.Len
 	}

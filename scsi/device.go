@@ -15,6 +15,7 @@ var (
 	ErrLUNRange  = errors.New("scsi: LUN out of range")
 	ErrNoLUN     = errors.New("scsi: no such LUN")
 	ErrBlockSize = errors.New("scsi: block size is not 512 or 4096")
+	ErrEmpty     = errors.New("scsi: the bdev has no blocks")
 	ErrTooMany   = errors.New("scsi: too many logical units")
 )
 
@@ -30,19 +31,16 @@ type Device struct {
 
 // LUNOptions are what a logical unit tells about itself beyond its bdev.
 type LUNOptions struct {
-	BdevName string
-	UUID     [16]byte // of the bdev: the identity behind NAA and serial
-	Serial   string   // unit serial number; "" derives it from UUID
-	Vendor   string   // T10 vendor identification; "" is SPINDLE
-	Product  string   // product identification; "" is that of the bdev
+	Serial   string // unit serial number; "" derives it from the bdev's UUID
+	Vendor   string // T10 vendor identification; "" is SPINDLE
+	Product  string // product identification; "" is that of the bdev
 	ReadOnly bool
 }
 
 // LUNInfo describes a logical unit.
 type LUNInfo struct {
-	ID       uint16
-	BdevName string
-	Bdev     *bdev.Bdev
+	ID   uint16
+	Bdev *bdev.Bdev
 }
 
 // NewDevice makes the inventory of the target node called name, served by reactors.
@@ -71,7 +69,7 @@ func (d *Device) LUNs() []LUNInfo {
 	inv := d.inventory.Load()
 	out := make([]LUNInfo, 0, len(inv.all))
 	for _, lu := range inv.all {
-		out = append(out, LUNInfo{ID: lu.lun, BdevName: lu.opt.BdevName, Bdev: lu.bdev})
+		out = append(out, LUNInfo{ID: lu.lun, Bdev: lu.bdev})
 	}
 	return out
 }
@@ -92,16 +90,20 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 	if err != nil {
 		return nil, fmt.Errorf("LUN %d: %w", lun, err)
 	}
+	if err := b.Share(); err != nil {
+		return nil, fmt.Errorf("LUN %d: %w", lun, err)
+	}
 	for _, v := range lu.views {
 		c.Await(v.r, func(done func()) {
 			v.ch, err = b.Open(v.r)
 			done()
 		})
 		if err != nil {
-			lu.closeChannels(c)
+			lu.close(c)
 			return nil, fmt.Errorf("LUN %d: open channel: %w", lun, err)
 		}
 	}
+	lu.stop = b.OnChange(lu.resized)
 	d.inventory.Store(inv.with(lu))
 	d.lunsChanged(c)
 	return lu, nil
@@ -119,7 +121,7 @@ func (d *Device) RemoveLUN(c reactor.Caller, lun uint16) error {
 	for _, v := range lu.views {
 		c.Await(v.r, v.drain)
 	}
-	lu.closeChannels(c)
+	lu.close(c)
 	d.lunsChanged(c)
 	return nil
 }
@@ -134,16 +136,4 @@ func (d *Device) lunsChanged(c reactor.Caller) {
 			done()
 		})
 	}
-}
-
-// Refresh looks at the bdev again after it was resized: a change of capacity
-// reaches every view, with CAPACITY DATA HAS CHANGED for every nexus.
-func (d *Device) Refresh(c reactor.Caller, lun uint16) error {
-	lu := d.inventory.Load().find(int(lun))
-	if lu == nil {
-		return fmt.Errorf("LUN %d: %w", lun, ErrNoLUN)
-	}
-	v := lu.homeView()
-	c.Await(v.r, lu.refresh)
-	return nil
 }

@@ -20,15 +20,18 @@ type NexusID struct {
 type Nexus struct {
 	ID NexusID
 
-	dev     *Device
-	side    *side
-	visible func(lun uint16) bool
-	absent  View // of logical units that are not there
-	near    [256]*ITL
-	far     []*ITL // LUN 256 and up, ascending
-	all     []*ITL // in order of first use
-	tasks   int    // between Begin and End
-	closed  func() // set by Close: told when tasks is 0
+	dev      *Device
+	side     *side
+	visible  func(lun uint16) bool
+	absent   View // of logical units that are not there
+	near     [256]*ITL
+	far      []*ITL // LUN 256 and up, ascending
+	all      []*ITL // in order of first use
+	tasks    int    // between Begin and End
+	losing   int    // calls home that end what RESERVE holds
+	managing int    // task management functions not answered
+	closed   func() // set by Close: told when all of these are 0
+	leaving  bool   // the calls home are made
 }
 
 // NewNexus makes the nexus of a session that entered full feature phase. It has
@@ -37,7 +40,7 @@ type Nexus struct {
 func (d *Device) NewNexus(r *reactor.Reactor, id NexusID, visible func(lun uint16) bool) *Nexus {
 	s := d.sideOf(r)
 	n := &Nexus{ID: id, dev: d, side: s, visible: visible}
-	n.absent.r = r
+	n.absent.init(r)
 	s.nexuses = append(s.nexuses, n)
 	return n
 }
@@ -63,7 +66,7 @@ func (n *Nexus) Begin(t *Task, lun uint64) {
 	t.lba, t.blocks, t.cursor, t.arg = 0, 0, 0, 0
 	t.hold = nil
 	n.tasks++
-	v.link(t)
+	v.enlist(t)
 }
 
 // find returns the I_T_L nexus of a LUN, or nil when there is no such unit.
@@ -148,11 +151,25 @@ func (n *Nexus) QueueUA(c Code) {
 // Preconditions: runs on the nexus's reactor; nothing is begun any more.
 func (n *Nexus) Close(done func()) {
 	n.closed = done
+	n.absent.abortTasks(nil, nil, false)
 	for _, i := range n.all {
 		i.view.abortTasks(i, nil, false)
 	}
 	n.side.closing = append(n.side.closing, n)
 	n.side.kick()
+}
+
+// leave ends what the nexus holds by RESERVE, once its tasks are gone: one of
+// them may be the RESERVE.
+func (n *Nexus) leave() {
+	n.leaving = true
+	for _, i := range n.all {
+		if p := i.view.snap.pr; p.reserved && p.owner == n.ID {
+			n.losing++
+			i.lost.itl = i
+			i.view.call(&i.lost, callLost)
+		}
+	}
 }
 
 // finish drops the nexus from its views.
@@ -171,12 +188,21 @@ func (n *Nexus) finish() {
 	n.closed()
 }
 
+// existing returns the I_T_L nexus of a unit that was used, or nil.
+func (n *Nexus) existing(lun int) *ITL {
+	if lun < len(n.near) {
+		return n.near[lun]
+	}
+	return n.findFar(lun)
+}
+
 // side is a Device's part on one reactor.
 type side struct {
 	r       *reactor.Reactor
 	index   int
 	nexuses []*Nexus
-	closing []*Nexus // Close was called, tasks remain
+	closing []*Nexus // Close was called, something remains
+	answers []response
 	wake    reactor.Msg
 	woken   bool
 }
@@ -192,10 +218,19 @@ func (s *side) kick() {
 
 func (s *side) settle(*reactor.Reactor) {
 	s.woken = false
+	answers := s.answers
+	s.answers = nil
+	for _, a := range answers {
+		a.n.managing--
+		a.m.Done(a.resp)
+	}
 	list := s.closing
 	s.closing = nil
 	for _, n := range list {
-		if n.tasks == 0 {
+		if n.tasks == 0 && !n.leaving {
+			n.leave()
+		}
+		if n.tasks == 0 && n.losing == 0 && n.managing == 0 {
 			n.finish()
 		} else {
 			s.closing = append(s.closing, n)

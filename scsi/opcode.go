@@ -61,6 +61,7 @@ const (
 	cmdService commandFlags = 1 << iota // told apart by its service action
 	cmdMedium                           // touches the medium: parked by holds, ordered by ORDERED
 	cmdWrites                           // refused on a write-protected unit
+	cmdWhole                            // names several ranges: holds and is held as the whole unit
 	cmdAbsent                           // answered for a logical unit that is not there
 )
 
@@ -76,6 +77,9 @@ type command struct {
 	seconds uint32 // recommended time out
 	prepare func(t *Task) Result
 	next    func(t *Task) action
+	// home runs on the unit's home reactor, while the task waits: it gives the
+	// task its status and writes down what changes.
+	home func(lu *LogicalUnit, t *Task, r *round)
 }
 
 // table finds a command's row.
@@ -136,6 +140,7 @@ type row struct {
 	seconds uint32
 	prepare func(t *Task) Result
 	next    func(t *Task) action
+	home    func(lu *LogicalUnit, t *Task, r *round)
 }
 
 func (tb *table) add(r row) {
@@ -145,7 +150,7 @@ func (tb *table) add(r row) {
 	}
 	c := &command{
 		opcode: u[0], flags: r.flags, gate: r.gate, length: uint8(len(u)),
-		usage: u, seconds: r.seconds, prepare: r.prepare, next: r.next,
+		usage: u, seconds: r.seconds, prepare: r.prepare, next: r.next, home: r.home,
 	}
 	if r.flags&cmdService != 0 {
 		c.sa = uint16(u[1] & 0x1f)

@@ -9,34 +9,81 @@ func (tb *table) sort() {
 	})
 }
 
+// Recommended time outs, in seconds: what an initiator may want to give a
+// command that only looks, that moves data, that covers a lot of the medium.
+const (
+	quick = 10
+	data  = 30
+	long  = 120
+)
+
 // primaryRows are the commands of SPC-5.
 func primaryRows() []row {
 	return []row{
-		{"000000000004", 0, gatesOther, 10, prepNothing, doNothing},
-		{"03010000ff04", cmdAbsent, gatesFree, 10, prepRequestSense, doRequestSense},
-		{"1201ffffff04", cmdAbsent, gatesFree, 10, prepInquiry, doInquiry},
-		{"a000ff000000ffffffff0004", cmdAbsent, gatesFree, 10, prepReportLUNs, doReportLUNs},
+		{"000000000004", 0, gatesOther, quick, prepNothing, doNothing, nil},
+		{"03010000ff04", cmdAbsent, gatesFree, quick, prepRequestSense, doRequestSense, nil},
+		{"1201ffffff04", cmdAbsent, gatesFree, quick, prepInquiry, doInquiry, nil},
+		{"15110000ff04", 0, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
+		{"160000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"170000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"1a08ffffff04", 0, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"55110000000000ffff04", 0, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
+		{"56000000000000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"57000000000000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"5a18ffff000000ffff04", 0, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"a000ff000000ffffffff0004", cmdAbsent, gatesFree, quick, prepReportLUNs, doReportLUNs, nil},
 	}
 }
 
 // blockRows are the commands of SBC-4 with an opcode of their own.
 func blockRows() []row {
+	const w = cmdMedium | cmdWrites
 	return []row{
-		{"081fffffff04", cmdMedium, gatesRead, 30, prepRead6, doRead},
-		{"0a1fffffff04", cmdMedium | cmdWrites, gatesWrite, 30, prepWrite6, doWrite},
-		{"2500ffffffff00000104", 0, gatesFree | gateUA | gateOther, 10, prepReadCapacity10, doReadCapacity10},
-		{"28f8ffffffff3fffff04", cmdMedium, gatesRead, 30, prepRead10, doRead},
-		{"2af8ffffffff3fffff04", cmdMedium | cmdWrites, gatesWrite, 30, prepWrite10, doWrite},
-		{"88f8ffffffffffffffffffffffff3f04", cmdMedium, gatesRead, 30, prepRead16, doRead},
-		{"8af8ffffffffffffffffffffffff3f04", cmdMedium | cmdWrites, gatesWrite, 30, prepWrite16, doWrite},
-		{"a8f8ffffffffffffffff3f04", cmdMedium, gatesRead, 30, prepRead12, doRead},
-		{"aaf8ffffffffffffffff3f04", cmdMedium | cmdWrites, gatesWrite, 30, prepWrite12, doWrite},
+		{"081fffffff04", cmdMedium, gatesRead, data, prepRead6, doRead, nil},
+		{"0a1fffffff04", w, gatesWrite, data, prepWrite6, doWrite, nil},
+		{"1b010000f704", 0, gatesWrite, quick, prepStartStop, doStartStop, nil},
+		{"2500ffffffff00000104", 0, gatesOther, quick, prepReadCapacity10, doReadCapacity10, nil},
+		{"28f8ffffffff3fffff04", cmdMedium, gatesRead, data, prepRead10, doRead, nil},
+		{"2af8ffffffff3fffff04", w, gatesWrite, data, prepWrite10, doWrite, nil},
+		{"2ef2ffffffff3fffff04", w, gatesWrite, data, prepWriteVerify10, doWriteVerify, nil},
+		{"2ff6ffffffff3fffff04", cmdMedium, gatesRead, data, prepVerify10, doVerify, nil},
+		{"3402ffffffff3fffff04", 0, gatesRead, data, prepCache10, doNothing, nil},
+		{"3502ffffffff3fffff04", 0, gatesWrite, long, prepCache10, doFlush, nil},
+		{"41f8ffffffff3fffff04", w, gatesWrite, long, prepWriteSame10, doWriteSame, nil},
+		{"4201000000003fffff04", w | cmdWhole, gatesWrite, long, prepUnmap, doUnmap, nil},
+		{"88f8ffffffffffffffffffffffff3f04", cmdMedium, gatesRead, data, prepRead16, doRead, nil},
+		{"89f8ffffffffffffffff000000ff3f04", w, gatesWrite, data, prepCompareAndWrite, doCompareAndWrite, nil},
+		{"8af8ffffffffffffffffffffffff3f04", w, gatesWrite, data, prepWrite16, doWrite, nil},
+		{"8bf8ffffffffffffffffffffffff3f04", w, gatesWrite, data, prepORWrite, doORWrite, nil},
+		{"8ef2ffffffffffffffffffffffff3f04", w, gatesWrite, data, prepWriteVerify16, doWriteVerify, nil},
+		{"8ff6ffffffffffffffffffffffff3f04", cmdMedium, gatesRead, data, prepVerify16, doVerify, nil},
+		{"9002ffffffffffffffffffffffff3f04", 0, gatesRead, data, prepCache16, doNothing, nil},
+		{"9102ffffffffffffffffffffffff3f04", 0, gatesWrite, long, prepCache16, doFlush, nil},
+		{"93f9ffffffffffffffffffffffff3f04", w, gatesWrite, long, prepWriteSame16, doWriteSame, nil},
+		{"a8f8ffffffffffffffff3f04", cmdMedium, gatesRead, data, prepRead12, doRead, nil},
+		{"aaf8ffffffffffffffff3f04", w, gatesWrite, data, prepWrite12, doWrite, nil},
+		{"aef2ffffffffffffffff3f04", w, gatesWrite, data, prepWriteVerify12, doWriteVerify, nil},
+		{"aff6ffffffffffffffff3f04", cmdMedium, gatesRead, data, prepVerify12, doVerify, nil},
 	}
 }
 
 // serviceRows are the commands told apart by a service action.
 func serviceRows() []row {
 	return []row{
-		{"9e10ffffffffffffffffffffffff0104", cmdService, gatesOther, 10, prepReadCapacity16, doReadCapacity16},
+		{"5e000000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e010000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e020000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e030000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5f00000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f01ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f02ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f03000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f04ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f05ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f06000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"9e10ffffffffffffffffffffffff0104", cmdService, gatesOther, quick, prepReadCapacity16, doReadCapacity16, nil},
+		{"9e12ffffffffffffffffffffffff0004", cmdService, gatesRead, quick, prepGetLBAStatus, doGetLBAStatus, nil},
+		{"a30c87ffffffffffffff0004", cmdService, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
+		{"a30d80000000ffffffff0004", cmdService, gatesOther, quick, prepReportTMF, doReportTMF, nil},
 	}
 }

@@ -171,7 +171,7 @@ func doWrite(t *Task) action {
 		}
 		t.step = 1
 		var fl bdev.Flags
-		if t.fua() {
+		if t.durable() {
 			if c := t.View.snap.caps; c&bdev.CapFUA != 0 {
 				fl = bdev.FUA
 			} else if c&bdev.CapFlush != 0 {
@@ -194,7 +194,9 @@ func doWrite(t *Task) action {
 }
 
 //spindle:hot
-func (t *Task) fua() bool { return t.op.length != 6 && t.CDB[1]&cdbFUA != 0 }
+func (t *Task) durable() bool {
+	return t.View.snap.through || t.op.length != 6 && t.CDB[1]&cdbFUA != 0
+}
 
 // ioFailed turns the status of a failed I/O into sense.
 func (t *Task) ioFailed() {

@@ -19,16 +19,18 @@ const (
 	taskBackend                  // in Execute, in the block layer
 )
 
-type taskFlags uint8
+type taskFlags uint16
 
 const (
 	taskAborted  taskFlags = 1 << iota
-	taskTold               // aborted while with the engine: Owner.TaskAbort was called
 	taskTAS                // aborted by another nexus with TAS set: ends with TASK ABORTED
 	taskLent               // IO holds lent memory
-	taskAsked              // the request at home has been answered
+	taskCalling            // its call home is being made: an answer now is not told
+	taskAsked              // the answer from home is here
 	taskOrdered            // holds the whole unit because of its attribute
-	taskAdmitted           // passed the checks that a hold release repeats
+	taskAdmitted           // was let past the holds of others
+	taskRecheck            // waited for a hold: a reservation may keep it out by now
+	taskReask              // home sent its call back undone
 )
 
 // action is what a command's step wants next.
@@ -71,6 +73,10 @@ func (t *Task) Prepare() Result {
 func (t *Task) prepareUnknown() Result {
 	if g := t.itl.gate & gateCommand; g != 0 {
 		return t.gated(g)
+	}
+	// The opcode is known but not its service action (SPC-5 §4.3.2).
+	if t.Nexus.dev.table.service[t.CDB[0]] != nil {
+		return t.badCDB(1, 4)
 	}
 	return t.fail(IllegalRequest, InvalidOpcode)
 }
@@ -123,6 +129,7 @@ func (t *Task) Execute() Result {
 			return Waiting
 		}
 	}
+	t.flags |= taskAdmitted
 	t.state = taskBackend
 	return v.drive(t)
 }
@@ -212,9 +219,7 @@ func (v *View) left(t *Task) {
 	if t.hold != nil {
 		v.release(t)
 	}
-	if v.watchers != 0 {
-		v.kick()
-	}
+	v.moved()
 }
 
 // settle gives an aborted task its status: none, or TASK ABORTED when another
@@ -241,10 +246,13 @@ func (t *Task) End() {
 		t.Data = mem.Ref{}
 	}
 	t.state = taskOut
-	v.unlink(t)
+	v.delist(t)
 	t.Nexus.tasks--
-	if v.watchers != 0 || t.Nexus.closed != nil {
-		v.ended(t.Nexus)
+	if v.watchers != 0 {
+		v.kick()
+	}
+	if t.Nexus.closed != nil {
+		t.Nexus.side.kick()
 	}
 }
 
@@ -263,7 +271,6 @@ func (t *Task) abort(tas bool) {
 	}
 	switch t.state {
 	case taskEngine:
-		t.flags |= taskTold
 		t.settle()
 		t.Owner.TaskAbort(t)
 	case taskBackend:

@@ -1,8 +1,6 @@
 package scsi
 
 import (
-	"encoding/hex"
-
 	"spindle/bdev"
 	"spindle/reactor"
 )
@@ -17,6 +15,7 @@ type snapshot struct {
 	physExp   uint8 // logical blocks per physical block exponent
 	protect   uint8 // why writes are refused; 0 when they are not
 	lend      bool
+	through   bool // WCE is off: every write is FUA
 	caps      bdev.Caps
 	zeroes    bool   // unmapped blocks read as zeroes
 	gran      uint32 // unmap granularity, blocks
@@ -39,6 +38,7 @@ type LogicalUnit struct {
 	opt   LUNOptions
 	ident identity
 	views []*View // one for each of the device's reactors
+	stop  func()  // ends the subscription to the bdev's changes
 	home
 }
 
@@ -58,10 +58,12 @@ func newLogicalUnit(d *Device, lun uint16, b *bdev.Bdev, opt LUNOptions) (*Logic
 	if info.BlockSize != 512 && info.BlockSize != 4096 {
 		return nil, ErrBlockSize
 	}
+	if info.Blocks == 0 {
+		return nil, ErrEmpty
+	}
 	lu.identify(info)
-	lu.home.init(lu, len(d.reactors))
 	first := lu.snapshotOf(info)
-	lu.current = first
+	lu.initHome(first)
 	for i, r := range d.reactors {
 		lu.views = append(lu.views, newView(lu, r, i, first))
 	}
@@ -71,7 +73,7 @@ func newLogicalUnit(d *Device, lun uint16, b *bdev.Bdev, opt LUNOptions) (*Logic
 // identify derives the names from the bdev's UUID: the same over every
 // transport, across restart and save and load.
 func (lu *LogicalUnit) identify(info *bdev.Info) {
-	id := &lu.ident
+	id, uuid := &lu.ident, lu.bdev.UUID()
 	id.vendor, id.product, id.revision = lu.opt.Vendor, lu.opt.Product, Revision
 	if id.vendor == "" {
 		id.vendor = "SPINDLE"
@@ -81,13 +83,13 @@ func (lu *LogicalUnit) identify(info *bdev.Info) {
 	}
 	id.serial = lu.opt.Serial
 	if id.serial == "" {
-		id.serial = hex.EncodeToString(lu.opt.UUID[:])
+		id.serial = uuid.Serial()
 	}
 	// NAA 6h (SPC-5 §7.8.6.6.5): ESXi and multipath want 16 bytes. The company id
 	// is a locally administered one, 02-53-50, that nobody owns; the UUID's last
 	// 100 bits, its random part, follow.
-	copy(id.naa[:], []byte{0x60, 0x25, 0x35, 0x00 | lu.opt.UUID[3]&0x0f})
-	copy(id.naa[4:], lu.opt.UUID[4:])
+	copy(id.naa[:], []byte{0x60, 0x25, 0x35, 0x00 | uuid[3]&0x0f})
+	copy(id.naa[4:], uuid[4:])
 }
 
 func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
@@ -110,7 +112,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
 		s.protect |= protectReadOnly
 	}
-	s.mode.wce = info.Caps&bdev.CapFlush != 0
+	lu.setMode(s, defaultMode(s.caps))
 	return s
 }
 
@@ -121,15 +123,21 @@ const (
 	MaxScratch  = 64 << 10
 )
 
-func (lu *LogicalUnit) closeChannels(c reactor.Caller) {
+// close gives the bdev back. Nothing runs on the unit.
+func (lu *LogicalUnit) close(c reactor.Caller) {
+	if lu.stop != nil {
+		lu.stop()
+	}
 	for _, v := range lu.views {
 		if v.ch == nil {
 			continue
 		}
 		c.Await(v.r, func(done func()) {
+			v.r.Disarm(&v.timer)
 			v.ch.Close()
 			v.ch = nil
 			done()
 		})
 	}
+	lu.bdev.Unshare()
 }

@@ -1,86 +1,398 @@
 package scsi
 
-import "spindle/reactor"
+import (
+	"time"
+
+	"spindle/bdev"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+)
 
 // View is one reactor's side of a logical unit: its channel, the snapshot
-// installed there and the tasks that run there.
+// installed there and the tasks that run there. It belongs to its reactor.
+//
+// A view is inactive until a nexus on its reactor uses the unit: home sends
+// nothing to an inactive view, and commands for the medium park until home
+// has answered that it is active.
 type View struct {
 	lu    *LogicalUnit // nil: the view of units that are not there
 	r     *reactor.Reactor
 	index int
-	ch    channel
+	ch    bdev.Channel
 	snap  *snapshot
 
-	guarded  bool // admit has to look: inactive, or holds
-	closing  bool
-	watchers int // who waits for tasks to end
+	guarded bool // admit has to look: not active, or holds or claims stand
+	active  bool
+	closing bool
+	linking bool // link is under way
+
 	tasks    taskList
 	seq      uint64
-	retry    taskQueue
 	itls     []*ITL
+	holds    []*hold
+	claims   []*Task // wait for a hold of their own; newer overlapping commands stay behind
+	parked   taskQueue
+	ready    taskQueue // go on at the next process
+	retry    taskQueue // the device had no memory, or home sent the call back
+	rescan   bool      // parked tasks may go on
+	watches  []watch
+	watchers int
+
+	wake  reactor.Msg // has process run, outside whatever runs now
+	woken bool
+	timer reactor.Timer // for retry
+	order reactor.Msg   // from home: a round
+	ack   reactor.Msg   // to home: done with it
+	link  homeCall
 }
 
+// retryDelay is how long a task waits before it asks again for what nobody told
+// it has become free.
+const retryDelay = 100 * time.Microsecond
+
 func newView(lu *LogicalUnit, r *reactor.Reactor, i int, s *snapshot) *View {
-	return &View{lu: lu, r: r, index: i, snap: s}
+	v := &View{lu: lu, index: i, snap: s, guarded: true}
+	v.init(r)
+	v.order.Run = func(*reactor.Reactor) { v.install(&v.lu.rounds) }
+	v.ack.Run = func(*reactor.Reactor) { v.lu.acknowledged() }
+	return v
+}
+
+func (v *View) init(r *reactor.Reactor) {
+	v.r = r
+	v.wake.Run = func(*reactor.Reactor) {
+		v.woken = false
+		v.process()
+	}
+	v.timer.Fire = func(clock.Time) { v.process() }
 }
 
 func (v *View) descriptorSense() bool { return v.snap != nil && v.snap.mode.dsense }
 
-// taskList is the tasks between Begin and End, oldest first.
-type taskList struct{ head, tail *Task }
-
-//spindle:hot
-func (v *View) link(t *Task) {
-	v.seq++
-	t.seq = v.seq
-	t.prev, t.next = v.tasks.tail, nil
-	if t.prev == nil {
-		v.tasks.head = t
-	} else {
-		t.prev.next = t
+// addITL gives the view a user: it becomes active, or asks to.
+func (v *View) addITL(i *ITL) {
+	v.lu.claimHome(v.index)
+	if !v.active {
+		v.snap = v.lu.latest.Load()
 	}
-	v.tasks.tail = t
+	v.itls = append(v.itls, i)
+	i.regate()
+	v.relink()
 }
 
-//spindle:hot
-func (v *View) unlink(t *Task) {
-	if t.prev == nil {
-		v.tasks.head = t.next
-	} else {
-		t.prev.next = t.next
-	}
-	if t.next == nil {
-		v.tasks.tail = t.prev
-	} else {
-		t.next.prev = t.prev
-	}
-	t.prev, t.next = nil, nil
+func (v *View) dropITL(i *ITL) {
+	v.itls = without(v.itls, i)
+	v.relink()
 }
 
-// taskQueue is a FIFO of waiting tasks, linked by parkNext.
-type taskQueue struct{ head, tail *Task }
-
-func (q *taskQueue) push(t *Task) {
-	t.parkNext = nil
-	if q.tail == nil {
-		q.head = t
-	} else {
-		q.tail.parkNext = t
+// relink tells home whether the view has users, one telling at a time.
+func (v *View) relink() {
+	want := len(v.itls) != 0
+	if v.linking || want == v.active {
+		return
 	}
-	q.tail = t
+	v.linking = true
+	v.link.want = want
+	v.call(&v.link, callLink)
 }
 
-func (q *taskQueue) pop() *Task {
-	t := q.head
-	if t != nil {
-		q.head = t.parkNext
-		if q.head == nil {
-			q.tail = nil
+// linked takes home's answer.
+func (v *View) linked() {
+	v.linking = false
+	v.active = v.link.want
+	v.snap, v.link.snap = v.link.snap, nil
+	for _, i := range v.itls {
+		i.regate()
+	}
+	v.regard()
+	v.reconsider()
+	v.relink()
+}
+
+// regard says whether Execute has to look at holds.
+func (v *View) regard() { v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 }
+
+// admit lets a task at the medium past the holds of others, or parks it. An
+// ORDERED task waits for a hold on the whole unit (SAM-5 §8.3).
+func (v *View) admit(t *Task) bool {
+	if v.blocked(t) {
+		t.state = taskParked
+		v.parked.push(t)
+		v.moved()
+		return false
+	}
+	t.flags |= taskAdmitted
+	if t.Attr == AttrOrdered && t.hold == nil {
+		t.flags |= taskOrdered
+		return v.acquire(t)
+	}
+	return true
+}
+
+func (v *View) blocked(t *Task) bool {
+	if !v.active {
+		return true
+	}
+	lba, n := t.span()
+	for _, h := range v.holds {
+		if h.task != t && h.overlaps(lba, n) {
+			return true
 		}
-		t.parkNext = nil
 	}
-	return t
+	for _, o := range v.claims {
+		if l, m := o.span(); overlap(lba, n, l, m) {
+			return true
+		}
+	}
+	return false
 }
 
-func (v *View) addITL(i *ITL)  { v.itls = append(v.itls, i) }
-func (v *View) dropITL(i *ITL) { v.itls = without(v.itls, i) }
+func overlap(a, n, b, m uint64) bool {
+	if a < b {
+		return b-a < n
+	}
+	return a-b < m
+}
+
+// unpark takes t out of the parked queue.
+func (v *View) unpark(t *Task) {
+	q := v.parked
+	v.parked = taskQueue{}
+	for o := q.pop(); o != nil; o = q.pop() {
+		if o != t {
+			v.parked.push(o)
+		}
+	}
+}
+
+// reconsider has parked tasks try again.
+func (v *View) reconsider() {
+	if v.parked.head != nil {
+		v.rescan = true
+		v.kick()
+	}
+}
+
+// later has a task go on outside whatever runs now.
+func (v *View) later(t *Task) {
+	t.state = taskReady
+	v.ready.push(t)
+	v.kick()
+}
+
+// starved queues a task for which the device had no memory: submitting it again
+// later is the answer to NoMem, not BUSY.
+func (v *View) starved(t *Task) {
+	t.state = taskReady
+	v.retry.push(t)
+	if !v.timer.Armed() {
+		v.r.Arm(&v.timer, v.r.Now().Add(retryDelay))
+	}
+}
+
+// kick has process run soon. The engine is never called back from inside its
+// own call.
+func (v *View) kick() {
+	if !v.woken {
+		v.woken = true
+		v.r.Post(&v.wake)
+	}
+}
+
+// moved looks after those who wait for tasks to leave, after one did.
+//
+//spindle:hot
+func (v *View) moved() {
+	if v.watchers != 0 {
+		v.kick()
+	}
+}
+
+// process continues what waits: parked tasks a hold has left, ready ones, those
+// the device had no memory for, and who waits for tasks to end.
+func (v *View) process() {
+	if v.rescan {
+		v.rescan = false
+		v.continueAll(v.takeAll(&v.parked))
+	}
+	v.continueAll(v.takeAll(&v.ready))
+	q := v.takeAll(&v.retry)
+	for t := q.pop(); t != nil; t = q.pop() {
+		if v.again(t) {
+			continue
+		}
+		// Still no memory: the others keep their places behind it.
+		for o := q.pop(); o != nil; o = q.pop() {
+			v.retry.push(o)
+		}
+	}
+	v.checkWatches()
+}
+
+// takeAll empties a queue; its tasks count as ready from now on.
+func (v *View) takeAll(from *taskQueue) taskQueue {
+	q := *from
+	*from = taskQueue{}
+	for t := q.head; t != nil; t = t.parkNext {
+		t.state = taskReady
+	}
+	return q
+}
+
+func (v *View) continueAll(q taskQueue) {
+	for t := q.pop(); t != nil; t = q.pop() {
+		v.resume(t)
+	}
+}
+
+// resume continues a task that waited for a hold, an answer or its turn.
+func (v *View) resume(t *Task) {
+	switch {
+	case t.flags&taskAborted != 0:
+		v.finish(t)
+		return
+	case t.flags&taskRecheck != 0:
+		t.flags &^= taskRecheck
+		if t.itl.gate&t.op.gate&gateReserved != 0 {
+			t.Status = ReservationConflict
+			v.finish(t)
+			return
+		}
+	case t.flags&taskAdmitted == 0:
+		if g := t.itl.gate & t.op.gate & gateReserved; g != 0 {
+			t.Status = ReservationConflict
+			v.finish(t)
+			return
+		}
+		if !v.admit(t) {
+			return
+		}
+	}
+	t.state = taskBackend
+	if v.drive(t) == Done {
+		t.Owner.TaskDone(t)
+	}
+}
+
+// again repeats what a task of the retry queue was refused. False: it was
+// refused once more.
+func (v *View) again(t *Task) bool {
+	switch {
+	case t.flags&taskAborted != 0:
+		v.finish(t)
+		return true
+	case t.flags&taskReask != 0:
+		t.flags &^= taskReask
+		t.state = taskHome
+		if !v.request(t, callCommand) {
+			return true
+		}
+	case v.submit(t) == Waiting:
+		return t.state != taskReady
+	}
+	if v.drive(t) == Done {
+		t.Owner.TaskDone(t)
+	}
+	return true
+}
+
+// finish ends a task that waited, with its status or as aborted.
+func (v *View) finish(t *Task) {
+	v.left(t)
+	if t.flags&taskAborted != 0 {
+		t.settle()
+	}
+	t.Owner.TaskDone(t)
+}
+
+// ask has home run t's part there. True: it has, already.
+func (v *View) ask(t *Task) bool {
+	t.state = taskHome
+	v.moved()
+	return v.request(t, callCommand)
+}
+
+// request calls home for a task. True: the answer is here.
+func (v *View) request(t *Task, k callKind) bool {
+	t.flags = t.flags&^taskAsked | taskCalling
+	t.call.task = t
+	v.call(&t.call, k)
+	t.flags &^= taskCalling
+	if t.flags&taskAsked == 0 {
+		return false
+	}
+	t.state = taskBackend
+	return true
+}
+
+// answered takes home's answer to a call.
+// Preconditions: runs on v's reactor.
+func (v *View) answered(c *homeCall) {
+	switch c.kind {
+	case callLink:
+		v.linked()
+		return
+	case callReset:
+		c.reset.unitDone()
+		return
+	case callLost:
+		c.itl.nexus.losing--
+		c.itl.nexus.side.kick()
+		return
+	}
+	t := c.task
+	if c.bounced {
+		t.flags |= taskReask
+		v.starved(t)
+		return
+	}
+	if c.kind == callHold {
+		t.hold, c.hold = c.hold, nil
+		v.unclaim(t)
+		t.flags |= taskRecheck
+	}
+	t.flags |= taskAsked
+	if t.flags&taskCalling != 0 {
+		t.flags &^= taskRecheck
+		return
+	}
+	v.later(t)
+}
+
+func (v *View) unclaim(t *Task) {
+	for k, o := range v.claims {
+		if o == t {
+			v.claims = append(v.claims[:k:k], v.claims[k+1:]...)
+			break
+		}
+	}
+	v.regard()
+	v.reconsider()
+}
+
+// drain ends the view of a unit that is being removed: its nexuses forget the
+// unit, its tasks are aborted, and done is called when all have ended.
+// Preconditions: runs on v's reactor; the unit is unpublished.
+func (v *View) drain(done func()) {
+	v.closing = true
+	for _, i := range v.itls {
+		i.nexus.detach(i)
+	}
+	v.abortTasks(nil, nil, false)
+	v.watch(watch{seq: v.seq, done: func() {
+		v.itls = nil
+		v.relink()
+		done()
+	}})
+}
+
+// abortTasks aborts the tasks of one I_T_L nexus, or of all when i is nil.
+func (v *View) abortTasks(i *ITL, except *Task, tas bool) {
+	for t := v.tasks.head; t != nil; {
+		next := t.next
+		if (i == nil || t.itl == i) && t != except {
+			t.abort(tas)
+		}
+		t = next
+	}
+}

@@ -1,0 +1,126 @@
+package scsi
+
+import "spindle/bdev"
+
+// COMPARE AND WRITE and ORWRITE read, decide and write under a hold on their
+// range: no other command of any nexus on any reactor comes between.
+
+// prepCompareAndWrite: data-out is the blocks to compare, then those to write
+// (SBC-4 §5.3).
+func prepCompareAndWrite(t *Task) Result {
+	lba, n := be.Uint64(t.CDB[2:]), uint32(t.CDB[13])
+	if t.CDB[1]&cdbProtect != 0 {
+		return t.badCDB(1, 7)
+	}
+	s := t.View.snap
+	if !s.inRange(lba, n) {
+		return t.outOfRange()
+	}
+	if n > min(maxCompareBlocks, s.maxBlocks) {
+		return t.badCDB(13, wholeByte)
+	}
+	t.lba, t.blocks = lba, n
+	t.Scratch = min(n<<s.shift, MaxScratch)
+	t.Dir, t.Want = DataOut, 2*n<<s.shift
+	if t.EDTL != t.Want {
+		// Which half a short or long transfer belongs to cannot be known.
+		return t.fail(IllegalRequest, InvalidIUField)
+	}
+	return Ready
+}
+
+// Steps of the commands that run under a hold.
+const (
+	holdAsked = 1 + iota
+	chunkRead
+	dataWritten
+)
+
+func doCompareAndWrite(t *Task) action {
+	switch t.step {
+	case 0:
+		if t.blocks == 0 {
+			return actDone
+		}
+		t.step = holdAsked
+		return actHold
+	case chunkRead:
+		if !t.checkChunk(checkBytes) {
+			return actDone
+		}
+	case dataWritten:
+		return t.atomicWritten()
+	}
+	if t.cursor != t.blocks {
+		t.step = chunkRead
+		return t.readChunk()
+	}
+	n := t.blocks << t.View.snap.shift
+	t.IO.Data = t.Data.Slice(n, n)
+	return t.atomicWrite()
+}
+
+func prepORWrite(t *Task) Result {
+	lba, n := decode16(&t.CDB)
+	if t.CDB[1]&cdbProtect != 0 {
+		return t.badCDB(1, 7)
+	}
+	if t.extent(lba, n) == Done {
+		return Done
+	}
+	t.Scratch = min(n<<t.View.snap.shift, MaxScratch)
+	return t.wantList(n << t.View.snap.shift)
+}
+
+// doORWrite merges the medium into the data-out, then writes that (SBC-4 §5.17).
+func doORWrite(t *Task) action {
+	switch t.step {
+	case 0:
+		if t.blocks == 0 {
+			return actDone
+		}
+		t.step = holdAsked
+		return actHold
+	case chunkRead:
+		if t.IO.Status != bdev.OK {
+			t.ioFailed()
+			return actDone
+		}
+		got := t.IO.Data.Bytes()
+		data := t.Data.Bytes()[t.cursor<<t.View.snap.shift:][:len(got)]
+		for k := range data {
+			data[k] |= got[k]
+		}
+		t.cursor += t.IO.Blocks
+	case dataWritten:
+		return t.atomicWritten()
+	}
+	if t.cursor != t.blocks {
+		t.step = chunkRead
+		return t.readChunk()
+	}
+	t.IO.Data = t.Data.Slice(0, t.Want)
+	return t.atomicWrite()
+}
+
+// atomicWrite writes IO.Data to the task's range.
+func (t *Task) atomicWrite() action {
+	t.step = dataWritten
+	var fl bdev.Flags
+	if t.durable() && t.View.snap.caps&bdev.CapFUA != 0 {
+		fl = bdev.FUA
+	}
+	return t.io(bdev.Write, fl, t.lba, t.blocks)
+}
+
+// atomicWritten ends the command, after a flush if it needs one.
+func (t *Task) atomicWritten() action {
+	if t.IO.Status != bdev.OK {
+		t.ioFailed()
+		return actDone
+	}
+	if t.IO.Op == bdev.Write && t.durable() && t.View.snap.caps&bdev.CapFUA == 0 && t.View.snap.caps&bdev.CapFlush != 0 {
+		return t.io(bdev.Flush, 0, 0, 0)
+	}
+	return actDone
+}

@@ -1,0 +1,247 @@
+package scsi
+
+import "spindle/reactor"
+
+// MaxHolds bounds the holds of a unit that stand at once; further requests wait.
+const MaxHolds = 8
+
+type holdState uint8
+
+const (
+	holdIdle      holdState = iota
+	holdQueued              // behind an older hold that overlaps
+	holdStarting            // views see older tasks out
+	holdGranted             // its task runs, on its own channel
+	holdReleasing           // views forget it
+)
+
+// hold keeps a range of LBAs for one task: every active view parks newer
+// commands that overlap it, and acknowledges when the older ones have left the
+// backend. Owner: the home reactor; views read the range until they have
+// acknowledged the release.
+type hold struct {
+	lu      *LogicalUnit
+	call    *homeCall // the request; nil once granted
+	task    *Task
+	lba     uint64
+	blocks  uint64
+	state   holdState
+	pending int // legs that have to acknowledge
+	legs    []leg
+	rel     reactor.Msg
+}
+
+// leg is a hold's part on one view.
+type leg struct {
+	h       *hold
+	v       *View
+	on      bool // owner home: the view was told
+	sent    bool // owner home: an order is under way
+	off     bool // what the order says: forget
+	order   reactor.Msg
+	ackNode reactor.Msg
+}
+
+func (lu *LogicalUnit) newHold() *hold {
+	h := &hold{lu: lu, legs: make([]leg, len(lu.views))}
+	h.rel.Run = func(*reactor.Reactor) { h.release() }
+	for i := range h.legs {
+		l := &h.legs[i]
+		l.h, l.v = h, lu.views[i]
+		l.order.Run = func(*reactor.Reactor) { l.v.onHold(l) }
+		l.ackNode.Run = func(*reactor.Reactor) { l.acked() }
+	}
+	return h
+}
+
+func (h *hold) overlaps(lba, n uint64) bool {
+	if lba < h.lba {
+		return h.lba-lba < n
+	}
+	return lba-h.lba < h.blocks
+}
+
+// requestHold takes a request at home. Overlapping holds are granted first
+// come, first served.
+func (lu *LogicalUnit) requestHold(c *homeCall) {
+	var h *hold
+	if n := len(lu.idle); n != 0 {
+		h, lu.idle = lu.idle[n-1], lu.idle[:n-1]
+	} else if len(lu.holds) < MaxHolds {
+		h = lu.newHold()
+	} else {
+		lu.holdWait.push(c)
+		return
+	}
+	h.call, h.task, h.state = c, c.task, holdQueued
+	h.lba, h.blocks = c.task.span()
+	lu.holds = append(lu.holds, h)
+	lu.startHolds()
+}
+
+// startHolds starts each queued hold that no older one overlaps.
+func (lu *LogicalUnit) startHolds() {
+	for k := 0; k < len(lu.holds); k++ {
+		h := lu.holds[k]
+		if h.state != holdQueued || lu.heldBefore(k) {
+			continue
+		}
+		h.state = holdStarting
+		h.pending = 1
+		for _, v := range lu.active {
+			h.tell(v)
+		}
+		h.settled()
+	}
+}
+
+// heldBefore tells whether an older hold overlaps the one at k. One that is
+// being released does not count: its order to forget reaches each view before
+// the new one's.
+func (lu *LogicalUnit) heldBefore(k int) bool {
+	for _, o := range lu.holds[:k] {
+		if o.state != holdReleasing && o.overlaps(lu.holds[k].lba, lu.holds[k].blocks) {
+			return true
+		}
+	}
+	return false
+}
+
+// tell sends the hold to a view.
+func (h *hold) tell(v *View) {
+	l := &h.legs[v.index]
+	if l.on {
+		return
+	}
+	l.on, l.off = true, false
+	h.send(l)
+}
+
+func (h *hold) send(l *leg) {
+	h.pending++
+	l.sent = true
+	if l.v.index == int(h.lu.homeIndex.Load()) {
+		l.v.onHold(l)
+		return
+	}
+	l.v.r.Post(&l.order)
+}
+
+// acked takes a view's acknowledgement at home.
+func (l *leg) acked() {
+	h := l.h
+	l.sent = false
+	if l.off {
+		l.on = false
+	} else if h.state == holdReleasing {
+		// The view joined late and the release could not be sent while the order
+		// was under way.
+		l.off = true
+		h.send(l)
+	}
+	h.settled()
+}
+
+// settled counts one acknowledgement and moves the hold on.
+func (h *hold) settled() {
+	if h.pending--; h.pending != 0 {
+		return
+	}
+	switch h.state {
+	case holdStarting:
+		h.state = holdGranted
+		c := h.call
+		h.call, c.hold = nil, h
+		h.lu.answer(c)
+	case holdReleasing:
+		h.free()
+	}
+}
+
+// release takes the hold back from its task.
+// Preconditions: runs on the home reactor.
+func (h *hold) release() {
+	h.state = holdReleasing
+	h.pending++
+	for i := range h.legs {
+		if l := &h.legs[i]; l.on && !l.sent {
+			l.off = true
+			h.send(l)
+		}
+	}
+	lu := h.lu
+	h.settled()
+	lu.startHolds()
+}
+
+// free makes the hold available to the next request.
+func (h *hold) free() {
+	lu := h.lu
+	h.state = holdIdle
+	for k, o := range lu.holds {
+		if o == h {
+			lu.holds = append(lu.holds[:k:k], lu.holds[k+1:]...)
+			break
+		}
+	}
+	lu.idle = append(lu.idle, h)
+	if c := lu.holdWait.pop(); c != nil {
+		lu.requestHold(c)
+	}
+}
+
+// onHold takes a hold, or its end, on a view.
+// Preconditions: runs on v's reactor.
+func (v *View) onHold(l *leg) {
+	if l.off {
+		for k, h := range v.holds {
+			if h == l.h {
+				v.holds = append(v.holds[:k:k], v.holds[k+1:]...)
+				break
+			}
+		}
+		v.regard()
+		v.reconsider()
+		v.ackHold(l)
+		return
+	}
+	v.holds = append(v.holds, l.h)
+	v.regard()
+	v.watch(watch{seq: v.seq, except: l.h.task, backend: true, over: l.h, done: func() { v.ackHold(l) }})
+}
+
+func (v *View) ackHold(l *leg) {
+	if v.index == int(v.lu.homeIndex.Load()) {
+		l.acked()
+		return
+	}
+	v.lu.views[v.lu.homeIndex.Load()].r.Post(&l.ackNode)
+}
+
+// acquire asks for a hold on t's range. True: it has it already.
+func (v *View) acquire(t *Task) bool {
+	t.state = taskHold
+	v.claims = append(v.claims, t)
+	v.regard()
+	return v.request(t, callHold)
+}
+
+// release gives t's hold back.
+func (v *View) release(t *Task) {
+	h := t.hold
+	t.hold = nil
+	if v.index == int(v.lu.homeIndex.Load()) {
+		h.release()
+		return
+	}
+	v.lu.views[v.lu.homeIndex.Load()].r.Post(&h.rel)
+}
+
+// span is the range a task's hold keeps: all of the unit for ORDERED, and for
+// commands whose parameter list names several ranges.
+func (t *Task) span() (lba, blocks uint64) {
+	if t.flags&taskOrdered != 0 || t.op.flags&cmdWhole != 0 {
+		return 0, ^uint64(0)
+	}
+	return t.lba, max(uint64(t.blocks), 1)
+}

@@ -1,0 +1,196 @@
+package scsi
+
+import (
+	"time"
+
+	"spindle/reactor"
+	"spindle/reactor/clock"
+)
+
+// Task management functions, with iSCSI's values (RFC 7143 §11.5.1).
+const (
+	FnAbortTask       = 1
+	FnAbortTaskSet    = 2
+	FnClearACA        = 3
+	FnClearTaskSet    = 4
+	FnLUNReset        = 5
+	FnTargetWarmReset = 6
+	FnTargetColdReset = 7
+)
+
+// Responses, with iSCSI's values (RFC 7143 §11.6.1).
+const (
+	RespComplete     = 0
+	RespNoTask       = 1
+	RespNoLUN        = 2
+	RespUnsupported  = 5
+	RespRejected     = 255
+	managementBudget = 10 * time.Second
+)
+
+// Management is a task management function. Done is called once, never inside
+// Manage: after the affected tasks have ended on every reactor, or with
+// RespRejected when they have not within the time box; then the nexus stays
+// fenced for the unit until they have.
+type Management struct {
+	Fn   uint8
+	LUN  uint64
+	Ref  *Task // ABORT TASK: the task
+	Done func(resp uint8)
+}
+
+// reset is a task management function at work. It outlives its Management when
+// the time box closes.
+type reset struct {
+	n     *Nexus
+	m     *Management // nil once answered
+	fn    uint8
+	units []*LogicalUnit // still to reset; the first is being reset
+	itl   *ITL           // to fence when the time box closes
+	shut  *ITL           // fenced
+	code  Code           // unit attention of a reset
+	call  homeCall
+	timer reactor.Timer
+}
+
+// Manage runs a task management function.
+// Preconditions: runs on the nexus's reactor; m is not running.
+func (n *Nexus) Manage(m *Management) {
+	x := &reset{n: n, m: m, fn: m.Fn}
+	x.timer.Fire = x.expired
+	n.managing++
+	if m.Fn != FnTargetWarmReset && m.Fn != FnTargetColdReset {
+		if m.Fn == FnAbortTask && m.Ref != nil {
+			x.itl = m.Ref.itl
+		} else if x.itl = n.find(decodeLUN(m.LUN)); x.itl == nil {
+			x.finish(RespNoLUN)
+			return
+		}
+	}
+	n.side.r.Arm(&x.timer, n.side.r.Now().Add(managementBudget))
+	switch m.Fn {
+	case FnAbortTask:
+		x.abortTask(m.Ref)
+	case FnAbortTaskSet:
+		v := x.itl.view
+		v.abortTasks(x.itl, nil, false)
+		v.watch(watch{seq: v.seq, itl: x.itl, done: x.local})
+	case FnClearTaskSet:
+		x.start(x.itl.view.lu)
+	case FnLUNReset:
+		x.code = DeviceReset
+		x.start(x.itl.view.lu)
+	case FnTargetWarmReset:
+		x.code = BusReset
+		x.start(n.dev.inventory.Load().all...)
+	case FnTargetColdReset:
+		x.code = PowerOn
+		x.start(n.dev.inventory.Load().all...)
+	default:
+		x.finish(RespUnsupported)
+	}
+}
+
+func (x *reset) abortTask(ref *Task) {
+	if ref == nil || ref.state == taskOut {
+		x.finish(RespNoTask)
+		return
+	}
+	v, seq := ref.View, ref.seq
+	ref.abort(false)
+	v.watch(watch{seq: v.seq, ref: ref, refSeq: seq, done: x.local})
+}
+
+func (x *reset) local() { x.finish(RespComplete) }
+
+// start resets units one after the other.
+func (x *reset) start(units ...*LogicalUnit) {
+	x.units = units
+	x.call.reset = x
+	x.unit()
+}
+
+func (x *reset) unit() {
+	if len(x.units) == 0 {
+		x.finish(RespComplete)
+		return
+	}
+	v := x.units[0].views[x.n.side.index]
+	if x.fn == FnTargetWarmReset || x.fn == FnTargetColdReset {
+		x.itl = x.n.existing(int(v.lu.lun))
+	}
+	v.lu.claimHome(v.index)
+	v.call(&x.call, callReset)
+}
+
+// unitDone is home's answer for the first unit.
+func (x *reset) unitDone() {
+	x.units = x.units[1:]
+	x.unfence()
+	x.unit()
+}
+
+// applyReset is the reset at home: all tasks end; what a reset clears is
+// cleared. Persistent reservations survive it (SPC-5 §5.14.1).
+func (lu *LogicalUnit) applyReset(x *reset, r *round) {
+	r.abort, r.from = abortAll, x.n.ID
+	r.tas = lu.current.mode.tas
+	if x.fn == FnClearTaskSet {
+		r.cleared = !r.tas
+		return
+	}
+	if p := lu.current.pr; p.reserved {
+		n := *p
+		n.reserved, n.owner = false, NexusID{}
+		lu.change(r).pr = &n
+	}
+	if d := defaultMode(lu.current.caps); d != lu.current.mode {
+		lu.setMode(lu.change(r), d)
+	}
+	r.attention(x.code)
+}
+
+// expired closes the time box. The answer is a failure: an affected write may
+// still reach the medium. The nexus is fenced until it cannot.
+func (x *reset) expired(clock.Time) {
+	if x.itl != nil {
+		x.shut = x.itl
+		x.shut.fences++
+		x.shut.gate |= gateFence
+	}
+	x.conclude(RespRejected)
+}
+
+func (x *reset) unfence() {
+	i := x.shut
+	if i == nil {
+		return
+	}
+	x.shut = nil
+	if i.fences--; i.fences == 0 {
+		i.gate &^= gateFence
+	}
+}
+
+// finish ends the function, now or after its time box.
+func (x *reset) finish(resp uint8) {
+	if x.m == nil {
+		x.unfence()
+		return
+	}
+	x.conclude(resp)
+}
+
+// conclude has the side answer, outside the engine's call.
+func (x *reset) conclude(resp uint8) {
+	x.n.side.r.Disarm(&x.timer)
+	x.n.side.answers = append(x.n.side.answers, response{x.n, x.m, resp})
+	x.m = nil
+	x.n.side.kick()
+}
+
+type response struct {
+	n    *Nexus
+	m    *Management
+	resp uint8
+}

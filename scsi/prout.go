@@ -1,0 +1,228 @@
+package scsi
+
+// Bits of byte 20 of the PERSISTENT RESERVE OUT parameter list (SPC-5 §6.17.3).
+const (
+	prSpecIPT  = 0x08
+	prAllTgPt  = 0x04
+	prAPTPL    = 0x01
+	prFlagByte = 20
+)
+
+func prepPersistentOut(t *Task) Result {
+	switch t.op.sa {
+	case prReserve, prRelease, prPreempt, prPreemptAbort:
+		if t.CDB[2]&0xf0 != 0 { // scope: the logical unit is the only one
+			return t.badCDB(2, 7)
+		}
+		if !prType(t.CDB[2] & 0x0f).valid() {
+			return t.badCDB(2, 3)
+		}
+	}
+	if be.Uint32(t.CDB[5:]) != prParameterLength {
+		return t.fail(IllegalRequest, ParameterListLength)
+	}
+	return t.wantList(prParameterLength)
+}
+
+// prOut is a PERSISTENT RESERVE OUT at work: next is the state it makes.
+type prOut struct {
+	lu        *LogicalUnit
+	t         *Task
+	r         *round
+	next      reservations
+	me        int // index among the registrants, -1 for none
+	key, key2 uint64
+	kind      prType
+}
+
+// homePersistentOut runs PERSISTENT RESERVE OUT (SPC-5 §5.14, §6.17).
+func homePersistentOut(lu *LogicalUnit, t *Task, r *round) {
+	list := t.Data.Bytes()[:prParameterLength]
+	cur := lu.current.pr
+	if cur.reserved { // RESERVE excludes persistent reservations, even the owner's
+		t.Status = ReservationConflict
+		return
+	}
+	o := prOut{
+		lu: lu, t: t, r: r, next: *cur, me: cur.find(t.Nexus.ID),
+		key: be.Uint64(list), key2: be.Uint64(list[8:]), kind: prType(t.CDB[2] & 0x0f),
+	}
+	o.next.regs = append([]registrant(nil), cur.regs...)
+	if sa := t.op.sa; sa == prRegister || sa == prRegisterIgnore {
+		if f := list[prFlagByte]; f&(prSpecIPT|prAllTgPt|prAPTPL) != 0 {
+			o.refuseFlag(f)
+			return
+		}
+		o.register(sa == prRegisterIgnore)
+		return
+	}
+	if o.me < 0 || o.next.regs[o.me].key != o.key {
+		t.Status = ReservationConflict
+		return
+	}
+	switch t.op.sa {
+	case prReserve:
+		o.reserve()
+	case prRelease:
+		o.release()
+	case prClear:
+		o.clear()
+	case prPreempt, prPreemptAbort:
+		o.preempt(t.op.sa == prPreemptAbort)
+	}
+}
+
+// refuseFlag points at the option that is not supported: SPEC_I_PT, ALL_TG_PT
+// or APTPL, as REPORT CAPABILITIES says.
+func (o *prOut) refuseFlag(f byte) {
+	for n := uint8(3); ; n-- {
+		if f&(1<<n)&(prSpecIPT|prAllTgPt|prAPTPL) != 0 {
+			o.t.badParam(prFlagByte, n)
+			return
+		}
+	}
+}
+
+// commit makes next the state.
+func (o *prOut) commit() {
+	n := o.next
+	o.lu.change(o.r).pr = &n
+}
+
+func (o *prOut) register(ignoreKey bool) {
+	id := o.t.Nexus.ID
+	if !ignoreKey && (o.me < 0 && o.key != 0 || o.me >= 0 && o.next.regs[o.me].key != o.key) {
+		o.t.Status = ReservationConflict
+		return
+	}
+	switch {
+	case o.me < 0 && o.key2 == 0:
+		return
+	case o.me < 0 && len(o.next.regs) >= MaxRegistrants:
+		o.t.fail(IllegalRequest, InsufficientRegistry)
+		return
+	case o.me < 0:
+		o.next.regs = append(o.next.regs, registrant{id, o.key2})
+	case o.key2 == 0:
+		o.unregister(id)
+	default:
+		o.next.regs[o.me].key = o.key2
+	}
+	o.next.generation++
+	o.commit()
+}
+
+// unregister removes id, and the reservation with it when it was the holder,
+// or the last of those who hold an all-registrants one (SPC-5 §5.14.11.2).
+func (o *prOut) unregister(id NexusID) {
+	held := o.next.holds(id)
+	o.next.regs = append(o.next.regs[:o.me], o.next.regs[o.me+1:]...)
+	if !held || o.next.kind.all() && len(o.next.regs) != 0 {
+		return
+	}
+	if o.next.kind.open() {
+		o.tellRegistrants(ReservationsReleased)
+	}
+	o.next.drop()
+}
+
+// drop ends the reservation.
+func (p *reservations) drop() { p.held, p.kind, p.holder = false, 0, NexusID{} }
+
+// tellRegistrants establishes c for every registrant of next but the nexus that asks.
+func (o *prOut) tellRegistrants(c Code) {
+	for _, g := range o.next.regs {
+		if g.id != o.t.Nexus.ID {
+			o.r.attentionFor(c, g.id)
+		}
+	}
+}
+
+func (o *prOut) reserve() {
+	id := o.t.Nexus.ID
+	if o.next.held {
+		if !o.next.holds(id) || o.next.kind != o.kind {
+			o.t.Status = ReservationConflict
+		}
+		return
+	}
+	o.take(id)
+	o.commit()
+}
+
+// take gives id the reservation.
+func (o *prOut) take(id NexusID) {
+	o.next.held, o.next.kind, o.next.holder = true, o.kind, id
+	if o.kind.all() {
+		o.next.holder = NexusID{}
+	}
+}
+
+func (o *prOut) release() {
+	if !o.next.holds(o.t.Nexus.ID) {
+		return // nothing to release is no error (SPC-5 §5.14.11.2.1)
+	}
+	if o.next.kind != o.kind {
+		o.t.fail(IllegalRequest, InvalidRelease)
+		return
+	}
+	if o.next.kind.open() {
+		o.tellRegistrants(ReservationsReleased)
+	}
+	o.next.drop()
+	o.commit()
+}
+
+func (o *prOut) clear() {
+	o.tellRegistrants(ReservationsPreempted)
+	o.next.regs = nil
+	o.next.drop()
+	o.next.generation++
+	o.commit()
+}
+
+// preempt removes registrants by key, and takes the reservation over when its
+// holder is among them (SPC-5 §5.14.11.2.4). The round fences the removed
+// nexuses: the status comes when none of their writes can reach the medium any
+// more.
+func (o *prOut) preempt(abort bool) {
+	id := o.t.Nexus.ID
+	everyone := o.next.held && o.next.kind.all() && o.key2 == 0
+	takes := everyone
+	if o.next.held && !o.next.kind.all() {
+		k := o.next.find(o.next.holder)
+		takes = k >= 0 && o.next.regs[k].key == o.key2
+	}
+	if o.key2 == 0 && !everyone {
+		o.t.badParam(8, wholeByte)
+		return
+	}
+	matched := false
+	kept := o.next.regs[:0:0]
+	for _, g := range o.next.regs {
+		match := everyone || g.key == o.key2
+		matched = matched || match
+		if !match || g.id == id {
+			kept = append(kept, g)
+			continue
+		}
+		o.r.attentionFor(RegistrationsPreempted, g.id)
+		o.r.fence = append(o.r.fence, g.id)
+	}
+	if !matched {
+		o.t.Status = ReservationConflict
+		return
+	}
+	o.next.regs = kept
+	if takes {
+		if o.next.kind != o.kind {
+			o.tellRegistrants(ReservationsReleased)
+		}
+		o.take(id)
+	}
+	if abort && len(o.r.fence) != 0 {
+		o.r.abort, o.r.from, o.r.tas = abortFenced, id, o.lu.current.mode.tas
+	}
+	o.next.generation++
+	o.commit()
+}

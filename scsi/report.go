@@ -1,0 +1,114 @@
+package scsi
+
+import "spindle/bdev"
+
+// REPORT SUPPORTED OPERATION CODES, reporting options (SPC-5 §6.37.1).
+const (
+	reportAll     = 0
+	reportOpcode  = 1 // a command without service actions
+	reportService = 2 // one with
+	reportEither  = 3 // with or without
+)
+
+// supports tells whether the unit has the command: UNMAP needs a device that
+// can.
+func (s *snapshot) supports(c *command) bool {
+	return c.opcode != opUnmap || s.caps&bdev.CapUnmap != 0
+}
+
+func prepReportOpcodes(t *Task) Result {
+	op, sa := t.CDB[3], be.Uint16(t.CDB[4:])
+	tb := t.Nexus.dev.table
+	services := len(tb.service[op]) != 0
+	switch t.CDB[2] & 0x07 {
+	case reportAll, reportEither:
+	case reportOpcode:
+		if services {
+			return t.badCDB(2, 2)
+		}
+	case reportService:
+		if tb.plain[op] != nil || sa > 0x1f {
+			return t.badCDB(2, 2)
+		}
+	default:
+		return t.badCDB(2, 2)
+	}
+	return t.wantReply(be.Uint32(t.CDB[6:]))
+}
+
+func doReportOpcodes(t *Task) action {
+	p := t.reply()
+	timeouts := t.CDB[2]&0x80 != 0 // RCTD
+	tb, s := t.Nexus.dev.table, t.View.snap
+	if t.CDB[2]&0x07 == reportAll {
+		p.u32(0)
+		for _, c := range tb.rows {
+			if s.supports(c) {
+				c.describe(&p, timeouts)
+			}
+		}
+		p.length32(0)
+		return t.send(&p)
+	}
+	op, sa := t.CDB[3], be.Uint16(t.CDB[4:])
+	c := tb.plain[op]
+	if c != nil && sa != 0 && t.CDB[2]&0x07 == reportEither {
+		c = nil
+	}
+	if c == nil {
+		c = tb.findService(op, sa)
+	}
+	if c == nil || !s.supports(c) {
+		p.u8(0)
+		p.u8(0x01) // SUPPORT: not supported
+		p.u16(0)
+		return t.send(&p)
+	}
+	p.u8(0)
+	p.u8(bit(timeouts, 7) | 0x03) // CTDP, SUPPORT: in conformance with a standard
+	p.u16(uint16(c.length))
+	p.bytes(c.usage)
+	if timeouts {
+		c.timeouts(&p)
+	}
+	return t.send(&p)
+}
+
+// describe writes an all_commands descriptor (SPC-5 §6.37.2).
+func (c *command) describe(p *reply, timeouts bool) {
+	p.u8(c.opcode)
+	p.u8(0)
+	p.u16(c.sa)
+	p.u8(0)
+	p.u8(bit(timeouts, 1) | bit(c.flags&cmdService != 0, 0))
+	p.u16(uint16(c.length))
+	if timeouts {
+		c.timeouts(p)
+	}
+}
+
+// timeouts writes a command timeouts descriptor (SPC-5 §6.37.4).
+func (c *command) timeouts(p *reply) {
+	p.u16(10)
+	p.u8(0)
+	p.u8(0)
+	p.u32(0)
+	p.u32(c.seconds)
+}
+
+func prepReportTMF(t *Task) Result { return t.wantReply(be.Uint32(t.CDB[6:])) }
+
+// doReportTMF reports the supported task management functions (SPC-5 §6.38).
+func doReportTMF(t *Task) action {
+	p := t.reply()
+	p.u8(0xda) // ATS, ATSS, CTSS, LURS, TRS
+	p.u8(0)
+	p.u8(0)
+	if t.CDB[2]&0x80 == 0 { // REPD
+		p.u8(0)
+		return t.send(&p)
+	}
+	p.u8(12)
+	p.zero(12)
+	return t.send(&p)
+}

@@ -1,0 +1,179 @@
+package scsi
+
+// abortScope says whose tasks a round aborts.
+type abortScope uint8
+
+const (
+	abortNone   abortScope = iota
+	abortAll               // every task of the unit
+	abortFenced            // those of the nexuses in fence
+)
+
+// attention is a unit attention a round establishes.
+type attention struct {
+	code Code
+	to   NexusID
+	only bool // for to alone; otherwise for every nexus but to
+	all  bool // to is empty: for every nexus
+}
+
+// round is a change on its way through the active views. Home writes it before
+// it starts; views only read it until they acknowledge.
+type round struct {
+	call    *homeCall // answered at the end
+	except  *Task     // the task that asked: it waits for the round
+	snap    *snapshot // to install; nil leaves the old one
+	uas     []attention
+	fence   []NexusID // their older tasks leave the backend first
+	abort   abortScope
+	tas     bool // aborted tasks of other nexuses end with TASK ABORTED
+	from    NexusID
+	cleared bool // other nexuses that lose tasks get COMMANDS CLEARED
+	pending int
+}
+
+// attention establishes c for every nexus.
+func (r *round) attention(c Code) {
+	r.uas = append(r.uas, attention{code: c, all: true})
+}
+
+// attentionBut establishes c for every nexus but id.
+func (r *round) attentionBut(c Code, id NexusID) {
+	r.uas = append(r.uas, attention{code: c, to: id})
+}
+
+// attentionFor establishes c for id alone.
+func (r *round) attentionFor(c Code, id NexusID) {
+	r.uas = append(r.uas, attention{code: c, to: id, only: true})
+}
+
+// start sends r to every active view.
+func (lu *LogicalUnit) start(r *round) {
+	if r.snap != nil {
+		lu.current = r.snap
+		lu.latest.Store(r.snap)
+	}
+	lu.round = r
+	// One count of our own keeps acknowledgements given inside the loop from
+	// ending the round under it.
+	r.pending = 1
+	if r.snap != nil || len(r.uas) != 0 || len(r.fence) != 0 || r.abort != abortNone {
+		if r.abort != abortNone {
+			lu.bounceAll()
+		}
+		r.pending += len(lu.active)
+		home := int(lu.homeIndex.Load())
+		for _, v := range lu.active {
+			if v.index == home {
+				v.install(r)
+			} else {
+				v.r.Post(&v.order)
+			}
+		}
+	}
+	lu.acknowledged()
+}
+
+// bounceAll sends the commands that wait for a round back.
+func (lu *LogicalUnit) bounceAll() {
+	q := lu.calls
+	lu.calls = callQueue{}
+	for c := q.pop(); c != nil; c = q.pop() {
+		if c.kind == callCommand {
+			lu.bounce(c)
+		} else {
+			lu.calls.push(c)
+		}
+	}
+}
+
+// acknowledged counts a view that is done with the round.
+// Preconditions: runs on the home reactor.
+func (lu *LogicalUnit) acknowledged() {
+	r := lu.round
+	if r.pending--; r.pending != 0 {
+		return
+	}
+	lu.round = nil
+	c := r.call
+	if c.from != nil { // a resize has nobody to tell
+		lu.answer(c)
+	}
+	lu.next()
+}
+
+// install applies r on a view, and acknowledges it once what it fences or
+// aborts is gone.
+// Preconditions: runs on v's reactor.
+func (v *View) install(r *round) {
+	if r.snap != nil {
+		v.snap = r.snap
+		for _, i := range v.itls {
+			i.regate()
+		}
+	}
+	if r.cleared {
+		v.tellCleared(r)
+	}
+	for _, a := range r.uas {
+		for _, i := range v.itls {
+			if a.all || (i.nexus.ID == a.to) == a.only {
+				i.queueUA(a.code)
+			}
+		}
+	}
+	w := watch{seq: v.seq, except: r.except, done: v.acknowledge}
+	switch {
+	case r.abort == abortAll:
+		v.abortOthers(r)
+	case r.abort == abortFenced:
+		w.nexuses = r.fence
+		for _, i := range v.itls {
+			if hasNexus(r.fence, i.nexus.ID) {
+				v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from)
+			}
+		}
+	case len(r.fence) != 0:
+		w.nexuses, w.backend = r.fence, true
+	default:
+		v.acknowledge()
+		return
+	}
+	v.watch(w)
+}
+
+// abortOthers aborts every task of the view; TASK ABORTED goes to nexuses
+// other than the one that asked.
+func (v *View) abortOthers(r *round) {
+	for _, i := range v.itls {
+		v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from)
+	}
+}
+
+// tellCleared queues COMMANDS CLEARED BY ANOTHER INITIATOR on the other nexuses
+// that lose tasks without a status (SPC-5 §7.5.8, TAS 0).
+func (v *View) tellCleared(r *round) {
+	for t := v.tasks.head; t != nil; t = t.next {
+		if t.Nexus.ID != r.from && t.flags&taskAborted == 0 {
+			t.itl.queueUA(CommandsCleared)
+		}
+	}
+}
+
+// acknowledge tells home that the view is done with the round.
+func (v *View) acknowledge() {
+	if v.index == int(v.lu.homeIndex.Load()) {
+		v.lu.acknowledged()
+		return
+	}
+	v.lu.views[v.lu.homeIndex.Load()].r.Post(&v.ack)
+}
+
+func hasNexus(list []NexusID, id NexusID) bool {
+	for k := range list {
+		if list[k] == id {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,59 @@
+package scsi
+
+// taskList is the tasks between Begin and End, oldest first.
+type taskList struct{ head, tail *Task }
+
+// enlist puts t at the end of the view's list.
+//
+//spindle:hot
+func (v *View) enlist(t *Task) {
+	v.seq++
+	t.seq = v.seq
+	t.prev, t.next = v.tasks.tail, nil
+	if t.prev == nil {
+		v.tasks.head = t
+	} else {
+		t.prev.next = t
+	}
+	v.tasks.tail = t
+}
+
+//spindle:hot
+func (v *View) delist(t *Task) {
+	if t.prev == nil {
+		v.tasks.head = t.next
+	} else {
+		t.prev.next = t.next
+	}
+	if t.next == nil {
+		v.tasks.tail = t.prev
+	} else {
+		t.next.prev = t.prev
+	}
+	t.prev, t.next = nil, nil
+}
+
+// taskQueue is a FIFO of waiting tasks, linked by parkNext.
+type taskQueue struct{ head, tail *Task }
+
+func (q *taskQueue) push(t *Task) {
+	t.parkNext = nil
+	if q.tail == nil {
+		q.head = t
+	} else {
+		q.tail.parkNext = t
+	}
+	q.tail = t
+}
+
+func (q *taskQueue) pop() *Task {
+	t := q.head
+	if t != nil {
+		q.head = t.parkNext
+		if q.head == nil {
+			q.tail = nil
+		}
+		t.parkNext = nil
+	}
+	return t
+}

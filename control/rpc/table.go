@@ -36,7 +36,7 @@ type Method struct {
 	Result  string // what a success returns
 	Doc     string // one line
 	Hint    string // what to do after an error, for "spindle rpc"
-	Async   bool   // may wait for another request: runs beside its connection's other requests
+	Async   bool   // waits for the start-up phase to end, beside its connection's other requests
 	group   string
 
 	bad   answer // parameters do not decode; for a method without any, the text

@@ -1,0 +1,3 @@
+package rpc
+
+//go:generate go test -run TestDocumentIsCurrent -update .

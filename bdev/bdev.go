@@ -176,7 +176,17 @@ func (b *Bdev) Open(r *reactor.Reactor) (Channel, error) {
 		c.hist.Store(newTally(b.hist.HistogramOptions))
 	}
 	b.channels = append(b.channels, c)
+	b.number()
 	return c, nil
+}
+
+// number gives every channel its place. Preconditions: mu is held.
+func (b *Bdev) number() {
+	for i, c := range b.channels {
+		c.place.Store(int32(i))
+	}
+	b.qos.sharers.Store(int32(len(b.channels)))
+	b.qos.served.Store(0)
 }
 
 // closing folds a channel's counts into the bdev's. The last channel of a
@@ -184,6 +194,7 @@ func (b *Bdev) Open(r *reactor.Reactor) (Channel, error) {
 func (b *Bdev) closing(c *channel) {
 	b.mu.Lock()
 	b.channels = slices.DeleteFunc(b.channels, func(o *channel) bool { return o == c })
+	b.number()
 	c.counters.addTo(&b.closed)
 	if b.hist != nil {
 		c.hist.Load().addTo(b.hist.Buckets)

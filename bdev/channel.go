@@ -23,7 +23,8 @@ type channel struct {
 	waiting ioQueue
 	ready   ioQueue
 	aborted ioQueue
-	queued  [2]int // in waiting and ready, by Op
+	queued  [2]int       // in waiting and ready, by Op
+	place   atomic.Int32 // among the bdev's channels
 	timer   reactor.Timer
 }
 
@@ -145,12 +146,18 @@ func (c *channel) admit(io *IO) bool {
 	return c.b.qos.admit(io, int64(io.Blocks)*int64(c.blockSize))
 }
 
-// wake arms the timer for the next timeslice.
+// wake arms the timer for the next timeslice. The channels take their turns
+// spread over the slice, the one after the last that got tokens first: if all
+// came at its start, the one whose reactor is always a little earlier would
+// take them all.
 func (c *channel) wake() {
-	if !c.timer.Armed() {
-		next := (c.r.Now()/clock.Time(timeslice) + 1) * clock.Time(timeslice)
-		c.r.Arm(&c.timer, next)
+	if c.timer.Armed() {
+		return
 	}
+	slice := int64(c.r.Now())/int64(timeslice) + 1
+	n := int64(max(c.b.qos.sharers.Load(), 1))
+	turn := (int64(c.place.Load()) - int64(c.b.qos.served.Load()) - 1 + 2*n) % n
+	c.r.Arm(&c.timer, clock.Time(slice*int64(timeslice)+turn*int64(timeslice)/n))
 }
 
 // resume submits what waits as far as the new timeslice's tokens go.
@@ -198,6 +205,7 @@ func (c *channel) pick() {
 			continue
 		}
 		c.ready.push(io)
+		c.b.qos.served.Store(c.place.Load())
 	}
 	c.waiting = kept
 }

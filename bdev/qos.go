@@ -74,6 +74,8 @@ func (k *bucket) refill(slices int64) {
 // refills it, so an idle bdev costs no timer.
 type qos struct {
 	slice                          atomic.Int64 // the last timeslice refilled
+	sharers                        atomic.Int32 // channels
+	served                         atomic.Int32 // place of the last that waited and got tokens
 	rwIOs, rwBytes, rBytes, wBytes bucket
 }
 

@@ -51,27 +51,34 @@ func TestQoSRate(t *testing.T) {
 		limits bdev.Limits
 		n      uint32 // blocks an I/O
 		op     func(int) bdev.Op
-		// want an I/O count of each kind in 2 s; negative is not checked
+		// want an I/O count of each kind in 1 s; negative is not checked
 		reads, writes float64
 	}{
-		{"IOPS", bdev.Limits{RWIOsPerSec: 1000}, 1, read, 2000, 0},
-		{"odd IOPS", bdev.Limits{RWIOsPerSec: 1537}, 8, read, 3074, 0},
-		{"few IOPS", bdev.Limits{RWIOsPerSec: 10}, 1, read, 20, 0},
-		{"bandwidth", bdev.Limits{RWMBPerSec: 10}, 8, read, 20 << 20 / 4096, 0},
-		{"large I/O", bdev.Limits{RWMBPerSec: 1}, 1000, read, 4, 0},
-		{"write bandwidth", bdev.Limits{WMBPerSec: 2}, 8, mixed, -1, 4 << 20 / 4096},
-		{"both", bdev.Limits{RMBPerSec: 1, WMBPerSec: 1}, 8, mixed, 512, 512},
-		{"the lower of two", bdev.Limits{RWIOsPerSec: 100, RWMBPerSec: 100}, 1, read, 200, 0},
+		{"IOPS", bdev.Limits{RWIOsPerSec: 1000}, 1, read, 1000, 0},
+		{"odd IOPS", bdev.Limits{RWIOsPerSec: 1537}, 8, read, 1537, 0},
+		{"few IOPS", bdev.Limits{RWIOsPerSec: 10}, 1, read, 10, 0},
+		{"bandwidth", bdev.Limits{RWMBPerSec: 10}, 8, read, 10 << 20 / 4096, 0},
+		{"large I/O", bdev.Limits{RWMBPerSec: 1}, 1000, read, 2, 0},
+		{"write bandwidth", bdev.Limits{WMBPerSec: 2}, 8, mixed, -1, 2 << 20 / 4096},
+		{"both", bdev.Limits{RMBPerSec: 1, WMBPerSec: 1}, 8, mixed, 256, 256},
+		{"the lower of two", bdev.Limits{RWIOsPerSec: 100, RWMBPerSec: 100}, 1, read, 100, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := bdevtest.NewRig(t, 2, nil)
 			b := bdev.New("Slow0", bdev.UUID{}, slowDevice(g, time.Microsecond, 20*time.Microsecond))
 			b.SetLimits(tt.limits)
-			ops := load(g, []bdev.Channel{g.Open(b, 0), g.Open(b, 1)}, 4, tt.n, 2*time.Second, tt.op)
+			ops := load(g, []bdev.Channel{g.Open(b, 0), g.Open(b, 1)}, 4, tt.n, time.Second, tt.op)
 			for op, want := range map[bdev.Op]float64{bdev.Read: tt.reads, bdev.Write: tt.writes} {
 				// One timeslice's burst, and what is still in flight.
 				if slack := want*0.02 + 9; want >= 0 && math.Abs(float64(ops[op])-want) > slack {
-					t.Errorf("%d %vs in 2 s, want %v", ops[op], op, want)
+					t.Errorf("%d %vs in 1 s, want %v", ops[op], op, want)
+				}
+			}
+			list := b.PerChannel()
+			for op := bdev.Read; op <= bdev.Write; op++ {
+				x, y := float64(list[0].Ops[op].Ops), float64(list[1].Ops[op].Ops)
+				if math.Abs(x-y) > 0.1*(x+y)+4 {
+					t.Errorf("%v %vs on one reactor, %v on the other", x, op, y)
 				}
 			}
 			b.SetLimits(bdev.Limits{})

@@ -198,7 +198,7 @@ func (c *channel) start(i int32) {
 	}
 	c.d.counts.queueFull.Add(1)
 	s.waiting = true
-	c.retry = append(c.retry, i)
+	c.retry = append(c.retry, i) // within its capacity: a slot is in it once
 	c.r.NeedFlush(&c.node)
 }
 

@@ -71,15 +71,15 @@ func mayNotImport(room, path string) string {
 		return "a plug is handed in by cmd as a value"
 	}
 	for r, may := range closed {
-		if under(room, r) {
-			if underAny(to, may) || under(to, r) {
-				return ""
-			}
+		if under(room, r) && !under(to, r) && !underAny(to, may) {
 			return r + " may import " + strings.Join(may, ", ") + " of the module and nothing else"
 		}
-		if _, isClosed := closed[r]; isClosed && under(to, "iscsi/pdu") {
-			return "" // wire formats are for everyone
+		if under(room, r) {
+			return ""
 		}
+	}
+	if under(to, "iscsi/pdu") {
+		return "" // wire formats are for everyone else
 	}
 	from, dest := level(room), level(to)
 	if dest < 0 || from < 0 || dest < from || strangers[room] == to {

@@ -109,6 +109,51 @@ func TestRulesBite(t *testing.T) {
 	}
 }
 
+func TestImportTable(t *testing.T) {
+	for _, c := range []struct {
+		name, room, path string
+		may              bool
+	}{
+		{"down the chain", "scsi", "spindle/bdev", true},
+		{"down the whole chain", "cmd/spindle", "spindle/internal/sys", true},
+		{"up the chain", "reactor", "spindle/bdev", false},
+		{"control is not its RPC's user", "control", "spindle/control/rpc", false},
+		{"a part of the same room", "iscsi", "spindle/iscsi/login", true},
+		{"engine and its transport", "iscsi", "spindle/iscsi/tcp", false},
+		{"transport and its engine", "iscsi/tcp", "spindle/iscsi", true},
+		{"control and a module", "control", "spindle/bdev/malloc", false},
+		{"cmd and a module", "cmd/spindle", "spindle/bdev/malloc", true},
+		{"module and block layer", "bdev/file", "spindle/bdev", true},
+		{"module and module", "bdev/delay", "spindle/bdev/null", false},
+		{"iSER and RDMA", "iser", "spindle/verbs", true},
+		{"cmd and iSER", "cmd/spindle", "spindle/iser", true},
+		{"RDMA and iSCSI", "verbs", "spindle/iscsi/pdu", false},
+		{"RDMA and memory", "verbs/memverbs", "spindle/reactor/mem", true},
+		{"memory and time", "reactor/mem", "spindle/reactor/clock", false},
+		{"login and wire formats", "iscsi/login", "spindle/iscsi/pdu", true},
+		{"login and memory", "iscsi/login", "spindle/reactor/mem", false},
+		{"wire formats stand alone", "iscsi/pdu", "spindle/internal/sys", false},
+		{"bench and wire formats", "bench/load", "spindle/iscsi/pdu", true},
+		{"bench and engine", "bench/load", "spindle/iscsi", false},
+		{"assertions are for all", "internal/sys", "spindle/internal/invariants", true},
+		{"simulated ring in the product", "cmd/spindle", "spindle/reactor/ring/simring", false},
+		{"simulated ring in a helper", "iscsi/iscsitest", "spindle/reactor/ring/simring", true},
+		{"helper in the product", "bdev", "spindle/bdev/bdevtest", false},
+		{"tool in the product", "cmd/spindle", "spindle/internal/testbed", false},
+		{"tool in a tool", "cmd/spindle-dev", "spindle/internal/testbed", true},
+		{"standard library", "scsi", "encoding/binary", true},
+		{"x/sys where it belongs", "internal/sys", "golang.org/x/sys/unix", true},
+		{"x/sys elsewhere", "reactor/ring", "golang.org/x/sys/unix", false},
+		{"any other module", "cmd/spindle", "example.com/x", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if why := mayNotImport(c.room, c.path); (why == "") != c.may {
+				t.Errorf("%s importing %s: %q", c.room, c.path, why)
+			}
+		})
+	}
+}
+
 func TestGofmt(t *testing.T) {
 	if out := gofmt(t, root()); out != "" {
 		t.Errorf("gofmt -s -w these:\n%s", out)

@@ -24,9 +24,8 @@ check() {
 
 finish() {
     if ((failed)); then
-        echo "--- target"; tail -30 /run/target.log
-        echo "--- iscsid"; tail -20 /run/iscsid.log
-        echo "--- kernel"; dmesg | tail -30
+        tail -n 30 /run/target.log /run/iscsid.log 2>/dev/null
+        dmesg | tail -n 30
     fi
     echo "$passed passed, $failed failed"
     exit $((failed > 0))

@@ -368,3 +368,71 @@ func powerFail(t *testing.T, seed uint64) {
 		}
 	}
 }
+
+// TestNoAllocations holds reads, writes, FUA writes and flushes in steady state
+// to zero allocations.
+func TestNoAllocations(t *testing.T) {
+	s := simulated(t, 1, func(g *bdevtest.Rig) *simring.World {
+		w := simring.New(simring.Config{Clock: g.Clock, Immediate: true})
+		w.AddDisk(path, simring.DiskOptions{Size: 1 << 20})
+		return w
+	})
+	ch := s.Open(bdev.New("File0", bdev.UUID{}, s.device(file.Config{})), 0)
+	buf := s.filled(4096, 1)
+	calls := []*bdevtest.Call{
+		bdevtest.NewCall(bdev.Write, 0, 8, buf, 0),
+		bdevtest.NewCall(bdev.Read, 0, 8, buf, 0),
+		bdevtest.NewCall(bdev.Write, 8, 8, buf, bdev.FUA),
+		bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0),
+	}
+	round := func() {
+		for _, c := range calls {
+			c.Start(ch)
+		}
+		for range 4 {
+			s.Turn()
+		}
+		for _, c := range calls {
+			if c.Final != bdev.OK {
+				t.Fatalf("%v: %v", c.Op, c.Final)
+			}
+		}
+	}
+	for range 10 {
+		round()
+	}
+	if n := testing.AllocsPerRun(500, round); n != 0 {
+		t.Fatalf("%v allocations a round", n)
+	}
+}
+
+// TestFlushIsShared: flushes that wait while one is under way end with one
+// fdatasync, which begins after all of them came.
+func TestFlushIsShared(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{}, simring.DiskOptions{Size: 1 << 20}))
+	syncs := 0
+	s.world.Trace = func(e simring.Event) {
+		if e.Kind == simring.Complete && e.Op == "sync" {
+			syncs++
+		}
+	}
+	ch := s.Open(s.device(file.Config{}), 0)
+	var calls []*bdevtest.Call
+	for range 20 {
+		c := bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0)
+		c.Start(ch)
+		calls = append(calls, c)
+	}
+	for _, c := range calls {
+		s.Until("flush", c.Done)
+	}
+	if syncs != 2 {
+		t.Fatalf("%d syncs for 20 flushes", syncs)
+	}
+	for range 5 {
+		s.MustDo(ch, bdev.Flush, 0, 0, mem.Ref{}, 0)
+	}
+	if syncs != 7 {
+		t.Fatalf("%d syncs, 5 flushes one after the other asked for one each", syncs-2)
+	}
+}

@@ -51,12 +51,13 @@ type idleState struct {
 	// All below is the reactor's own.
 	lastIO    clock.Time    // the last turn with SCSI commands
 	meanGap   time.Duration // between such turns, a moving average
+	meanDev   time.Duration // of the gaps from meanGap, likewise
 	spinUntil clock.Time
 }
 
 // NoteIO tells the idle policy that SCSI commands arrived in this turn: an
-// adaptive reactor spins for about twice the mean time between such turns
-// before it sleeps. What does not call it (a NOP, a timer) lets the reactor
+// adaptive reactor spins for about twice the mean time between such turns,
+// longer when they are irregular, before it sleeps. What does not call it (a NOP, a timer) lets the reactor
 // sleep at once. Calls after a turn's first cost nothing.
 // Preconditions: runs on the owning reactor.
 //
@@ -68,17 +69,19 @@ func (r *Reactor) NoteIO() {
 	}
 	gap := min(r.now.Sub(i.lastIO), maxGap)
 	i.lastIO = r.now
+	i.meanDev += ((gap - i.meanGap).Abs() - i.meanDev) / 8
 	i.meanGap += (gap - i.meanGap) / 8
-	i.spinUntil = r.now.Add(spinTime(i.meanGap))
+	i.spinUntil = r.now.Add(spinTime(i.meanGap, i.meanDev))
 }
 
-// spinTime is how long to spin when commands come gap apart: long enough to
-// meet the next, unless even the longest spin would hardly meet it.
-func spinTime(gap time.Duration) time.Duration {
+// spinTime is how long to spin when commands come gap apart, give or take dev:
+// long enough to meet the next (the estimate is that of TCP's retransmission
+// timer, RFC 6298 §2), unless even the longest spin would hardly meet it.
+func spinTime(gap, dev time.Duration) time.Duration {
 	if gap > MaxSpin {
 		return MinSpin
 	}
-	return min(max(2*gap, MinSpin), MaxSpin)
+	return min(max(2*gap, gap+4*dev, MinSpin), MaxSpin)
 }
 
 // Until is the idle policy's answer to a turn that did work things: what to

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -76,6 +77,27 @@ func TestSpinFollowsTheStream(t *testing.T) {
 				t.Errorf("spins %v after the last command, want %v..%v", d, tc.min, tc.max)
 			}
 		})
+	}
+}
+
+// On a busy machine the gaps of a stream scatter: few of them outlast the spin.
+func TestSpinCoversAnIrregularStream(t *testing.T) {
+	r, _, c := newFake(Adaptive)
+	rng := rand.New(rand.NewPCG(3, 4))
+	missed := 0
+	for range 2000 {
+		c.Advance(time.Duration(30e3 * rng.ExpFloat64()))
+		if rng.IntN(20) == 0 { // the initiator lost its core
+			c.Advance(time.Duration(rng.IntN(300)) * time.Microsecond)
+		}
+		r.Turn(0)
+		if r.Until(0) != 0 {
+			missed++
+		}
+		r.NoteIO()
+	}
+	if missed > 100 {
+		t.Errorf("%d of 2000 commands met a sleeping reactor", missed)
 	}
 }
 

@@ -2,9 +2,13 @@ package reactor_test
 
 import (
 	"errors"
+	"io"
+	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -321,4 +325,91 @@ func BenchmarkMessageHop(b *testing.B) {
 		<-ended
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/hops, "ns/hop")
+}
+
+// echo sends back what it receives, out of the buffer it came in.
+type echo struct {
+	r     *reactor.Reactor
+	src   reactor.Source
+	node  reactor.FlushNode
+	file  ring.File
+	group ring.Group
+	msg   ring.Msg
+	id    uint16
+	n     uint32
+}
+
+const (
+	echoRecv = iota
+	echoSend
+)
+
+func (e *echo) Complete(arg uint32, c ring.CQE) {
+	switch {
+	case arg == echoSend:
+		e.r.Ring.Recycle(e.group, e.id)
+	case c.Res > 0:
+		e.r.NoteIO()
+		e.id, e.n = c.BufferID(), uint32(c.Res)
+		e.r.NeedFlush(&e.node)
+	}
+}
+
+func (e *echo) Flush() {
+	e.msg.SetVec(0, e.r.Ring.Buffer(e.group, e.id).Addr, e.n)
+	if !e.r.Ring.Send(e.src.Tag(echoSend), e.file, e.msg, 1) {
+		e.r.NeedFlush(&e.node)
+	}
+}
+
+// The round trip of a queue depth 1 stream, and how often the reactor slept on it.
+func BenchmarkEcho(b *testing.B) {
+	for _, policy := range []reactor.IdlePolicy{reactor.Poll, reactor.Adaptive, reactor.Interrupt} {
+		b.Run(policy.String(), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+			r := start(b, policy)
+			fd, addr, err := uring.Kernel{}.Listen(netip.MustParseAddrPort("127.0.0.1:0"), ring.ListenOptions{Congestion: "cubic"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer sys.Close(fd)
+			peer, err := net.Dial("tcp", addr.String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer peer.Close()
+			end, _, err := syscall.Accept(fd)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer sys.Close(end)
+			reactor.Blocking{}.Await(r, func(done func()) {
+				defer done()
+				e := &echo{r: r}
+				e.node.To, e.src = e, r.Register(e)
+				block, _ := r.Arena.Alloc(mem.MinBlock)
+				e.msg = ring.Msg{Ref: block}
+				if e.group, err = r.Ring.NewGroup(8, 4096); err == nil {
+					e.file, err = r.Ring.Install(end)
+				}
+				r.Ring.Recv(e.src.Tag(echoRecv), e.file, e.group)
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			buf := make([]byte, 48)
+			slept, entered := r.Stats().Sleeps, r.Ring.Syscalls()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := peer.Write(buf); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(peer, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(r.Stats().Sleeps-slept)/float64(b.N), "sleeps/op")
+			b.ReportMetric(float64(r.Ring.Syscalls()-entered)/float64(b.N), "syscalls/op")
+		})
+	}
 }

@@ -12,9 +12,13 @@ type Ref struct {
 }
 
 // Bytes views the span. The view is valid for as long as the Ref's owner holds it.
+//
+//spindle:hot
 func (r Ref) Bytes() []byte { return sys.Bytes(r.Addr, r.Len) }
 
 // Slice returns the n bytes that start at off.
+//
+//spindle:hot
 func (r Ref) Slice(off, n uint32) Ref {
 	if uint64(off)+uint64(n) > uint64(r.Len) {
 		panic("mem: slice out of range")

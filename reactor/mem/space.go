@@ -51,6 +51,8 @@ func (r *Region) Ref(off uint64, n uint32) Ref {
 }
 
 // Contains tells whether the whole of b lies in the region.
+//
+//spindle:hot
 func (r *Region) Contains(b Ref) bool {
 	return b.Addr >= r.Base && uint64(b.Addr-r.Base) <= r.Len && uint64(b.Len) <= r.Len-uint64(b.Addr-r.Base)
 }
@@ -108,6 +110,8 @@ func (s *Space) Map(size uint64, node int) (*Region, error) {
 }
 
 // Region returns the region numbered i, or nil.
+//
+//spindle:hot
 func (s *Space) Region(i uint32) *Region {
 	list := *s.regions.Load()
 	if uint64(i) >= uint64(len(list)) {

@@ -12,6 +12,7 @@ import (
 func (r *Ring) sqe(op uint8, tag uint64) *sys.SQE {
 	s := r.u.SQE()
 	if s == nil {
+		r.refused = true
 		return nil
 	}
 	s.Opcode, s.UserData = op, tag

@@ -83,6 +83,7 @@ type Ring struct {
 
 	inflight  int  // operations whose last completion is to come
 	wakeArmed bool // the read of the event counter is in flight
+	refused   bool // a Prep call found the queue full and is to be repeated
 	event     int  // the event counter
 	signalled atomic.Bool
 	wakers    atomic.Int32 // Wake calls between their look at closed and their write
@@ -196,12 +197,13 @@ func (r *Ring) Enter(out []ring.CQE, until clock.Time) (int, error) {
 	}
 	e := syscall.Errno(0)
 	switch {
-	case until != 0 && r.u.Ready() == 0 && r.wakeArmed:
+	case until != 0 && r.u.Ready() == 0 && !r.refused:
 		e = r.wait(until)
 	case r.u.Queued() != 0 || r.u.Flags()&(sys.SQTaskrun|sys.SQCQOverflow) != 0:
 		r.syscalls.Add(1)
 		e = r.u.Poll()
 	}
+	r.refused = false
 	// EINTR: a signal came; ETIME: until came; EBUSY: the kernel takes nothing
 	// more before completions are reaped; EAGAIN: it is short of memory. What was
 	// not taken stays queued for the next call.
@@ -265,7 +267,7 @@ func (r *Ring) reap(out []ring.CQE) int {
 func (r *Ring) armWake() {
 	s := r.sqe(sys.OpRead, tagWake)
 	if s == nil {
-		return // the queue is full: Enter will not sleep, and comes again
+		return // refused: Enter will not sleep, and comes again
 	}
 	s.FD, s.Addr, s.Len = int32(r.event), r.u.Word(), 8
 	s.Off = ^uint64(0) // the current position: an event counter has none

@@ -522,6 +522,30 @@ func TestSubmissionQueueFull(t *testing.T) {
 	}
 }
 
+// Who was refused waits for the next turn: the ring must not sleep over it,
+// even with nothing in flight that would complete.
+func TestNoSleepAfterARefusal(t *testing.T) {
+	g := newRig(t, Config{Entries: 4})
+	f, peer := g.pair()
+	for i := range 4 {
+		g.must(g.RecvInto(ring.Tag(1+i), f, g.buf(64)))
+	}
+	if g.PollFD(9, g.event) {
+		t.Fatal("a fifth submission in a queue of four")
+	}
+	start := g.clock.Now()
+	if n, err := g.Enter(g.out[:], start.Add(5*time.Second)); n != 0 || err != nil {
+		t.Fatalf("Enter = %d, %v", n, err)
+	}
+	if d := g.clock.Now().Sub(start); d > 4*time.Second {
+		t.Errorf("slept %v over a refused operation", d)
+	}
+	peer.Close()
+	for i := range 4 {
+		g.await(ring.Tag(1 + i))
+	}
+}
+
 // More completions than the queue holds: the kernel keeps the surplus.
 func TestCompletionOverflow(t *testing.T) {
 	g := newRig(t, Config{Entries: 8, Completions: 16})
@@ -701,5 +725,56 @@ func BenchmarkEnterSubmit(b *testing.B) {
 		if n, err := g.Enter(g.out[:], 0); n > 1 || err != nil {
 			b.Fatal(n, err)
 		}
+	}
+}
+
+func TestNewRefusesNonsense(t *testing.T) {
+	arena, err := mem.NewSpace().NewArena(mem.MaxBlock, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		c    Config
+	}{
+		{"files below zero", Config{Files: -1}},
+		{"files beyond the bound", Config{Files: MaxFiles + 1}},
+		{"submissions beyond the kernel's bound", Config{Entries: 1 << 20}},
+		{"completions fewer than submissions", Config{Entries: 64, Completions: 8}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			tc.c.Arena, tc.c.Clock = arena, clock.NewMonotonic()
+			r, err := New(tc.c)
+			if err == nil {
+				r.Close()
+				t.Error("accepted")
+			}
+		})
+	}
+	if !arena.AllHome() {
+		t.Error("a refused ring keeps arena memory")
+	}
+}
+
+func TestWorkerCPUs(t *testing.T) {
+	all, err := sys.Affinity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newRig(t, Config{WorkerCPUs: sys.CPUs(all)[:1]})
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, _, err := Kernel{}.Open(path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sys.Close(fd)
+	g.must(g.Sync(1, g.install(fd))) // always done by a worker
+	if c := g.await(1); c.Res != 0 {
+		t.Errorf("sync: %+v", c)
 	}
 }

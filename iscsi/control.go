@@ -296,10 +296,7 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 
 // options are the logical unit's properties that follow from its bdev.
 func (l LUN) options() scsi.LUNOptions {
-	return scsi.LUNOptions{
-		BdevName: l.Bdev.Name(), UUID: [16]byte(l.Bdev.UUID()),
-		ReadOnly: l.Bdev.Info().Caps&bdev.CapReadOnly != 0,
-	}
+	return scsi.LUNOptions{ReadOnly: l.Bdev.Info().Caps&bdev.CapReadOnly != 0}
 }
 
 func (v *inventory) checkMaps(maps []Map) error {

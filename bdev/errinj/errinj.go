@@ -41,7 +41,7 @@ type Injection struct {
 	Num  uint32 // how many I/Os of each kind
 	// QueueDepth, if not 0, spares I/O while fewer are in flight on the channel.
 	QueueDepth uint64
-	// Offset and Value are of the byte that CorruptData changes in an I/O.
+	// CorruptData XORs the byte at Offset of an I/O's data with Value.
 	Offset uint64
 	Value  byte
 }
@@ -142,17 +142,15 @@ type channel struct {
 	closed   bool
 }
 
-// A frame's word says what its end has to do with one byte of the data:
-// what (bits 40..41) | value (bits 32..39) | offset (bits 0..31).
-const (
-	nothing  = uint64(iota) << 40
-	corrupt  // set it, if the read went well
-	putBack  // restore it, whatever became of the write
-	whatMask = uint64(3) << 40
-)
+// A frame's word says which byte of the data its end XORs with what:
+// value (bits 32..39) | offset (bits 0..31). To a read that is the corruption,
+// to a write the repair of what was corrupted on the way. 0 does nothing.
+const nothing uint64 = 0
 
-func word(what uint64, value byte, off uint32) uint64 {
-	return what | uint64(value)<<32 | uint64(off)
+func flip(io *bdev.IO, w uint64) {
+	if v := byte(w >> 32); v != 0 {
+		io.Data.Bytes()[uint32(w)] ^= v
+	}
 }
 
 // take is the order that befalls io, if any.
@@ -188,16 +186,11 @@ func change(io *bdev.IO, o *order) uint64 {
 	if o.Offset >= uint64(io.Data.Len) {
 		return nothing
 	}
-	switch io.Op {
-	case bdev.Read:
-		return word(corrupt, o.Value, uint32(o.Offset))
-	case bdev.Write:
-		b := &io.Data.Bytes()[o.Offset]
-		was := *b
-		*b = o.Value
-		return word(putBack, was, uint32(o.Offset))
+	w := uint64(o.Value)<<32 | o.Offset
+	if io.Op == bdev.Write {
+		flip(io, w)
 	}
-	return nothing
+	return w
 }
 
 // forward hands io to the base.
@@ -219,10 +212,10 @@ func (c *channel) IODone(io *bdev.IO) {
 	io.Complete(io.Status)
 }
 
+// finish corrupts what was read, or repairs the submitter's data.
 func finish(io *bdev.IO, w uint64, s bdev.Status) {
-	what := w & whatMask
-	if what == putBack || what == corrupt && s == bdev.OK {
-		io.Data.Bytes()[uint32(w)] = byte(w >> 32)
+	if io.Op == bdev.Write || s == bdev.OK {
+		flip(io, w)
 	}
 }
 

@@ -47,6 +47,7 @@ type Config struct {
 	BlockSize uint32 // 0: that of a block device, 512 for a regular file
 	ReadOnly  bool
 	Buffered  bool   // never use O_DIRECT
+	NoUnmap   bool   // do not punch holes, so that space once allocated stays so
 	Product   string // "" means "AIO disk", the name SPDK's clients know
 	// Reactors is how many channels are expected; Open blocks for those beyond it.
 	Reactors int
@@ -166,7 +167,7 @@ func (d *Device) describe(f ring.FileInfo) bdev.Info {
 		i.PhysicalBlockSize = physical
 		i.UnmapGranularity = physical / size
 	}
-	if f.Discard {
+	if f.Discard && !d.config.NoUnmap {
 		i.Caps |= bdev.CapUnmap
 	}
 	if d.config.ReadOnly {

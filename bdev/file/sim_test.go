@@ -72,6 +72,7 @@ func TestConformanceSimulated(t *testing.T) {
 		{name: "no direct", disk: simring.DiskOptions{NoDirect: true}},
 		{name: "coarse", disk: simring.DiskOptions{Align: 4096}},
 		{name: "no discard", disk: simring.DiskOptions{NoDiscard: true}, faults: simring.AllFaults().Lossless()},
+		{name: "no unmap", config: file.Config{NoUnmap: true}},
 		{name: "block device", disk: simring.DiskOptions{BlockDevice: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -302,6 +302,9 @@ func (t *Task) respond() {
 	switch {
 	case q.Status == scsi.CheckCondition || q.SenseLen > 0:
 		t.putSense()
+		if q.Dir == scsi.DataOut && q.Want > t.edtl {
+			moved = q.Want // the expected length was too short, whatever else was wrong
+		}
 	case q.Dir == scsi.DataIn:
 		moved = q.DataLen
 		if t.read {

@@ -173,8 +173,13 @@ func (s *Session) runHeld() {
 // Preconditions: runs on the session's reactor.
 func (s *Session) end(why error) {
 	s.ending = true
-	if s.conn != nil {
-		s.conn.tp.Close(why)
+	switch c := s.conn; {
+	case c == nil:
+	case why == errColdReset && c.phase == phaseFull:
+		c.phase = phaseLogout // the answer to the reset leaves first
+		c.closeAfterSend(why)
+	default:
+		c.tp.Close(why)
 	}
 }
 

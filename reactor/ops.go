@@ -40,7 +40,7 @@ func (r *Reactor) Register(c Completer) Source {
 		i, t.free = t.free[n-1], t.free[:n-1]
 	} else {
 		i = uint32(len(t.slots))
-		if i >= 1<<slotBits-1 { // the last slot's tags belong to the ring
+		if i >= 1<<slotBits-2 { // the last two slots' tags belong to the ring
 			panic("reactor: too many sources")
 		}
 		t.slots = append(t.slots, opSlot{})

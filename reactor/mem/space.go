@@ -3,6 +3,7 @@ package mem
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -57,13 +58,25 @@ func (r *Region) Contains(b Ref) bool {
 	return b.Addr >= r.Base && uint64(b.Addr-r.Base) <= r.Len && uint64(b.Len) <= r.Len-uint64(b.Addr-r.Base)
 }
 
-// Discard gives the memory of n bytes at off back to the system; they read as
-// zeroes. On reserved huge pages only whole ones are given back.
+// Discard makes n bytes at off read as zeroes. Whole pages of them are given
+// back to the system; the ends that lie in pages shared with their neighbours
+// are overwritten.
 func (r *Region) Discard(off, n uint64) error {
 	if off > r.Len || n > r.Len-off {
 		return fmt.Errorf("mem: discard of %d bytes at %d outside a region of %d", n, off, r.Len)
 	}
-	return sys.Discard(r.bytes[off : off+n])
+	page := uint64(os.Getpagesize())
+	if r.Kind == HugePages {
+		page = sys.HugePageSize
+	}
+	from, to := (off+page-1)&^(page-1), (off+n)&^(page-1)
+	if from >= to {
+		clear(r.bytes[off : off+n])
+		return nil
+	}
+	clear(r.bytes[off:from])
+	clear(r.bytes[to : off+n])
+	return sys.Discard(r.bytes[from:to])
 }
 
 // Populate makes all pages of the region present, so that no fault is taken later.

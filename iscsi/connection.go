@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"spindle/iscsi/login"
 	"spindle/iscsi/pdu"
@@ -268,9 +269,14 @@ func (c *Connection) Drained() {
 	}
 }
 
-// closeAfterSend ends the connection once all that is queued has left.
+// farewellLimit is how long the last PDUs of a connection may take to leave.
+const farewellLimit = 5 * time.Second
+
+// closeAfterSend ends the connection once all that is queued has left, or has
+// had its time.
 func (c *Connection) closeAfterSend(why error) {
 	c.closing = why
+	c.sh.r.Arm(&c.nop, c.sh.r.Now().Add(farewellLimit))
 	c.tp.Drain()
 }
 

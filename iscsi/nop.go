@@ -71,8 +71,13 @@ func (c *Connection) nopIn(ttt uint32) {
 	})
 }
 
-// timer is the connection's one timer: the login deadline, then the keepalive.
+// timer is the connection's one timer: the login deadline, the keepalive, and
+// the end of a farewell.
 func (c *Connection) timer(now clock.Time) {
+	if c.closing != nil {
+		c.tp.Close(c.closing)
+		return
+	}
 	switch c.phase {
 	case phaseLogin:
 		c.e.Stats.LoginTimeouts.Add(1)

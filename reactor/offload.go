@@ -90,6 +90,7 @@ func (p *Pool) next() (job, bool) {
 type Blocking struct{}
 
 // Await runs start on r and returns once done has been called.
+// Preconditions: r runs, and is not stopped before that.
 func (Blocking) Await(r *Reactor, start func(done func())) {
 	ended := make(chan struct{})
 	r.Post(&Msg{Run: func(*Reactor) { start(func() { close(ended) }) }})

@@ -50,7 +50,8 @@ test-rig: ## the kernel's initiator, in a QEMU guest
 bench-quick: ## Go micro-benchmarks, briefly
 	@$(GO) test -p 1 -run '^$$' -bench . -benchtime 100ms ./...
 
-docs: ## check that the documents' links lead somewhere
+docs: ## regenerate docs/rpc.md, check that links lead somewhere
+	@$(GO) generate ./control/rpc
 	@$(DEV) docs
 
 clean: ## remove what was built

@@ -16,10 +16,11 @@ func TestCounter(t *testing.T) {
 	}{
 		{"leaves count, parents do not", `
 {"Action":"pass","Package":"p","Test":"T/a"}
+{"Action":"output","Package":"p","Test":"T/b","Output":"    a_test.go:3: not here\n"}
 {"Action":"skip","Package":"p","Test":"T/b"}
 {"Action":"pass","Package":"p","Test":"T"}
 {"Action":"pass","Package":"p","Test":"U"}
-{"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "pass p"},
+{"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "1: not here"},
 		{"a failed leaf counts once", `
 {"Action":"output","Package":"p","Test":"T/a/x","Output":"why\n"}
 {"Action":"fail","Package":"p","Test":"T/a/x"}
@@ -41,7 +42,7 @@ func TestCounter(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var w bytes.Buffer
-			k := counter{w: &w, output: map[string][]string{}, result: map[string]string{}}
+			k := newCounter(&w)
 			k.read(strings.NewReader(c.events))
 			if got := k.tally(); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -36,7 +38,7 @@ func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
 	if err := cmd.Start(); err != nil {
 		return tally{}, err
 	}
-	c := counter{w: w, output: map[string][]string{}, result: map[string]string{}}
+	c := newCounter(w)
 	c.read(out)
 	err = cmd.Wait()
 	t := c.tally()
@@ -57,8 +59,13 @@ type counter struct {
 	w      io.Writer
 	output map[string][]string // test or package -> its lines, until its verdict
 	result map[string]string   // "package test" -> pass, fail or skip
+	why    map[string]int      // reasons of this package's skips
 	broken int                 // packages that failed without a failed test: build errors, panics
-	leaves int                 // tests seen, for the line of a package
+	tests  int                 // of this package
+}
+
+func newCounter(w io.Writer) *counter {
+	return &counter{w: w, output: map[string][]string{}, result: map[string]string{}, why: map[string]int{}}
 }
 
 func (c *counter) read(r io.Reader) {
@@ -87,9 +94,12 @@ func (c *counter) event(e event) {
 			return
 		}
 		c.result[key] = e.Action
-		c.leaves++
-		if e.Action != "pass" {
+		c.tests++
+		switch e.Action {
+		case "fail":
 			fmt.Fprint(c.w, "  ", strings.Join(c.output[key], "  "))
+		case "skip":
+			c.why[reason(c.output[key])]++
 		}
 		delete(c.output, key)
 	}
@@ -108,10 +118,24 @@ func (c *counter) packageDone(e event) {
 			}
 		}
 	}
-	if c.leaves > 0 || e.Action == "fail" {
-		fmt.Fprintf(c.w, "  %-4s %-36s %4d tests %6.1f s\n", e.Action, e.Package, c.leaves, e.Elapsed)
+	if c.tests > 0 || e.Action == "fail" {
+		fmt.Fprintf(c.w, "  %-4s %-36s %4d tests %6.1f s\n", e.Action, e.Package, c.tests, e.Elapsed)
 	}
-	c.leaves = 0
+	for _, why := range slices.Sorted(maps.Keys(c.why)) {
+		fmt.Fprintf(c.w, "  skip %-36s %4d: %s\n", e.Package, c.why[why], why)
+	}
+	clear(c.why)
+	c.tests = 0
+}
+
+// reason is what a skipped test said of why: "file.go:12: WHY".
+func reason(lines []string) string {
+	for _, l := range lines {
+		if f := strings.SplitN(strings.TrimSpace(l), ": ", 2); len(f) == 2 && strings.Contains(f[0], ".go:") {
+			return f[1]
+		}
+	}
+	return "for no reason given"
 }
 
 // tally counts leaves only: a parent says nothing that its subtests did not.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -41,7 +42,6 @@ type ReactorStats struct {
 	Busy, Idle          time.Duration
 	Sys, User           time.Duration // CPU time of its thread
 	Interrupt           bool          // sleeps as soon as it is idle
-	Pollers, Timers     int
 }
 
 // Config makes a Control.
@@ -125,4 +125,25 @@ type Bdev struct {
 	// call makes it again; guarded by Control.mu, replaced and never changed.
 	call Call
 	stop func() // ends the subscription to its changes
+}
+
+// Close deletes everything, in the order in which things need each other: the
+// nodes with their sessions, then portals, then bdevs from the top of their
+// stacks. I/O in flight ends before what it uses does.
+func (c *Control) Close() error {
+	var errs []error
+	for _, n := range c.Nodes() {
+		errs = append(errs, c.DeleteNode(n.Name))
+	}
+	for _, g := range c.PortalGroups() {
+		errs = append(errs, c.DeletePortalGroup(g.Tag))
+	}
+	for list := c.Bdevs(); len(list) > 0; list = c.Bdevs() {
+		// Those above go with it.
+		if err := c.DeleteBdev(list[0].Name(), ""); err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -46,8 +46,7 @@ type FileSpec struct {
 	Path      string
 	BlockSize uint32 // bytes; 0 is the file's own
 	ReadOnly  bool
-	// Fallocate allows unmap to punch holes into a regular file.
-	Fallocate bool
+	Fallocate bool // kept: unmap punches holes wherever the file system can
 	Uring     bool // it was made under the uring name
 }
 

@@ -264,7 +264,7 @@ func threadStats(r *request) (any, error) {
 		list = append(list, obj{
 			{"name", threadName(w.ID)}, {"id", w.ID + 1}, {"cpumask", cpumask(w.Core)},
 			{"busy", w.Busy.Nanoseconds()}, {"idle", w.Idle.Nanoseconds()},
-			{"active_pollers_count", w.Pollers}, {"timed_pollers_count", w.Timers}, {"paused_pollers_count", 0},
+			{"active_pollers_count", 1}, {"timed_pollers_count", 0}, {"paused_pollers_count", 0},
 		})
 	}
 	return obj{{"tick_rate", TickRate}, {"threads", list}}, nil

@@ -122,7 +122,7 @@ func fileMethods() []Method {
 			Name: "bdev_aio_create", Aliases: []string{"construct_aio_bdev"}, State: Runtime,
 			Params: one(name, file, size,
 				Param{Name: "readonly", Type: Bool, Doc: "open for reading only"},
-				Param{Name: "fallocate", Type: Bool, Doc: "unmap punches holes"},
+				Param{Name: "fallocate", Type: Bool, Doc: "accepted; unmap punches holes wherever the file system can"},
 				uuidParam,
 				Param{Name: "nowait", Type: Bool, Doc: "accepted; I/O never blocks a reactor"}),
 			Result: "the bdev's name", Doc: "Serve a file or block device, through io_uring.", Hint: hint,
@@ -132,7 +132,7 @@ func fileMethods() []Method {
 		deleteMethod("aio", decodeInternal, "delete_aio_bdev"),
 		{
 			Name: "bdev_uring_create", State: Runtime, Params: one(file, name, size, uuidParam),
-			Result: "the bdev's name", Doc: "The same module under SPDK's other name for it; unmap punches holes.", Hint: hint,
+			Result: "the bdev's name", Doc: "The same module under SPDK's other name for it.", Hint: hint,
 			bad: decodeInternal, fails: answer{codeInternal, "Cannot create the uring bdev"},
 			run: func(r *request) (any, error) { return createFile(r, true) },
 		},
@@ -144,7 +144,7 @@ func fileMethods() []Method {
 func createFile(r *request, uring bool) (any, error) {
 	return r.ctl.CreateFile(control.FileSpec{
 		Name: r.String("name"), UUID: r.UUID("uuid"), Path: r.String("filename"), BlockSize: uint32(r.Uint("block_size")),
-		ReadOnly: r.Bool("readonly"), Fallocate: r.Bool("fallocate") || uring, Uring: uring,
+		ReadOnly: r.Bool("readonly"), Fallocate: r.Bool("fallocate"), Uring: uring,
 	})
 }
 

@@ -1,0 +1,208 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/pkg/profile"
+
+	"spindle/cmd/spindle/internal/daemon"
+	"spindle/control"
+	"spindle/internal/sys"
+	"spindle/reactor"
+)
+
+func serveCommand() command {
+	return command{
+		name: "serve", short: "serve disks over iSCSI",
+		long: `Serve disks over iSCSI until SIGINT or SIGTERM, which drain I/O, ask initiators to
+log out, and end the process with status 0; a second signal ends it at once.
+
+Without --config and --malloc nothing is served until it is configured over the
+RPC socket ("spindle help rpc"). Root is not needed: ports from 1024 on and any
+memlock limit do, at some cost that the log names.`,
+		flags: func(fs *flag.FlagSet) func(streams, []string) error {
+			f := declareServe(fs)
+			return func(s streams, args []string) error {
+				if len(args) > 0 {
+					return usagef("serve takes flags only, not %q", args[0])
+				}
+				o, err := f.options(s.err)
+				if err != nil {
+					return err
+				}
+				return serve(s, o, f.profile)
+			}
+		},
+	}
+}
+
+// serveFlags are the flags of serve, as text.
+type serveFlags struct {
+	o                                     daemon.Options
+	cores, mem, idle, level, malloc, addr string
+	profile                               string
+	noRPC                                 bool
+}
+
+func declareServe(fs *flag.FlagSet) *serveFlags {
+	f := &serveFlags{}
+	fs.StringVar(&f.o.Config, "config", "", "`FILE` to load: what save_config prints")
+	fs.BoolVar(&f.o.SkipUnknown, "skip-unknown", false, "pass over methods of FILE that are not known, for files from SPDK")
+	fs.StringVar(&f.o.Socket, "rpc-socket", daemon.DefaultSocket, "`PATH` of the RPC socket")
+	fs.BoolVar(&f.noRPC, "no-rpc", false, "serve no RPC socket")
+	fs.BoolVar(&f.o.WaitForRPC, "wait-for-rpc", false, "wait for options and framework_start_init before anything else")
+	fs.StringVar(&f.cores, "cores", "", "`MASK` of CPUs to run reactors on: 0x3, 0-1 or [0,1] (default half of those there are)")
+	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
+	fs.StringVar(&f.idle, "idle", reactor.Adaptive.String(), "`POLICY` of a reactor without work: adaptive spins for a while and sleeps, poll spins, interrupt sleeps")
+	fs.StringVar(&f.profile, "profile", "", "`KIND` of profile to write to the working directory: cpu, mem or trace")
+	fs.StringVar(&f.level, "log-level", "notice", "`LEVEL` from which to log: "+strings.ToLower(strings.Join(control.LevelNames(), ", ")))
+	fs.StringVar(&f.malloc, "malloc", "", "`SIZE` of a disk in memory to serve at once, such as 1G")
+	fs.StringVar(&f.addr, "listen", "127.0.0.1:3260", "`ADDR` to serve that disk on")
+	return f
+}
+
+// options reads the flags.
+func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
+	o := f.o
+	o.Log = control.NewLog(logTo)
+	o.Listen = f.addr
+	if f.noRPC {
+		o.Socket = ""
+	}
+	if err := o.Log.SetLevel(f.level); err != nil {
+		return o, usagef("--log-level: %w", err)
+	}
+	if f.cores != "" {
+		list, err := sys.ParseCPUs(f.cores)
+		if err != nil {
+			return o, usagef("--cores: %w; want a mask such as 0x3, or a list such as 0-1 or [0,1]", err)
+		}
+		o.Cores = list
+	}
+	for _, size := range []struct {
+		flag, text string
+		to         *uint64
+	}{{"--mem", f.mem, &o.Mem}, {"--malloc", f.malloc, &o.Malloc}} {
+		if size.text == "" {
+			continue
+		}
+		n, err := parseSize(size.text)
+		if err != nil {
+			return o, usagef("%s: %w", size.flag, err)
+		}
+		*size.to = n
+	}
+	idle := map[string]reactor.IdlePolicy{}
+	for _, p := range []reactor.IdlePolicy{reactor.Adaptive, reactor.Poll, reactor.Interrupt} {
+		idle[p.String()] = p
+	}
+	p, known := idle[f.idle]
+	if !known {
+		return o, usagef("--idle %q: want adaptive, poll or interrupt", f.idle)
+	}
+	o.Idle = p
+	if _, err := profileMode(f.profile); err != nil {
+		return o, err
+	}
+	if o.WaitForRPC && (o.Config != "" || o.Malloc != 0) {
+		return o, usagef("--wait-for-rpc waits for everything: load the configuration with load_config instead of --config or --malloc")
+	}
+	if o.WaitForRPC && f.noRPC {
+		return o, usagef("--wait-for-rpc would wait for ever with --no-rpc")
+	}
+	return o, nil
+}
+
+// parseSize reads a number of bytes with a binary unit: 512M, 1G, 1GiB.
+func parseSize(text string) (uint64, error) {
+	upper := strings.ToUpper(strings.TrimSpace(text))
+	upper = strings.TrimSuffix(strings.TrimSuffix(upper, "B"), "I")
+	shift := 0
+	if n := len(upper); n > 0 {
+		if i := strings.IndexByte("KMGT", upper[n-1]); i >= 0 {
+			shift, upper = 10*(i+1), upper[:n-1]
+		}
+	}
+	n, err := strconv.ParseUint(upper, 10, 64)
+	if err != nil || n == 0 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%q is no size; write 512M, 1G or a number of bytes", text)
+	}
+	return n << shift, nil
+}
+
+// profileMode is what pkg/profile is to do; nil is nothing.
+func profileMode(kind string) (func(*profile.Profile), error) {
+	switch kind {
+	case "":
+		return nil, nil
+	case "cpu":
+		return profile.CPUProfile, nil
+	case "mem":
+		return profile.MemProfile, nil
+	case "trace":
+		return profile.TraceProfile, nil
+	}
+	return nil, usagef("--profile %q: want cpu, mem or trace", kind)
+}
+
+// serve runs the target until a signal.
+func serve(s streams, o daemon.Options, kind string) (err error) {
+	mode, err := profileMode(kind)
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGPIPE)
+	if mode != nil {
+		defer profile.Start(mode, profile.ProfilePath("."), profile.NoShutdownHook, profile.Quiet).Stop()
+	}
+	// A signal while it starts ends the start.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	d, err := daemon.Start(ctx, o)
+	if err != nil {
+		return advise(err)
+	}
+	if _, err := io.WriteString(s.out, d.Banner()); err != nil {
+		return errors.Join(err, d.Stop())
+	}
+	var why string
+	select {
+	case sig := <-signals:
+		why = sig.String()
+	case why = <-d.Stopping():
+	}
+	log := o.Log.Logger("control")
+	log.Log(ctx, control.LevelNotice, "ending: I/O drains, initiators are asked to log out; a second signal ends it now", "signal", why)
+	ended := make(chan error, 1)
+	go func() { ended <- d.Stop() }()
+	select {
+	case err := <-ended:
+		return err
+	case sig := <-signals:
+		return fmt.Errorf("%v during shutdown: ended without draining", sig)
+	}
+}
+
+// advise adds what to do next to errors that have a usual cause.
+func advise(err error) error {
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w (ports below 1024 need root or CAP_NET_BIND_SERVICE; files and sockets need rights for this user)", err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w (another process listens there: stop it or choose another address)", err)
+	}
+	return err
+}

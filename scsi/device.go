@@ -118,6 +118,11 @@ func (d *Device) RemoveLUN(c reactor.Caller, lun uint16) error {
 		return fmt.Errorf("LUN %d: %w", lun, ErrNoLUN)
 	}
 	d.inventory.Store(inv.without(lu))
+	// All views let go before any is waited for: a task of one may wait for a
+	// task of another.
+	for _, v := range lu.views {
+		c.Await(v.r, v.retire)
+	}
 	for _, v := range lu.views {
 		c.Await(v.r, v.drain)
 	}

@@ -74,7 +74,7 @@ func (lu *LogicalUnit) requestHold(c *homeCall) {
 		return
 	}
 	h.call, h.task, h.state = c, c.task, holdQueued
-	h.lba, h.blocks = c.task.span()
+	h.lba, h.blocks = c.lba, c.blocks
 	lu.holds = append(lu.holds, h)
 	lu.startHolds()
 }
@@ -223,6 +223,7 @@ func (v *View) acquire(t *Task) bool {
 	t.state = taskHold
 	v.claims = append(v.claims, t)
 	v.regard()
+	t.call.lba, t.call.blocks = t.span()
 	return v.request(t, callHold)
 }
 

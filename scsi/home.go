@@ -41,7 +41,9 @@ type homeCall struct {
 	reset   *reset // callReset
 	want    bool   // callLink
 	bounced bool   // answer: not done, ask again
-	hold    *hold  // answer to callHold
+	lba     uint64 // callHold
+	blocks  uint64
+	hold    *hold // answer to callHold
 	snap    *snapshot
 }
 

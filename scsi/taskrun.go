@@ -25,7 +25,6 @@ const (
 	taskAborted  taskFlags = 1 << iota
 	taskTAS                // aborted by another nexus with TAS set: ends with TASK ABORTED
 	taskLent               // IO holds lent memory
-	taskCalling            // its call home is being made: an answer now is not told
 	taskAsked              // the answer from home is here
 	taskOrdered            // holds the whole unit because of its attribute
 	taskAdmitted           // was let past the holds of others

@@ -34,6 +34,7 @@ type View struct {
 	parked   taskQueue
 	ready    taskQueue // go on at the next process
 	retry    taskQueue // the device had no memory, or home sent the call back
+	calling  *Task     // its call home is being made: an answer now is not told
 	rescan   bool      // parked tasks may go on
 	watches  []watch
 	watchers int
@@ -314,10 +315,11 @@ func (v *View) ask(t *Task) bool {
 
 // request calls home for a task. True: the answer is here.
 func (v *View) request(t *Task, k callKind) bool {
-	t.flags = t.flags&^taskAsked | taskCalling
+	t.flags &^= taskAsked
 	t.call.task = t
+	v.calling = t
 	v.call(&t.call, k)
-	t.flags &^= taskCalling
+	v.calling = nil
 	if t.flags&taskAsked == 0 {
 		return false
 	}
@@ -352,7 +354,7 @@ func (v *View) answered(c *homeCall) {
 		t.flags |= taskRecheck
 	}
 	t.flags |= taskAsked
-	if t.flags&taskCalling != 0 {
+	if v.calling == t {
 		t.flags &^= taskRecheck
 		return
 	}
@@ -370,15 +372,21 @@ func (v *View) unclaim(t *Task) {
 	v.reconsider()
 }
 
-// drain ends the view of a unit that is being removed: its nexuses forget the
-// unit, its tasks are aborted, and done is called when all have ended.
+// retire begins the end of the view of a unit that is being removed: its
+// nexuses forget the unit and its tasks are aborted.
 // Preconditions: runs on v's reactor; the unit is unpublished.
-func (v *View) drain(done func()) {
+func (v *View) retire(done func()) {
 	v.closing = true
 	for _, i := range v.itls {
 		i.nexus.detach(i)
 	}
 	v.abortTasks(nil, nil, false)
+	done()
+}
+
+// drain calls done when the tasks of a retired view have ended.
+// Preconditions: runs on v's reactor.
+func (v *View) drain(done func()) {
 	v.watch(watch{seq: v.seq, done: func() {
 		v.itls = nil
 		v.relink()

@@ -8,8 +8,12 @@ import (
 	"spindle/bdev"
 	"spindle/bdev/bdevtest"
 	"spindle/bdev/errinj"
+	"spindle/reactor"
 	"spindle/reactor/mem"
 )
+
+// step is how far the rig's clock moves a turn.
+const step = 10 * time.Microsecond
 
 // load keeps depth I/Os of each channel in flight for d and counts what ended.
 func load(g *bdevtest.Rig, chs []bdev.Channel, depth int, n uint32, d time.Duration, op func(i int) bdev.Op) (ops [bdev.NumOps]int) {
@@ -116,8 +120,25 @@ func TestQoSReadsPassWrites(t *testing.T) {
 	}
 }
 
+// inOrder is a Completer that notes the order of completion by LBA.
+type inOrder struct{ lbas []uint64 }
+
+func (o *inOrder) IODone(io *bdev.IO) {
+	io.Pop()
+	o.lbas = append(o.lbas, io.LBA)
+}
+
+func (o *inOrder) start(ch bdev.Channel, io *bdev.IO) {
+	io.Push(o, 0)
+	if ch.Submit(io) != bdev.Pending {
+		io.Pop()
+		o.lbas = append(o.lbas, io.LBA)
+	}
+}
+
 // TestQoSOrder: what waits goes on in the order it came, whatever the module
-// refuses meanwhile, and abort and lifting the limit end the wait.
+// refuses meanwhile, and what is submitted just when there are tokens again
+// does not overtake it.
 func TestQoSOrder(t *testing.T) {
 	g := bdevtest.NewRig(t, 1, nil)
 	inj, err := errinj.New(nullDevice(g, 1024))
@@ -125,53 +146,91 @@ func TestQoSOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := bdev.New("EE0", bdev.UUID{}, inj)
-	b.SetLimits(bdev.Limits{RWIOsPerSec: 1000})
+	b.SetLimits(bdev.Limits{RWIOsPerSec: 4000})
 	ch, buf := g.Open(b, 0), g.Buffer(512)
-	const n = 10
-	calls := make([]*bdevtest.Call, n)
-	for i := range calls {
-		calls[i] = bdevtest.NewCall(bdev.Read, uint64(i), 1, buf, 0)
-		calls[i].Start(ch)
+	const n = 20
+	order, ios := &inOrder{}, [n + 1]bdev.IO{}
+	for i := range ios {
+		ios[i] = bdev.IO{Op: bdev.Read, LBA: uint64(i), Blocks: 1, Data: buf}
 	}
-	_ = inj.Inject(errinj.Injection{Op: bdev.Read, Type: errinj.OutOfMemory, Num: 3})
-	ch.Abort(&calls[5].IO)
-	if calls[5].Done() {
-		t.Fatal("ended inside Abort")
+	for i := range n {
+		order.start(ch, &ios[i])
 	}
-	for turns := 0; !calls[n-2].Done(); turns++ {
-		g.Turn()
-		ended := true
-		for i, c := range calls {
-			if i == 5 {
-				continue
-			}
-			if c.Done() && !ended {
-				t.Fatalf("I/O %d ended before an earlier one", i)
-			}
-			ended = c.Done()
-		}
-		if turns == 10_000 {
-			t.Fatal("stuck")
+	if len(order.lbas) != 4 {
+		t.Fatalf("%d passed, a timeslice has 4", len(order.lbas))
+	}
+	_ = inj.Inject(errinj.Injection{Op: bdev.Read, Type: errinj.OutOfMemory, Num: 2})
+	// A message runs in the turn that begins the slice, before the timer does.
+	g.Tick(time.Millisecond - step)
+	late := &reactor.Msg{Run: func(*reactor.Reactor) { order.start(ch, &ios[n]) }}
+	g.Reactors[0].Post(late)
+	g.Until("all", func() bool { return len(order.lbas) == n+1 })
+	for i, lba := range order.lbas {
+		if lba != uint64(i) {
+			t.Fatalf("ended in the order %v", order.lbas)
 		}
 	}
-	if calls[5].Final != bdev.Aborted || calls[5].Calls != 1 {
-		t.Fatalf("aborted: %v", calls[5].Final)
-	}
-	if at := g.Clock.Now(); at < 7_000_000 || at > 8_000_000 {
-		t.Fatalf("7 that had to wait took %v at 1000 a second", time.Duration(at))
+	if at := g.Clock.Now(); at < 5_000_000 || at > 6_000_000 {
+		t.Fatalf("17 that had to wait took %v at 4 a millisecond", time.Duration(at))
 	}
 	if inj.Left(bdev.Read) != 0 {
 		t.Fatal("nothing was refused")
 	}
+}
+
+// TestQoSEndOfWait: an abort, and lifting the limit, end the wait.
+func TestQoSEndOfWait(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(g, 1024))
 	b.SetLimits(bdev.Limits{RWIOsPerSec: 1})
+	ch, buf := g.Open(b, 0), g.Buffer(512)
 	g.MustDo(ch, bdev.Read, 0, 1, buf, 0)
-	last := bdevtest.NewCall(bdev.Read, 0, 1, buf, 0)
-	if s := last.Start(ch); s != bdev.Pending {
-		t.Fatal(s)
+	var calls [3]*bdevtest.Call
+	for i := range calls {
+		calls[i] = bdevtest.NewCall(bdev.Read, 0, 1, buf, 0)
+		if s := calls[i].Start(ch); s != bdev.Pending {
+			t.Fatal(s)
+		}
+	}
+	ch.Abort(&calls[1].IO)
+	if calls[1].Done() {
+		t.Fatal("ended inside Abort")
+	}
+	ch.Abort(&calls[1].IO)
+	g.Turn()
+	if calls[1].Final != bdev.Aborted || calls[1].Calls != 1 || calls[0].Done() {
+		t.Fatalf("aborted: %v, the one before: %v", calls[1].Final, calls[0].Final)
 	}
 	b.SetLimits(bdev.Limits{})
 	g.Advance(2 * time.Millisecond)
-	if last.Final != bdev.OK {
-		t.Fatalf("after the limit was lifted: %v", last.Final)
+	if calls[0].Final != bdev.OK || calls[2].Final != bdev.OK {
+		t.Fatalf("after the limit was lifted: %v, %v", calls[0].Final, calls[2].Final)
+	}
+}
+
+// TestQoSBurst: a bdev that was idle has saved up one timeslice, not more.
+func TestQoSBurst(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(g, 1024))
+	b.SetLimits(bdev.Limits{RWIOsPerSec: 10_000})
+	ch, buf := g.Open(b, 0), g.Buffer(512)
+	g.Advance(100 * time.Millisecond)
+	at, passed := g.Clock.Now(), 0
+	var calls []*bdevtest.Call
+	for range 50 {
+		c := bdevtest.NewCall(bdev.Read, 0, 1, buf, 0)
+		if c.Start(ch) == bdev.OK {
+			passed++
+		}
+		calls = append(calls, c)
+	}
+	if passed != 10 {
+		t.Fatalf("%d passed at once, a timeslice has 10", passed)
+	}
+	for _, c := range calls {
+		g.Until("read", c.Done)
+	}
+	if took := g.Clock.Now().Sub(at); took < 3*time.Millisecond || took > 5*time.Millisecond {
+		t.Fatalf("40 more took %v", took)
 	}
 }

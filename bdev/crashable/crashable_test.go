@@ -89,3 +89,29 @@ func TestLoses(t *testing.T) {
 		}
 	}
 }
+
+// TestFlushCoversWhatHadEnded: a write that ends while a flush runs is not
+// covered, so a submitter that does not wait for its writes is found out.
+func TestFlushCoversWhatHadEnded(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	d := newDevice(g, crashable.Config{BlockSize: 512, Blocks: 16, MinDelay: time.Millisecond, MaxDelay: time.Millisecond})
+	ch, buf := g.Open(d, 0), g.Buffer(512)
+	for i := range buf.Bytes() {
+		buf.Bytes()[i] = 1
+	}
+	write, flush := bdevtest.NewCall(bdev.Write, 3, 1, buf, 0), bdevtest.NewCall(bdev.Flush, 0, 0, mem.Ref{}, 0)
+	write.Start(ch)
+	flush.Start(ch)
+	g.Until("write", write.Done)
+	g.Until("flush", flush.Done)
+	lost := 0
+	for seed := range uint64(20) {
+		g.MustDo(g.Open(crash(t)(d, seed), 0), bdev.Read, 3, 1, buf, 0)
+		if buf.Bytes()[0] == 0 {
+			lost++
+		}
+	}
+	if lost == 0 {
+		t.Fatal("the write was never lost")
+	}
+}

@@ -171,6 +171,7 @@ func (c *Connection) refuseCommand(p *PDU) {
 	default:
 		c.reject(p.BHS, pdu.RejectImmediate)
 	}
+	s.openWindow()
 }
 
 // arrived goes on with a task whose command PDU, with n bytes of immediate
@@ -296,6 +297,7 @@ func (t *Task) respond() {
 	q, p := &t.SCSI, &t.reply
 	t.state = taskResponding
 	t.sess.unfile(t)
+	t.sess.openWindow() // the response itself tells
 	p.ITT, p.Status, p.Response = t.itt, uint8(q.Status), 0
 	p.Data, p.Sense = mem.Ref{}, mem.Ref{}
 	moved := uint32(0) // bytes the command moves, or would

@@ -115,6 +115,9 @@ func (c *Connection) outFreed() {
 		fn(c.takeOut())
 	}
 	c.sendWaitingR2Ts()
+	if c.phase == phaseFull {
+		c.sess.openWindow()
+	}
 	if c.blocked && c.outCount >= outReserve {
 		c.blocked = false
 		c.tp.Resume()

@@ -57,6 +57,7 @@ func (c *Connection) otherReceived(p *PDU) {
 	if c.verdict == inOrder && (s.held != nil || len(s.skipped) > 0) {
 		s.runHeld()
 	}
+	s.openWindow()
 }
 
 // other acts on a PDU whose turn it is. Its data segment is in c.data.
@@ -85,7 +86,7 @@ func (c *Connection) other(b pdu.BHS, bad bool) {
 // holdOther keeps an early PDU in a task until its turn.
 func (c *Connection) holdOther(p *PDU) {
 	s := c.sess
-	if s.isHeld(p.BHS.CmdSN()) || s.freeCount <= ImmediateTasks {
+	if s.isHeld(p.BHS.CmdSN()) || s.free == nil {
 		c.e.Stats.Dropped.Add(1)
 		c.dropData()
 		return

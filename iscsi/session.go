@@ -30,7 +30,8 @@ type Session struct {
 	tagMask   uint32
 	free      *Task
 	freeCount uint32
-	depth     uint32 // commands the window advertises at most
+	active    uint32 // tasks that have no response yet
+	depth     uint32 // commands the session may have outstanding
 	slots     mem.Ref
 	held      *Task // early commands, by CmdSN
 	skipped   []uint32
@@ -84,18 +85,21 @@ func (s *Session) populate(sh *shard, depth uint32) error {
 	return nil
 }
 
-// openWindow advertises what the free tasks allow. A window that the initiator
-// knows as closed is reopened by a NOP-In when nothing else will tell it.
+// openWindow advertises what the depth leaves and the free tasks allow. A
+// window that the initiator knows as closed is reopened by a NOP-In when nothing
+// is on its way that could tell it: no response, and none of the connection's
+// own PDUs, each of which comes here again when it has left.
 //
 //spindle:hot
 func (s *Session) openWindow() {
-	n := s.freeCount
-	if n <= ImmediateTasks {
+	if s.freeCount <= ImmediateTasks || s.active >= s.depth {
 		return
 	}
-	s.window.advertise(min(n-ImmediateTasks, s.depth))
-	if s.window.closedToPeer() && s.conn != nil && s.freeCount == uint32(len(s.tasks)) {
-		s.conn.tellWindow()
+	s.window.advertise(min(s.freeCount-ImmediateTasks, s.depth-s.active))
+	c := s.conn
+	if s.window.closedToPeer() && c != nil && c.outCount == ConnectionOuts &&
+		s.freeCount+s.active == uint32(len(s.tasks)) {
+		c.tellWindow()
 	}
 }
 

@@ -100,6 +100,7 @@ func (s *Session) claim(c *Connection, itt, cmdSN uint32) *Task {
 	t := s.free
 	s.free = t.freeNext
 	s.freeCount--
+	s.active++
 	t.freeNext = nil
 	t.conn, t.itt, t.cmdSN = c, itt, cmdSN
 	b := &s.tags[itt&s.tagMask]
@@ -119,6 +120,7 @@ func (s *Session) unfile(t *Task) {
 		if *p == t {
 			*p = t.hashNext
 			t.hashNext = nil
+			s.active--
 			return
 		}
 	}

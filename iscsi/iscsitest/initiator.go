@@ -29,6 +29,7 @@ type Conn struct {
 	ISID                     [6]byte
 	// MaxCmdSN and ExpCmdSN are what the target said last.
 	MaxCmdSN, ExpCmdSN uint32
+	told               bool
 	// Answered: keys of the login, as the target answered them.
 	Answered map[string]string
 }
@@ -131,7 +132,10 @@ func (c *Conn) TryRecv() (PDU, bool) {
 			c.g.T.Fatalf("padding is not zero: %x", w[at+dl:at+pdu.Padded(dl)])
 		}
 	}
-	c.ExpCmdSN, c.MaxCmdSN = b.ExpCmdSN(), b.MaxCmdSN()
+	if c.told && (pdu.SNLess(b.MaxCmdSN(), c.MaxCmdSN) || pdu.SNLess(b.ExpCmdSN(), c.ExpCmdSN)) {
+		c.g.T.Fatalf("the window retreats from %#x..%#x to %#x..%#x", c.ExpCmdSN, c.MaxCmdSN, b.ExpCmdSN(), b.MaxCmdSN())
+	}
+	c.ExpCmdSN, c.MaxCmdSN, c.told = b.ExpCmdSN(), b.MaxCmdSN(), true
 	return PDU{BHS: b, AHS: w[pdu.HeaderLen : pdu.HeaderLen+b.AHSLen()], Data: w[at : at+dl]}, true
 }
 

@@ -1,0 +1,142 @@
+package iscsi_test
+
+import (
+	"encoding/binary"
+	"testing"
+
+	"spindle/bdev"
+	"spindle/bdev/errinj"
+	"spindle/iscsi"
+	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
+)
+
+var be = binary.BigEndian
+
+// injectNothing ends what was ordered of a faulty device.
+var injectNothing = errinj.Injection{Op: bdev.AllOps, Type: errinj.None}
+
+// options are the defaults with changes.
+func options(change func(*iscsi.Options)) *iscsi.Options {
+	o := iscsi.Defaults()
+	change(&o)
+	return &o
+}
+
+// faulty starts a target whose LUN 1 can be told to hold or fail I/O.
+func faulty(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Device) {
+	t.Helper()
+	var dev *errinj.Device
+	o.Wrap = func(_ *iscsitest.Target, base bdev.Device) bdev.Device {
+		d, err := errinj.New(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev = d
+		return d
+	}
+	return iscsitest.New(t, o), dev
+}
+
+// hold has the next n I/Os of a kind wait until ResumePending.
+func hold(t testing.TB, d *errinj.Device, op bdev.Op, n uint32) {
+	t.Helper()
+	if err := d.Inject(errinj.Injection{Op: op, Type: errinj.Stuck, Num: n}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// silent fails when a PDU comes although nothing should.
+func silent(t testing.TB, g *iscsitest.Target, c *iscsitest.Conn) {
+	t.Helper()
+	g.Settle()
+	if p, ok := c.TryRecv(); ok {
+		t.Fatalf("unexpected PDU: % x", p.BHS)
+	}
+	if c.Peer.EOF() || c.Peer.Err() != nil {
+		t.Fatal("connection ended")
+	}
+}
+
+// alive fails unless the session still reads, writes and answers.
+func alive(t testing.TB, c *iscsitest.Conn) {
+	t.Helper()
+	data := pattern(4096, 0x5a)
+	if r := c.Do(c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(60000, 8)...), data, 0); r.Status != 0 {
+		t.Fatalf("write afterwards: status %02x sense % x", r.Status, r.Sense)
+	}
+	r := c.Do(c.Command(1, pdu.FlagRead, 4096, iscsitest.Read10(60000, 8)...), nil, 0)
+	if r.Status != 0 || string(r.Data) != string(data) {
+		t.Fatalf("read afterwards: status %02x, %d bytes", r.Status, len(r.Data))
+	}
+}
+
+// good collects a command's result and fails unless it is GOOD.
+func good(t testing.TB, c *iscsitest.Conn, itt uint32, data []byte) iscsitest.Result {
+	t.Helper()
+	r := c.Finish(itt, data)
+	if r.Status != 0 {
+		t.Fatalf("task %x: status %02x sense % x", itt, r.Status, r.Sense)
+	}
+	return r
+}
+
+// sense fails unless r is CHECK CONDITION with this key and code.
+func sense(t testing.TB, r iscsitest.Result, key byte, code uint16) {
+	t.Helper()
+	if k, c := r.Triple(); r.Status != 2 || k != key || c != code {
+		t.Fatalf("status %02x sense %x/%04x, want 02 and %x/%04x", r.Status, k, c, key, code)
+	}
+}
+
+// rejected expects a Reject of this reason about a PDU with this header.
+func rejected(t testing.TB, c *iscsitest.Conn, reason uint8, about pdu.BHS) {
+	t.Helper()
+	p := c.Expect(pdu.Reject)
+	c.ExpStatSN = p.BHS.StatSN() + 1
+	if p.BHS.Response() != reason || p.BHS.ITT() != pdu.ReservedTag {
+		t.Fatalf("reject reason %02x ITT %x, want %02x", p.BHS.Response(), p.BHS.ITT(), reason)
+	}
+	if about != nil && string(p.Data) != string(about) {
+		t.Fatalf("reject is about\n% x, want\n% x", p.Data, []byte(about))
+	}
+}
+
+// tmf is the header of a task management function.
+func tmf(c *iscsitest.Conn, fn byte, lun uint16, ref, refCmdSN uint32) pdu.BHS {
+	b := c.Immediate(pdu.TMFRequest, pdu.FlagFinal|fn)
+	b.SetLUN(uint64(lun) << 48)
+	b.SetRefTag(ref)
+	b.SetRefCmdSN(refCmdSN)
+	return b
+}
+
+// managed expects the response to a task management function.
+func managed(t testing.TB, c *iscsitest.Conn, itt uint32, resp uint8) {
+	t.Helper()
+	p := c.Expect(pdu.TMFResponse)
+	if p.BHS.ITT() != itt || p.BHS.Response() != resp || p.BHS.StatSN() != c.ExpStatSN {
+		t.Fatalf("TMF response %d of %x (StatSN %d), want %d of %x (%d)",
+			p.BHS.Response(), p.BHS.ITT(), p.BHS.StatSN(), resp, itt, c.ExpStatSN)
+	}
+	c.ExpStatSN++
+}
+
+// ping sends an immediate NOP-Out and expects its echo as the next PDU.
+func ping(t testing.TB, c *iscsitest.Conn) {
+	t.Helper()
+	b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+	b.SetTTT(pdu.ReservedTag)
+	c.Send(b, nil, []byte("ping"))
+	echoed(t, c, b.ITT(), "ping")
+}
+
+// echoed expects the answer to a ping.
+func echoed(t testing.TB, c *iscsitest.Conn, itt uint32, data string) {
+	t.Helper()
+	p := c.Expect(pdu.NopIn)
+	if p.BHS.ITT() != itt || p.BHS.TTT() != pdu.ReservedTag || string(p.Data) != data || p.BHS.StatSN() != c.ExpStatSN {
+		t.Fatalf("% x %q, want the echo of %x", p.BHS, p.Data, itt)
+	}
+	c.ExpStatSN++
+}

@@ -33,6 +33,7 @@ type Options struct {
 	Port    int      // by default a free one
 	SizeMiB int      // of the malloc and file LUNs; by default 100
 	Args    []string // added to `spindle serve`
+	Env     []string // added to the environment
 	Wrap    []string // put before the command: setpriv, prlimit, taskset
 }
 
@@ -45,6 +46,7 @@ type Target struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
 	err  error         // its end, after done
+	told bool          // to end, by Signal
 	mu   sync.Mutex    // guards log
 	log  bytes.Buffer
 }
@@ -75,6 +77,7 @@ func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 		"--config", filepath.Join(t.Dir, "config.json"), "--rpc-socket", t.Socket)
 	args = append(args, o.Args...)
 	t.cmd = exec.Command(args[0], args[1:]...)
+	t.cmd.Env = append(os.Environ(), o.Env...)
 	t.cmd.Stdout, t.cmd.Stderr = (*logWriter)(t), (*logWriter)(t)
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is ours to pass on
 	if err := t.cmd.Start(); err != nil {
@@ -119,7 +122,7 @@ func config(port int, disk string, size int64) obj {
 	call := func(method string, params obj) obj { return obj{"method": method, "params": params} }
 	return obj{"subsystems": []obj{
 		{"subsystem": "bdev", "config": []obj{
-			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512}),
+			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512, "physical_block_size": 4096}),
 			call("bdev_aio_create", obj{"name": "file", "filename": disk, "block_size": 512}),
 			call("bdev_null_create", obj{"name": "null", "num_blocks": 1 << 31, "block_size": 512}),
 		}},
@@ -201,6 +204,7 @@ func (t *Target) Signal(sig os.Signal, limit time.Duration) error {
 	if err := t.cmd.Process.Signal(sig); err != nil {
 		return err
 	}
+	t.told = true
 	select {
 	case <-t.done:
 		return t.err
@@ -210,13 +214,13 @@ func (t *Target) Signal(sig os.Signal, limit time.Duration) error {
 }
 
 // Stop ends the target in good order and removes its folder. It returns an
-// error if the target had ended before, or did not exit with status 0.
-func (t *Target) Stop() error {
-	err := t.err
-	if t.Alive() {
+// error if the target had ended by itself, or does not exit with status 0.
+func (t *Target) Stop() (err error) {
+	switch {
+	case t.Alive():
 		err = t.Signal(syscall.SIGTERM, 15*time.Second)
-	} else if err == nil {
-		err = errors.New("it had ended by itself")
+	case !t.told:
+		err = fmt.Errorf("it had ended by itself: %v", t.err)
 	}
 	t.Kill()
 	if err != nil {

@@ -23,7 +23,8 @@ type disk struct {
 	fly   []*bdev.IO
 	log   []bdev.IO // what was submitted
 	lent  int
-	keep  bool // log
+	queue []*bdev.IO // spare for fly
+	keep  bool       // log
 }
 
 func newDisk(blockSize uint32, blocks uint64, caps bdev.Caps) *disk {
@@ -34,7 +35,7 @@ func newDisk(blockSize uint32, blocks uint64, caps bdev.Caps) *disk {
 	}
 }
 
-func (d *disk) Info() *bdev.Info                            { i := d.info; return &i }
+func (d *disk) Info() *bdev.Info                            { return &d.info }
 func (d *disk) Open(*reactor.Reactor) (bdev.Channel, error) { return &diskChannel{d: d}, nil }
 func (d *disk) Close() error                                { return nil }
 
@@ -86,10 +87,11 @@ func (d *disk) run(io *bdev.IO) bdev.Status {
 // finish ends what is in flight.
 func (d *disk) finish() {
 	fly := d.fly
-	d.fly = nil
+	d.fly, d.queue = d.queue[:0], nil
 	for _, io := range fly {
 		io.Complete(d.run(io))
 	}
+	d.queue = fly
 }
 
 func (c *diskChannel) Abort(*bdev.IO)   {}
@@ -106,9 +108,16 @@ type bench struct {
 
 func newBench(t testing.TB, n int) *bench {
 	t.Helper()
-	g := &bench{Rig: bdevtest.NewRig(t, n, nil)}
+	return benchOn(bdevtest.NewRig(t, n, nil))
+}
+
+// benchOn makes a target node on reactors that may have served another.
+func benchOn(rig *bdevtest.Rig) *bench {
+	g := &bench{Rig: rig}
 	g.dev = NewDevice("iqn.2026-01.test:node", g.Reactors)
-	lentMemory = g.Buffer(1 << 20)
+	if lentMemory.Empty() {
+		lentMemory, _ = g.Arena().Alloc(1 << 20)
+	}
 	return g
 }
 

@@ -58,7 +58,7 @@ func (t *Task) fill(b pdu.BHS, ahs []byte) {
 	fl := b.Flags()
 	t.read, t.write = fl&pdu.FlagRead != 0, fl&pdu.FlagWrite != 0
 	t.final = fl&pdu.FlagFinal != 0
-	t.edtl = b.EDTL()
+	t.lun, t.edtl = b.LUN(), b.EDTL()
 	t.need, t.got, t.burstEnd, t.dataSN, t.r2tSN, t.asked, t.r2ts = 0, 0, 0, 0, 0, 0, 0
 	t.r2tWait = false
 	t.badAHS = false
@@ -146,6 +146,9 @@ func (c *Connection) commandReceived(p *PDU) {
 		s.hold(t)
 		return
 	} else {
+		if p.BadData {
+			copy(t.bhs[:], p.BHS)
+		}
 		t.arrived(p.BHS.DataLen(), p.BadData)
 	}
 	if c.verdict == inOrder && (s.held != nil || len(s.skipped) > 0) {
@@ -188,6 +191,9 @@ func (t *Task) arrived(n uint32, bad bool) {
 			return
 		}
 	}
+	if t.need == 0 {
+		t.final = true // whatever its F bit says, it waits for no data
+	}
 	if t.SCSI.Data.Empty() && !t.getBuffer() {
 		t.starve()
 		return
@@ -201,7 +207,7 @@ func (t *Task) immediateData(n uint32, bad bool) bool {
 	s := t.sess
 	switch {
 	case bad:
-		t.conn.reject(t.header(), pdu.RejectDataDigest)
+		t.conn.reject(t.bhs[:], pdu.RejectDataDigest)
 		t.abortWith(scsi.ProtocolCRC)
 		return false
 	case n > 0 && !s.params.immediateData, n > s.params.firstBurst:
@@ -222,15 +228,6 @@ func (t *Task) immediateData(n uint32, bad bool) bool {
 	t.got = n
 	t.burstEnd = min(s.params.firstBurst, t.edtl)
 	return true
-}
-
-// header is the BHS of the task's command as far as a Reject needs it.
-func (t *Task) header() pdu.BHS {
-	b := pdu.BHS(t.bhs[:])
-	b.Clear(pdu.SCSICommand)
-	b.SetITT(t.itt)
-	b.SetCmdSN(t.cmdSN)
-	return b
 }
 
 // starve waits for a buffer, if the queue has room and nothing will come that

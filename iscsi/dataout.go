@@ -104,7 +104,7 @@ func (t *Task) solicit() {
 		}
 		n := t.burst(t.asked)
 		c.fetch = Fetch{
-			Out: c.takeOut(), ITT: t.itt, TTT: t.ttt(), R2TSN: t.r2tSN,
+			Out: c.takeOut(), LUN: t.lun, ITT: t.itt, TTT: t.ttt(), R2TSN: t.r2tSN,
 			Offset: t.asked, Data: t.SCSI.Data.Slice(t.asked, n),
 		}
 		c.tp.Fetch(&c.fetch)

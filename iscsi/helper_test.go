@@ -140,3 +140,15 @@ func echoed(t testing.TB, c *iscsitest.Conn, itt uint32, data string) {
 	}
 	c.ExpStatSN++
 }
+
+// failures orders n I/Os of a kind to fail.
+func failures(op bdev.Op, n uint32) errinj.Injection {
+	return errinj.Injection{Op: op, Type: errinj.Failure, Num: n}
+}
+
+// dialAs connects with an ISID of its own: another nexus of the same initiator.
+func dialAs(g *iscsitest.Target, n byte) *iscsitest.Conn {
+	c := g.Dial()
+	c.ISID[5] = n
+	return c
+}

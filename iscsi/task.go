@@ -27,6 +27,7 @@ type Task struct {
 
 	itt    uint32
 	cmdSN  uint32
+	lun    uint64
 	index  uint16
 	gen    uint16 // with index, the target transfer tag
 	state  taskState
@@ -50,7 +51,7 @@ type Task struct {
 	r2tNext  *Task
 
 	reply Reply
-	bhs   [pdu.HeaderLen]byte
+	bhs   [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
 
 	hashNext *Task // bucket of the session's tag table
 	freeNext *Task

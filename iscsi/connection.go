@@ -170,6 +170,7 @@ func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
 	if limit := int(opt.MaxPendingLogins); len(sh.pending) > limit {
 		old := sh.pending[0]
 		e.Stats.LoginsEvicted.Add(1)
+		sh.unpend(old) // so that the next one evicts another
 		old.tp.Close(errLoginEvicted)
 	}
 	sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.LoginTimeout)))
@@ -221,7 +222,6 @@ func (c *Connection) Closed(why error) {
 	if s := c.sess; s != nil {
 		c.settleTasks()
 		s.closed()
-		sh.r.AddLoad(-1)
 	} else if was == phaseLogin {
 		c.e.Stats.LoginFailures.Add(1)
 	}
@@ -233,15 +233,21 @@ func (c *Connection) Closed(why error) {
 }
 
 // settleTasks frees what only this connection kept: tasks that were aborted
-// while their data streamed in, and marks that nothing streams any more.
+// while their data streamed in, and an early command whose data was streaming
+// in; and marks that nothing streams any more.
 func (c *Connection) settleTasks() {
 	for i := range c.sess.tasks {
 		t := &c.sess.tasks[i]
 		if t.conn != c {
 			continue
 		}
+		streamed := t.stream
 		t.stream = false
-		if t.state == taskDraining {
+		switch {
+		case t.state == taskHeld && streamed: // not on the session's list yet
+			c.sess.unfile(t)
+			t.release()
+		case t.state == taskDraining:
 			t.release()
 		}
 	}

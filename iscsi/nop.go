@@ -108,5 +108,5 @@ func (c *Connection) timer(now clock.Time) {
 		c.tp.Close(errNopTimeout)
 		return
 	}
-	c.sh.r.Arm(&c.nop, now.Add(min(every, limit)))
+	c.sh.r.Arm(&c.nop, min(now.Add(every), c.pingAt.Add(limit)))
 }

@@ -160,6 +160,9 @@ func (c *Conn) Complete(arg uint32, e ring.CQE) {
 		}
 	case opSend:
 		c.sent(e.Res)
+	case opCancel:
+		c.rx.cancelled = false
+		c.rx.limit() // the receive it found may have been one that had ended
 	}
 	if c.closing {
 		c.teardown()

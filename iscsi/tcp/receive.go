@@ -44,7 +44,7 @@ type receiver struct {
 	c     *Conn
 	again reactor.FlushNode
 	armed bool
-	// cancelled: the receive was asked to stop, see limit.
+	// cancelled: the receive was asked to stop, and the answer has not come; see limit.
 	cancelled bool
 	// blocked: the engine had no room for pdu; it calls Resume.
 	blocked  bool
@@ -219,8 +219,7 @@ func (x *receiver) streamed(e ring.CQE) {
 		c.t.Stats.Starved.Add(1)
 		c.starve()
 		return
-	case e.Res == -int32(syscall.ECANCELED) && x.cancelled:
-		x.cancelled = false
+	case e.Res == -int32(syscall.ECANCELED): // by limit, now or before the receive was armed again
 	case e.Res == -int32(syscall.EINTR) || e.Res == -int32(syscall.EAGAIN):
 	default:
 		c.Close(failure("receive", e.Res))

@@ -30,6 +30,13 @@ type sender struct {
 func (c *Conn) Queue(o *iscsi.Out) {
 	x := &c.tx
 	o.Next = nil
+	if c.dead { // the queue is being handed back: what that brings up leaves for nowhere
+		c.seq.Stamp(o.BHS, o.Stamp)
+		if o.Done != nil {
+			o.Done.OutSent(o)
+		}
+		return
+	}
 	if x.tail == nil {
 		x.head = o
 	} else {

@@ -64,6 +64,7 @@ func onWire(cfg iscsi.NodeConfig) iscsi.NodeConfig {
 }
 
 func hasType(name string) bool {
+	name = wireName(name)
 	return strings.HasPrefix(name, "iqn.") || strings.HasPrefix(name, "eui.") || strings.HasPrefix(name, "naa.")
 }
 
@@ -90,9 +91,6 @@ func (c *Control) CreateNode(cfg iscsi.NodeConfig, luns []LUN) error {
 	}
 	if err := (Auth{cfg.DisableCHAP, cfg.RequireCHAP, cfg.MutualCHAP, cfg.CHAPGroup}).check(); err != nil {
 		return err
-	}
-	if len(cfg.Maps) == 0 {
-		return refuse(syscall.EINVAL, "a target node needs a map from a portal group to an initiator group")
 	}
 	if err := c.checkMaps(nil, cfg.Maps); err != nil {
 		return err

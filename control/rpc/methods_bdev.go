@@ -43,7 +43,8 @@ func bdevMethods() []Method {
 				{Name: "timeout", Type: Uint64, Doc: "milliseconds to wait until it exists"},
 			},
 			Result: "array of bdevs", Doc: "List the bdevs.", Hint: listBdevs,
-			bad: decodeInternal, run: getBdevs,
+			waits: func(_ bool, params *value) bool { return params != nil && params.get("timeout") != nil },
+			bad:   decodeInternal, run: getBdevs,
 		},
 		{
 			Name: "bdev_get_iostat", Aliases: []string{"get_bdevs_iostat"}, State: Runtime,

@@ -52,9 +52,10 @@ func frameworkMethods() []Method {
 			run: func(r *request) (any, error) { r.ctl.Start(); return true, nil },
 		},
 		{
-			Name: "framework_wait_init", Aliases: []string{"wait_subsystem_init"}, State: Always, Result: "true", Async: true,
-			Doc: "Return once the start-up phase has ended.",
-			run: waitInit,
+			Name: "framework_wait_init", Aliases: []string{"wait_subsystem_init"}, State: Always, Result: "true",
+			Doc:   "Return once the start-up phase has ended.",
+			waits: func(running bool, _ *value) bool { return !running },
+			run:   waitInit,
 		},
 		{
 			Name: "framework_get_subsystems", Aliases: []string{"get_subsystems"}, State: Runtime,

@@ -219,7 +219,7 @@ func (c *session) top(ctx context.Context, v *value) {
 
 // start runs work now, or beside what follows when the method may wait.
 func (c *session) start(m *message, work func()) {
-	if !c.srv.mayWait(m.method) {
+	if !c.srv.mayWait(m.method, m.params) {
 		work()
 		return
 	}
@@ -287,16 +287,14 @@ func (c *session) batch(ctx context.Context, items []value) {
 // waits tells whether a batch holds a request that may wait.
 func (c *session) waits(items []value) bool {
 	for i := range items {
-		if v := items[i].get("method"); v != nil && c.srv.mayWait(v.text) {
+		if v := items[i].get("method"); v != nil && c.srv.mayWait(v.text, items[i].get("params")) {
 			return true
 		}
 	}
 	return false
 }
 
-// mayWait tells whether a method may now wait for another request: Async ones
-// wait for the end of the start-up phase only.
-func (s *Server) mayWait(method string) bool {
+func (s *Server) mayWait(method string, params *value) bool {
 	row := s.methods[method]
-	return row != nil && row.Async && !s.ctl.Running()
+	return row != nil && row.waits != nil && row.waits(s.ctl.Running(), params)
 }

@@ -278,6 +278,32 @@ func TestCloseEndsWaiting(t *testing.T) {
 	}
 }
 
+// TestWaitingEndsWithItsConnection: a wait without end holds nothing once its
+// client has gone.
+func TestWaitingEndsWithItsConnection(t *testing.T) {
+	ctl, _ := controltest.New()
+	ctl.Start()
+	ended := make(chan struct{})
+	client, server := net.Pipe()
+	go func() {
+		defer close(ended)
+		rpc.NewServer(ctl).ServeStream(server)
+	}()
+	if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	play(t, client, exchange{send: `{"id":1,"method":"bdev_get_bdevs","params":{"name":"late","timeout":1e15}}`}, 1)
+	if _, err := ctl.CreateNull(control.NullSpec{Name: "other", Geometry: control.Geometry{BlockSize: 512, NumBlocks: 8}}); err != nil {
+		t.Fatal(err)
+	}
+	_ = client.Close()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the connection is still served")
+	}
+}
+
 const spdkConfig = `{"subsystems":[
  {"subsystem":"sock","config":[{"method":"sock_set_default_impl","params":{"impl_name":"posix"}}]},
  {"subsystem":"bdev","config":[

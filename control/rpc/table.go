@@ -36,8 +36,10 @@ type Method struct {
 	Result  string // what a success returns
 	Doc     string // one line
 	Hint    string // what to do after an error, for "spindle rpc"
-	Async   bool   // waits for the start-up phase to end, beside its connection's other requests
-	group   string
+	// waits tells whether a call may wait for something; it then runs beside its
+	// connection's other requests. Nil never waits.
+	waits func(running bool, params *value) bool
+	group string
 
 	bad   answer // parameters do not decode; for a method without any, the text
 	fails answer // what every error of run becomes; zero: a raw errno

@@ -16,12 +16,12 @@ func prepCompareAndWrite(t *Task) Result {
 	if !s.inRange(lba, n) {
 		return t.outOfRange()
 	}
-	if n > min(maxCompareBlocks, s.maxBlocks) {
-		return t.badCDB(13, wholeByte)
+	if n > min(maxCompareBlocks, s.maxBlocks) || n == 0 && t.EDTL > 0 {
+		return t.badCDB(13, wholeByte) // data for more blocks than the field can say
 	}
 	t.lba, t.blocks = lba, n
-	t.Scratch = min(n<<s.shift, MaxScratch)
 	t.Dir, t.Want = DataOut, 2*n<<s.shift
+	t.wantScratch(n)
 	if t.EDTL != t.Want {
 		// Which half a short or long transfer belongs to cannot be known.
 		return t.fail(IllegalRequest, InvalidIUField)
@@ -55,8 +55,12 @@ func doCompareAndWrite(t *Task) action {
 		t.step = chunkRead
 		return t.readChunk()
 	}
+	// The blocks to write move to the front, where memory is aligned for any
+	// device; what was compared is no longer needed.
 	n := t.blocks << t.View.snap.shift
-	t.IO.Data = t.Data.Slice(n, n)
+	b := t.Data.Bytes()
+	copy(b[:n], b[n:2*n])
+	t.IO.Data = t.Data.Slice(0, n)
 	return t.atomicWrite()
 }
 
@@ -68,8 +72,9 @@ func prepORWrite(t *Task) Result {
 	if t.extent(lba, n) == Done {
 		return Done
 	}
-	t.Scratch = min(n<<t.View.snap.shift, MaxScratch)
-	return t.wantList(n << t.View.snap.shift)
+	r := t.wantList(n << t.View.snap.shift)
+	t.wantScratch(n)
+	return r
 }
 
 // doORWrite merges the medium into the data-out, then writes that (SBC-4 §5.17).

@@ -110,15 +110,16 @@ func (t *Task) prepWriteSame(lba uint64, n uint32) Result {
 	if n == 0 {
 		blocks = s.blocks - lba
 	}
-	if blocks > maxWriteSame>>s.shift {
+	if blocks > s.maxSame() {
 		return t.badCDB(lengthField(t), wholeByte)
 	}
 	t.lba, t.blocks = lba, uint32(blocks)
-	t.Scratch = min(t.blocks<<s.shift, MaxScratch)
 	if t.CDB[1]&sameNDOB != 0 {
+		t.wantScratch(t.blocks)
 		return Ready
 	}
 	t.Dir, t.Want = DataOut, s.blockSize
+	t.wantScratch(t.blocks)
 	if t.EDTL != t.Want {
 		return t.fail(IllegalRequest, InvalidIUField)
 	}
@@ -128,8 +129,8 @@ func (t *Task) prepWriteSame(lba uint64, n uint32) Result {
 // sameBurst is how much WRITE SAME writes before it lets others run, in bytes.
 const sameBurst = 1 << 20
 
-// doWriteSame zeroes or unmaps with one I/O where the block is all zeroes, and
-// otherwise writes copies of it.
+// doWriteSame unmaps when asked to, zeroes with one I/O where the block is all
+// zeroes, and otherwise writes copies of it.
 func doWriteSame(t *Task) action {
 	s := t.View.snap
 	switch t.step {
@@ -137,7 +138,9 @@ func doWriteSame(t *Task) action {
 		t.step = 1
 		zero := allZero(t.Data.Bytes()[:t.Want])
 		switch {
-		case zero && t.CDB[1]&sameUnmap != 0 && s.zeroes:
+		case t.CDB[1]&sameUnmap != 0 && s.zeroes:
+			// UNMAP asks for deallocation whatever the block holds: initiators
+			// and every other target read it so, and expect zeroes after it.
 			t.cursor = t.blocks
 			return t.io(bdev.Unmap, 0, t.lba, t.blocks)
 		case zero && s.caps&bdev.CapWriteZeroes != 0:
@@ -164,8 +167,8 @@ func doWriteSame(t *Task) action {
 		}
 		return actDone
 	}
-	n := min(t.blocks-t.cursor, t.Scratch>>s.shift)
-	t.IO.Data = t.Data.Slice(t.Want, n<<s.shift)
+	t.IO.Data = t.chunk()
+	n := t.IO.Data.Len >> s.shift
 	lba := t.lba + uint64(t.cursor)
 	t.cursor += n
 	t.arg += n << s.shift
@@ -184,7 +187,7 @@ func (t *Task) sameDone() action {
 // fillScratch fills the scratch with copies of the data-out block, or zeroes.
 func (t *Task) fillScratch() {
 	b := t.Data.Bytes()
-	block, rest := b[:t.Want], b[t.Want:t.Want+t.Scratch]
+	block, rest := b[:t.Want], b[t.scratchAt():t.Want+t.Scratch]
 	if len(block) == 0 {
 		clear(rest)
 		return

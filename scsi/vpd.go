@@ -18,9 +18,13 @@ const (
 	maxUnmapDescr    = 256
 	maxCompareBlocks = 255
 	// maxWriteSame bounds WRITE SAME, in bytes: how long one command may keep a
-	// core busy with copying.
-	maxWriteSame = 32 << 20
+	// core busy with copying. maxSameBlocks is what WRITE SAME (10) can say.
+	maxWriteSame  = 32 << 20
+	maxSameBlocks = 0xffff
 )
+
+// maxSame is the MAXIMUM WRITE SAME LENGTH, in blocks.
+func (s *snapshot) maxSame() uint64 { return min(uint64(maxWriteSame)>>s.shift, maxSameBlocks) }
 
 // vpdPages are the pages of a disk, ascending as page 00 lists them.
 var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdBlockLimits, vpdBlockChar, vpdProvisioning}
@@ -147,7 +151,7 @@ func (t *Task) vpdBlockLimits(p *reply) {
 	} else {
 		p.zero(16)
 	}
-	p.u64(maxWriteSame >> s.shift)
+	p.u64(s.maxSame())
 	p.zero(blockLimitsLen - p.n)
 }
 

@@ -50,6 +50,11 @@ func (c *diskChannel) Submit(io *bdev.IO) bdev.Status {
 	if d.keep {
 		d.log = append(d.log, bdev.IO{Op: io.Op, Flags: io.Flags, LBA: io.LBA, Blocks: io.Blocks})
 	}
+	if n := io.Data.Len; n != 0 && io.Op <= bdev.Write {
+		if a := uintptr(max(d.info.Align, 1)); io.Data.Addr%a != 0 || d.info.MaxTransfer != 0 && io.Blocks > d.info.MaxTransfer {
+			panic("I/O breaks the limits of the device")
+		}
+	}
 	if d.stuck {
 		d.fly = append(d.fly, io)
 		return bdev.Pending

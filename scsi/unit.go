@@ -20,6 +20,7 @@ type snapshot struct {
 	zeroes    bool   // unmapped blocks read as zeroes
 	gran      uint32 // unmap granularity, blocks
 	maxBlocks uint32 // of one command: block limits VPD page
+	align     uint32 // of I/O memory, bytes
 	mode      modeValues
 	pr        *reservations
 }
@@ -96,8 +97,9 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	s := &snapshot{
 		blocks: info.Blocks, blockSize: info.BlockSize, caps: info.Caps,
 		zeroes: info.UnmapZeroes, gran: max(info.UnmapGranularity, 1),
-		lend: info.Caps&bdev.CapLend != 0,
-		pr:   &reservations{},
+		lend:  info.Caps&bdev.CapLend != 0,
+		align: max(info.Align, 1),
+		pr:    &reservations{},
 	}
 	for 1<<s.shift < s.blockSize {
 		s.shift++

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"spindle/bdev"
+	"spindle/reactor/mem"
 )
 
 // BYTCHK, bits 2 and 1 of byte 1 (SBC-4 §5.33).
@@ -38,14 +39,35 @@ func (t *Task) prepVerify(lba uint64, n uint32) Result {
 		return Ready
 	}
 	s := t.View.snap
-	t.Scratch = min(n<<s.shift, MaxScratch)
+	r := Ready
 	switch check {
 	case checkBytes:
-		return t.wantList(n << s.shift)
+		r = t.wantList(n << s.shift)
 	case checkBlock:
-		return t.wantList(s.blockSize)
+		r = t.wantList(s.blockSize)
 	}
-	return Ready
+	t.wantScratch(n)
+	return r
+}
+
+// wantScratch asks for memory to work on n blocks, up to MaxScratch at a time,
+// behind the data and aligned as the device needs it.
+func (t *Task) wantScratch(n uint32) {
+	s := t.View.snap
+	t.Scratch = t.scratchAt() - t.Want + min(n, s.maxBlocks, MaxScratch>>s.shift)<<s.shift
+}
+
+// scratchAt is where the scratch starts in the task's buffer.
+func (t *Task) scratchAt() uint32 {
+	a := t.View.snap.align
+	return (t.Want + a - 1) &^ (a - 1)
+}
+
+// chunk is the scratch for the next part of the task's range.
+func (t *Task) chunk() mem.Ref {
+	s, at := t.View.snap, t.scratchAt()
+	n := min(t.blocks-t.cursor, (t.Want+t.Scratch-at)>>s.shift)
+	return t.Data.Slice(at, n<<s.shift)
 }
 
 func (t *Task) prepWriteVerify(lba uint64, n uint32) Result {
@@ -53,16 +75,16 @@ func (t *Task) prepWriteVerify(lba uint64, n uint32) Result {
 		return t.badCDB(1, 2)
 	}
 	r := t.prepWrite(lba, n)
-	t.Scratch = min(t.Want, MaxScratch)
+	if r == Ready {
+		t.wantScratch(n)
+	}
 	return r
 }
 
 // readChunk reads the next part of the task's range into scratch.
 func (t *Task) readChunk() action {
-	s := t.View.snap
-	n := min(t.blocks-t.cursor, t.Scratch>>s.shift)
-	t.IO.Data = t.Data.Slice(t.Want, n<<s.shift)
-	return t.io(bdev.Read, 0, t.lba+uint64(t.cursor), n)
+	t.IO.Data = t.chunk()
+	return t.io(bdev.Read, 0, t.lba+uint64(t.cursor), t.IO.Data.Len>>t.View.snap.shift)
 }
 
 // doVerify reads the range in pieces and compares them.

@@ -15,7 +15,7 @@ declare -A group=(
 missing=()
 for g in "$@"; do
     for p in ${group[$g]:?setup.sh: no such group: $g}; do
-        dpkg -s "$p" 2>/dev/null | grep -q '^Status: .* installed$' || missing+=("$p")
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null) == installed* ]] || missing+=("$p")
     done
 done
 ((${#missing[@]})) || exit 0

@@ -122,7 +122,7 @@ func config(port int, disk string, size int64) obj {
 	call := func(method string, params obj) obj { return obj{"method": method, "params": params} }
 	return obj{"subsystems": []obj{
 		{"subsystem": "bdev", "config": []obj{
-			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512, "physical_block_size": 4096}),
+			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512}),
 			call("bdev_aio_create", obj{"name": "file", "filename": disk, "block_size": 512}),
 			call("bdev_null_create", obj{"name": "null", "num_blocks": 1 << 31, "block_size": 512}),
 		}},

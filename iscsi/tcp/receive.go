@@ -36,6 +36,7 @@ const (
 type held struct {
 	id       uint16
 	off, len uint32
+	spilled  mem.Ref // a copy in arena memory: the receive buffer has gone back
 }
 
 // receiver turns bytes into PDUs. It implements reactor.Flusher: what a turn's
@@ -175,7 +176,7 @@ func (x *receiver) loginDone() {
 // armRecv starts the multishot receive unless it runs, must not, or has to wait.
 func (c *Conn) armRecv() {
 	x := &c.rx
-	if x.armed || c.closing || c.dead || c.starving || x.bufN >= MaxHeldBuffers {
+	if x.armed || c.closing || c.dead || c.starving || x.blocked || x.bufN >= MaxHeldBuffers {
 		return
 	}
 	g, err := c.t.shards[c.r.ID].receiveGroup()
@@ -206,6 +207,9 @@ func (x *receiver) streamed(e ring.CQE) {
 			i := (x.bufAt + x.bufN) % len(x.bufs)
 			x.bufs[i] = held{id: e.BufferID(), len: uint32(e.Res)}
 			x.bufN++
+			if x.blocked {
+				x.spill()
+			}
 		}
 	}
 	if c.closing {
@@ -228,13 +232,13 @@ func (x *receiver) streamed(e ring.CQE) {
 	c.armRecv()
 }
 
-// limit stops the receive of a connection that holds as many buffers as it may:
-// it starts again when they are read.
+// limit stops the receive of a connection that holds as many buffers as it may,
+// or that the engine has no room for: it starts again when they are read.
 //
 //spindle:hot
 func (x *receiver) limit() {
 	c := x.c
-	if x.bufN < MaxHeldBuffers || !x.armed || x.cancelled || c.closing {
+	if x.bufN < MaxHeldBuffers && !x.blocked || !x.armed || x.cancelled || c.closing {
 		return
 	}
 	if c.r.Ring.Cancel(c.src.Tag(opCancel), c.src.Tag(opRecv)) {
@@ -316,22 +320,63 @@ func (x *receiver) read() {
 			return
 		}
 		h := &x.bufs[x.bufAt]
-		b := c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
+		b := h.spilled
+		if b.Empty() {
+			b = c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
+		}
 		h.off += x.parse(b.Slice(h.off, h.len-h.off).Bytes())
 		if h.off == h.len && x.stage != whole {
 			x.keepHeader()
-			c.t.shards[c.r.ID].recycle(h.id)
-			x.bufAt = (x.bufAt + 1) % len(x.bufs)
-			x.bufN--
+			x.release()
 		}
 	}
 }
 
-// stop stops: the engine has no room. The peer is pushed back on once the
-// buffers this connection may hold are full.
+// release gives the oldest buffer back.
+//
+//spindle:hot
+func (x *receiver) release() {
+	h := &x.bufs[x.bufAt]
+	if h.spilled.Empty() {
+		x.c.t.shards[x.c.r.ID].recycle(h.id)
+	} else {
+		x.c.r.Arena.Free(h.spilled)
+	}
+	x.bufAt = (x.bufAt + 1) % len(x.bufs)
+	x.bufN--
+}
+
+// stop stops: the engine has no room. The receive ends, so that the peer is
+// pushed back on, and what has come waits in memory that is not everybody's.
 func (x *receiver) stop() {
 	x.blocked = true
 	x.c.t.Stats.Stopped.Add(1)
+	x.keepHeader()
+	x.spill()
+	x.limit()
+}
+
+// spill copies what is held to the arena and gives the receive buffers back: a
+// few peers that do not read their answers must not keep them from the rest.
+func (x *receiver) spill() {
+	s := x.c.t.shards[x.c.r.ID]
+	if h := &x.bufs[x.bufAt]; x.bufN > 0 && h.off == h.len {
+		x.release()
+	}
+	for i := range x.bufN {
+		h := &x.bufs[(x.bufAt+i)%len(x.bufs)]
+		if !h.spilled.Empty() {
+			continue
+		}
+		b, ok := x.c.r.Arena.Alloc(h.len - h.off)
+		if !ok {
+			x.c.Close(errNoMemory)
+			return
+		}
+		copy(b.Bytes(), x.c.r.Ring.Buffer(s.group, h.id).Bytes()[h.off:h.len])
+		s.recycle(h.id)
+		h.spilled, h.off, h.len = b, 0, b.Len
+	}
 }
 
 // keepHeader copies a header whose buffer is about to go back.
@@ -476,9 +521,8 @@ func (x *receiver) trailer() {
 // drop gives back what the receiver holds, at the end of the connection.
 func (x *receiver) drop() {
 	s := x.c.t.shards[x.c.r.ID]
-	for ; x.bufN > 0; x.bufN-- {
-		s.recycle(x.bufs[x.bufAt].id)
-		x.bufAt = (x.bufAt + 1) % len(x.bufs)
+	for x.bufN > 0 {
+		x.release()
 	}
 	for i, c := range s.starved {
 		if c == x.c {

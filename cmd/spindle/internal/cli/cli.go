@@ -127,7 +127,7 @@ Serve what was saved:
 }
 
 func (c command) help(w io.Writer, fs *flag.FlagSet) {
-	fmt.Fprintf(w, "%s\n\nUsage: spindle %s [flags] %s\n", c.long, c.name, c.args)
+	fmt.Fprintf(w, "%s\n\nUsage: spindle %s\n", c.long, strings.TrimSpace(c.name+" [flags] "+c.args))
 	first := true
 	fs.VisitAll(func(f *flag.Flag) {
 		if first {
@@ -138,6 +138,7 @@ func (c command) help(w io.Writer, fs *flag.FlagSet) {
 		name := "--" + f.Name
 		if value != "" {
 			name += " " + value
+			text = strings.TrimPrefix(text, value+" ")
 		}
 		if f.DefValue != "" && f.DefValue != "false" {
 			text += fmt.Sprintf(" (default %s)", f.DefValue)

@@ -114,7 +114,7 @@ func explain(m *rpc.Method, err error) error {
 		text = fmt.Sprintf("%s: %s (%s)", m.Name, e.Data, e.Message)
 	}
 	text = strings.TrimSuffix(text, ".")
-	if m.Hint != "" && !strings.Contains(text, m.Hint) {
+	if m.Hint != "" && !strings.Contains(e.Data, ";") { // after a semicolon it says itself what to do
 		text += "; " + m.Hint
 	}
 	return fmt.Errorf("%s [code %d]", text, e.Code)

@@ -1,0 +1,181 @@
+package daemon_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"spindle/cmd/spindle/internal/daemon"
+	"spindle/control"
+	"spindle/control/rpc"
+	"spindle/internal/sys"
+	"spindle/reactor"
+)
+
+// start starts a target; without io_uring there is none to test.
+func start(t *testing.T, o daemon.Options) (*daemon.Daemon, error) {
+	t.Helper()
+	before := runtime.GOMAXPROCS(0)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	o.Mem = daemon.MinMem
+	d, err := daemon.Start(t.Context(), o)
+	if errors.Is(err, sys.ErrUringRefused) {
+		t.Skip(err)
+	}
+	return d, err
+}
+
+func call(t *testing.T, c *rpc.Client, method string, params any, into any) {
+	t.Helper()
+	raw, err := c.Call(method, params)
+	if err != nil {
+		t.Fatalf("%s: %v", method, err)
+	}
+	if into != nil {
+		if err := json.Unmarshal(raw, into); err != nil {
+			t.Fatalf("%s: %v", method, err)
+		}
+	}
+}
+
+type portalGroup struct {
+	Portals []struct{ Host, Port string } `json:"portals"`
+}
+
+// TestLife: a target is configured while it runs, saved, ended, and comes back
+// from what was saved.
+func TestLife(t *testing.T) {
+	dir := t.TempDir()
+	socket, file, disk := filepath.Join(dir, "s.sock"), filepath.Join(dir, "c.json"), filepath.Join(dir, "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := start(t, daemon.Options{Socket: socket, Malloc: 16 << 20, Listen: "127.0.0.1:0", Idle: reactor.Interrupt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := rpc.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var groups []portalGroup
+	call(t, c, "iscsi_get_portal_groups", nil, &groups)
+	addr := net.JoinHostPort(groups[0].Portals[0].Host, groups[0].Portals[0].Port)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("nobody listens on %s: %v", addr, err)
+	}
+	defer func() { _ = conn.Close() }()
+
+	call(t, c, "bdev_aio_create", map[string]any{"name": "F", "filename": disk}, nil)
+	call(t, c, "bdev_delay_create", map[string]any{"name": "D", "base_bdev_name": "F", "avg_read_latency": 1, "p99_read_latency": 2, "avg_write_latency": 3, "p99_write_latency": 4}, nil)
+	call(t, c, "bdev_delay_update_latency", map[string]any{"delay_bdev_name": "D", "latency_type": "avg_read", "latency_us": 2}, nil)
+	call(t, c, "bdev_null_create", map[string]any{"name": "N", "num_blocks": 64, "block_size": 4096}, nil)
+	call(t, c, "bdev_error_create", map[string]any{"base_name": "N"}, nil)
+	call(t, c, "bdev_error_inject_error", map[string]any{"name": "EE_N", "io_type": "all", "error_type": "failure", "num": 2}, nil)
+	name := "iqn.2026-11.dev.spindle:" + daemon.QuickName
+	for _, b := range []string{"D", "EE_N"} {
+		call(t, c, "iscsi_target_node_add_lun", map[string]any{"name": name, "bdev_name": b}, nil)
+	}
+	call(t, c, "bdev_malloc_delete", map[string]any{"name": "Malloc0"}, nil)
+	var nodes []struct {
+		LUNs []struct {
+			Bdev string `json:"bdev_name"`
+			ID   int    `json:"lun_id"`
+		} `json:"luns"`
+	}
+	call(t, c, "iscsi_get_target_nodes", nil, &nodes)
+	if l := nodes[0].LUNs; len(l) != 2 || l[0].Bdev != "D" || l[0].ID != 1 || l[1].Bdev != "EE_N" {
+		t.Errorf("LUNs %+v", l)
+	}
+	var reactors struct {
+		TickRate int64 `json:"tick_rate"`
+		Reactors []struct {
+			TID  int   `json:"tid"`
+			Idle int64 `json:"idle"`
+		} `json:"reactors"`
+	}
+	call(t, c, "framework_get_reactors", nil, &reactors)
+	if len(reactors.Reactors) == 0 || reactors.Reactors[0].TID == 0 || reactors.Reactors[0].Idle == 0 {
+		t.Errorf("reactors %+v", reactors)
+	}
+	call(t, c, "save_config", map[string]any{"filename": file}, nil)
+	var saved json.RawMessage
+	call(t, c, "save_config", nil, &saved)
+	if err := d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("somebody still listens")
+	}
+
+	d, err = start(t, daemon.Options{Config: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.Control().Running() {
+		t.Error("still starting")
+	}
+	again, err := json.Marshal(map[string]any{"subsystems": d.Control().Save()})
+	if err != nil || !bytes.Equal(again, saved) {
+		t.Errorf("saved\n%s\ncame back as\n%s\n%v", saved, again, err)
+	}
+	if err := d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFailedStart: what cannot start leaves nothing running and says why.
+func TestFailedStart(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	broken := filepath.Join(t.TempDir(), "c.json")
+	if err := os.WriteFile(broken, []byte(`{"subsystems":[{"subsystem":"bdev","config":[{"method":"bdev_malloc_create","params":{"name":"M"}}]}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		o    daemon.Options
+		want string
+	}{
+		{"port in use", daemon.Options{Malloc: 1 << 20, Listen: l.Addr().String(), Socket: socket}, "address already in use"},
+		{"bad call in the file", daemon.Options{Config: broken, Socket: socket}, `subsystem bdev, call 1: bdev_malloc_create: parameter "num_blocks"`},
+		{"no core", daemon.Options{Cores: []int{sys.MaxCPUs - 1}, Socket: socket}, "--cores"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := start(t, tt.o)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("got %v", err)
+			}
+			if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+				t.Errorf("the socket is there: %v", err)
+			}
+		})
+	}
+}
+
+func TestBanner(t *testing.T) {
+	d, err := start(t, daemon.Options{WaitForRPC: true, Log: control.NewLog(os.Stderr)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if b := d.Banner(); !strings.Contains(b, "serves nothing yet") || d.Control().Running() {
+		t.Errorf("banner %q, running %v", b, d.Control().Running())
+	}
+}

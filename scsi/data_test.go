@@ -3,6 +3,7 @@ package scsi
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"strings"
 	"testing"
 
@@ -307,5 +308,112 @@ func TestDecodeLUN(t *testing.T) {
 		if got := decodeLUN(encodeLUN(lun)); got != int(lun) {
 			t.Errorf("LUN %d comes back as %d", lun, got)
 		}
+	}
+}
+
+func TestModeSelectList(t *testing.T) {
+	const page = "0a 0a 00 10 00 00 00 00 ff ff 00 00"
+	tests := []struct {
+		name string
+		ten  bool
+		list string
+		want string
+	}{
+		{"page", false, "00 00 00 00" + page, "good"},
+		{"two pages", false, "00 00 00 00" + page + "01 0a 00 00 00 00 00 00 00 00 00 00", "good"},
+		{"descriptor", false, "00 00 00 08 00 00 03 e8 00 00 02 00" + page, "good"},
+		{"descriptor, all blocks", false, "00 00 00 08 00 00 00 00 00 00 02 00" + page, "good"},
+		{"descriptor, another size", false, "00 00 00 08 00 00 00 00 00 00 10 00" + page, "05/2600"},
+		{"descriptor, other blocks", false, "00 00 00 08 00 00 00 01 00 00 02 00" + page, "05/2600"},
+		{"odd descriptor", false, "00 00 00 04 00 00 00 00" + page, "05/2600"},
+		{"descriptor cut", false, "00 00 00 08 00 00 00 00", "05/1A00"},
+		{"long descriptor", true, "00 00 00 00 01 00 00 10 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 02 00" + page, "good"},
+		{"unknown page", false, "00 00 00 00 05 0a 00 00 00 00 00 00 00 00 00 00", "05/2600"},
+		{"subpage", false, "00 00 00 00 4a 01 00 0c", "05/2600"},
+		{"page length", false, "00 00 00 00 0a 0b 00 10 00 00 00 00 ff ff 00 00 00", "05/2600"},
+		{"page cut", false, "00 00 00 00 0a 0a 00 10", "05/1A00"},
+	}
+	g := newBench(t, 1)
+	g.add(0, newDisk(512, 1000, allCaps), LUNOptions{})
+	s := g.ready("a", 0)
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			list, err := hex.DecodeString(strings.ReplaceAll(tc.list, " ", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := []byte{opModeSelect6, 0x10, 0, 0, byte(len(list)), 0}
+			if tc.ten {
+				c = []byte{opModeSelect10, 0x10, 0, 0, 0, 0, 0, 0, byte(len(list)), 0}
+			}
+			if q := s.do(0, c, list, 0); q.outcome() != tc.want {
+				t.Errorf("got %s, want %s", q.outcome(), tc.want)
+			}
+		})
+	}
+}
+
+// TestFarLUN: units beyond 255 are found by flat addressing.
+func TestFarLUN(t *testing.T) {
+	g := newBench(t, 2)
+	for _, lun := range []uint16{MaxLUN, 256, 5000} {
+		g.add(lun, newDisk(512, uint64(lun), 0), LUNOptions{})
+	}
+	s := g.session("a", 1)
+	for _, lun := range []uint16{256, 5000, MaxLUN} {
+		for _, want := range []string{"06/2900", "good"} {
+			if got := s.do(lun, cdb("00"), nil, 0).outcome(); got != want {
+				t.Errorf("LUN %d: %s, want %s", lun, got, want)
+			}
+		}
+		if rc := s.in(lun, cdb("25"), 8); be.Uint32(rc) != uint32(lun)-1 {
+			t.Errorf("LUN %d: % x", lun, rc)
+		}
+	}
+	if err := g.dev.RemoveLUN(g, 5000); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.do(5000, cdb("00"), nil, 0).outcome(); got != "05/2500" {
+		t.Errorf("removed: %s", got)
+	}
+	if got := s.do(256, cdb("00"), nil, 0).outcome(); got != "06/3F0E" {
+		t.Errorf("the others: %s", got)
+	}
+}
+
+func TestAddLUNErrors(t *testing.T) {
+	g := newBench(t, 1)
+	g.add(3, newDisk(512, 10, 0), LUNOptions{})
+	tests := []struct {
+		name string
+		lun  uint16
+		disk bdev.Device
+		want error
+	}{
+		{"in use", 3, newDisk(512, 10, 0), ErrLUNInUse},
+		{"range", MaxLUN + 1, newDisk(512, 10, 0), ErrLUNRange},
+		{"block size", 4, newDisk(520, 10, 0), ErrBlockSize},
+		{"empty", 4, newDisk(512, 0, 0), ErrEmpty},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			b := bdev.New("x", bdev.UUID{}, tc.disk)
+			if _, err := g.dev.AddLUN(g, tc.lun, b, LUNOptions{}); !errors.Is(err, tc.want) {
+				t.Errorf("got %v, want %v", err, tc.want)
+			}
+			if _, shares := b.Claimed(); shares != 0 || b.OpenChannels() != 0 {
+				t.Errorf("%d shares, %d channels", shares, b.OpenChannels())
+			}
+		})
+	}
+	claimed := bdev.New("y", bdev.UUID{}, newDisk(512, 10, 0))
+	if err := claimed.Claim("someone"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.dev.AddLUN(g, 4, claimed, LUNOptions{}); !errors.Is(err, bdev.ErrClaimed) {
+		t.Errorf("claimed: %v", err)
+	}
+	if err := g.dev.RemoveLUN(g, 9); !errors.Is(err, ErrNoLUN) {
+		t.Errorf("remove: %v", err)
 	}
 }

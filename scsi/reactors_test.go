@@ -571,3 +571,60 @@ func TestLend(t *testing.T) {
 		t.Errorf("aborted: %s, lent %d", q.outcome(), d.lent)
 	}
 }
+
+// TestQueuedBehindReset: a command that waits at home when a reset starts ends
+// aborted, and the reset does not wait for it for ever.
+func TestQueuedBehindReset(t *testing.T) {
+	g, d, s := trio(t)
+	s[0].pr(prRegister, 0, 0, 1)
+	s[1].pr(prRegister, 0, 0, 2)
+	d.stuck = true
+	w := s[1].issue(write5, fill(1, 512))
+	preempt := s[0].start(0, cdb("5f 04 01 00 00 00 00 00 18"), prOutList(1, 2, 0), 0, AttrSimple)
+	g.turns(5)
+	m := s[2].managing(FnLUNReset, 0, nil)
+	g.turns(5)
+	register := s[2].start(0, cdb("5f 06 00 00 00 00 00 00 18"), prOutList(0, 3, 0), 0, AttrSimple)
+	g.turns(5)
+	if preempt.done || register.done || *m != -1 {
+		t.Fatalf("preempt %v, register %v, answer %d", preempt.done, register.done, *m)
+	}
+	d.stuck = false
+	d.finish()
+	g.turns(100)
+	if !w.done || !preempt.done || *m != RespComplete || register.outcome() != "aborted" {
+		t.Errorf("write %v, preempt %v, answer %d, register %s", w.done, preempt.done, *m, register.outcome())
+	}
+	s[0].do(0, cdb("00"), nil, 0)
+	if _, keys := s[0].keys(); len(keys) != 1 || keys[0] != 1 {
+		t.Errorf("keys %x", keys)
+	}
+}
+
+// TestConflictAfterHold: a write that was parked, and a COMPARE AND WRITE that
+// waited for its hold, meet the reservation that was made meanwhile.
+func TestConflictAfterHold(t *testing.T) {
+	g, d, s := trio(t)
+	s[0].pr(prRegister, 0, 0, 1)
+	d.stuck = true
+	first := s[2].issue(caw5, append(fill(0, 512), fill(2, 512)...))
+	g.turns(5)
+	second := s[1].issue(caw5, append(fill(2, 512), fill(3, 512)...))
+	parked := s[1].issue(write5, fill(4, 512))
+	g.turns(5)
+	if got := s[0].pr(prReserve, writeExclusiveRegs, 1, 0); got != "good" {
+		t.Fatal(got)
+	}
+	if first.done || second.done || parked.done {
+		t.Fatal("nothing waits")
+	}
+	d.stuck = false
+	d.finish()
+	g.turns(20)
+	if first.outcome() != "good" || second.outcome() != "conflict" || parked.outcome() != "conflict" {
+		t.Errorf("first %s, second %s, parked %s", first.outcome(), second.outcome(), parked.outcome())
+	}
+	if d.data[5*512] != 2 {
+		t.Errorf("block is %d", d.data[5*512])
+	}
+}

@@ -16,7 +16,6 @@ func (p *reply) u8(v byte) {
 }
 
 func (p *reply) u16(v uint16) { p.u8(byte(v >> 8)); p.u8(byte(v)) }
-func (p *reply) u24(v uint32) { p.u8(byte(v >> 16)); p.u16(uint16(v)) }
 func (p *reply) u32(v uint32) { p.u16(uint16(v >> 16)); p.u16(uint16(v)) }
 func (p *reply) u64(v uint64) { p.u32(uint32(v >> 32)); p.u32(uint32(v)) }
 

@@ -9,6 +9,7 @@ import (
 	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
+	"spindle/reactor"
 )
 
 var be = binary.BigEndian
@@ -151,4 +152,51 @@ func dialAs(g *iscsitest.Target, n byte) *iscsitest.Conn {
 	c := g.Dial()
 	c.ISID[5] = n
 	return c
+}
+
+// stubbornDevice holds I/O that no abort brings back, as a kernel does.
+type stubbornDevice struct {
+	bdev.Device
+	n    int // writes still to hold
+	held []*bdev.IO
+}
+
+func (d *stubbornDevice) Open(r *reactor.Reactor) (bdev.Channel, error) {
+	c, err := d.Device.Open(r)
+	return &stubbornChannel{c, d}, err
+}
+
+// finish ends what is held.
+func (d *stubbornDevice) finish() {
+	list := d.held
+	d.held = nil
+	for _, io := range list {
+		io.Complete(bdev.OK)
+	}
+}
+
+type stubbornChannel struct {
+	bdev.Channel
+	d *stubbornDevice
+}
+
+func (c *stubbornChannel) Submit(io *bdev.IO) bdev.Status {
+	if io.Op != bdev.Write || c.d.n == 0 {
+		return c.Channel.Submit(io)
+	}
+	c.d.n--
+	c.d.held = append(c.d.held, io)
+	return bdev.Pending
+}
+
+func (c *stubbornChannel) Abort(*bdev.IO) {}
+
+// stubborn starts a target whose LUN 1 is a stubbornDevice.
+func stubborn(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *stubbornDevice) {
+	d := &stubbornDevice{}
+	o.Wrap = func(_ *iscsitest.Target, base bdev.Device) bdev.Device {
+		d.Device = base
+		return d
+	}
+	return iscsitest.New(t, o), d
 }

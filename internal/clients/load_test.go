@@ -113,6 +113,7 @@ func churn(t *testing.T, target *testbed.Target, cycles int) {
 // TestNoiseDisturbsNobody: a stream of reads goes on while strangers knock.
 func TestNoiseDisturbsNobody(t *testing.T) {
 	target := start(t, testbed.Options{})
+	warm(t, target)
 	for _, c := range []struct {
 		name  string
 		knock func(addr string) error

@@ -1,8 +1,10 @@
 package clients
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -38,6 +40,46 @@ func TestSignals(t *testing.T) {
 				t.Errorf("async event %d: want a request to log out (1), or word of a dropped connection (2) or session (3)", e)
 			}
 		})
+	}
+}
+
+// TestNoEarlyRefusal: an initiator that waits for the target to come back may
+// be refused a connection, but never told that its node is not there: it would
+// believe that, and give up (RFC 7143 §11.13.5, 0x0203).
+func TestNoEarlyRefusal(t *testing.T) {
+	for range 10 {
+		stop, refused := make(chan struct{}), make(chan error, 1)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().(*net.TCPAddr)
+		l.Close()
+		go func() {
+			defer close(refused)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c, err := dial(addr.String(), 1)
+				if err == nil {
+					c.conn.Close()
+				} else if strings.Contains(err.Error(), "status 0x0203") {
+					refused <- err
+					return
+				}
+			}
+		}()
+		target := start(t, testbed.Options{Port: addr.Port})
+		close(stop)
+		if err := <-refused; err != nil {
+			t.Fatal(err)
+		}
+		if err := target.Signal(syscall.SIGKILL, stall); err == nil {
+			t.Error("a killed process reports success")
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ type Target struct {
 }
 
 // Start serves a malloc, a file and a null LUN with the binary bin, and
-// returns once the port answers.
+// returns once it says that it serves and the port answers.
 func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 	t := &Target{Dir: o.Dir, Port: o.Port, done: make(chan struct{})}
 	var err error
@@ -152,8 +152,10 @@ func freePort() (int, error) {
 func (t *Target) waitPort(ctx context.Context) error {
 	deadline := time.Now().Add(15 * time.Second)
 	for time.Now().Before(deadline) {
-		if c, err := net.Dial("tcp", t.Addr()); err == nil {
-			return c.Close()
+		if strings.Contains(t.Log(), " serves on ") {
+			if c, err := net.Dial("tcp", t.Addr()); err == nil {
+				return c.Close()
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -163,7 +165,7 @@ func (t *Target) waitPort(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return errors.New("spindle does not listen after 15 s")
+	return errors.New("spindle does not serve after 15 s")
 }
 
 // Addr is host:port of the portal.

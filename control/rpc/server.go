@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"spindle/control"
 )
@@ -70,6 +71,9 @@ func (s *Server) Listen(path string) error {
 	return nil
 }
 
+// closeGrace is how long a client may take to read a last answer.
+const closeGrace = time.Second
+
 // Close stops listening, removes the socket and its lock, and ends every
 // connection. It returns when the requests in progress have ended.
 func (s *Server) Close() error {
@@ -86,7 +90,10 @@ func (s *Server) Close() error {
 		unlockSocket(s.lock)
 	}
 	for c := range s.conns {
-		_ = c.Close()
+		// What is being answered is answered: the request may be the one that
+		// ends the process.
+		_ = c.SetReadDeadline(time.Now())
+		_ = c.SetWriteDeadline(time.Now().Add(closeGrace))
 	}
 	s.mu.Unlock()
 	s.wg.Wait()

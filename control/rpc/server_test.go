@@ -278,6 +278,35 @@ func TestCloseEndsWaiting(t *testing.T) {
 	}
 }
 
+// TestLastAnswer: the request that ends the server is answered.
+func TestLastAnswer(t *testing.T) {
+	ctl, _ := controltest.New()
+	ctl.Start()
+	s := rpc.NewServer(ctl)
+	closed := make(chan error, 1)
+	ctl.Stop = func(string) error {
+		going := make(chan struct{})
+		go func() {
+			close(going)
+			closed <- s.Close()
+		}()
+		<-going
+		return nil
+	}
+	path := filepath.Join(t.TempDir(), "s.sock")
+	if err := s.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, path)
+	fmt.Fprint(c, `{"id":1,"method":"spdk_kill_instance","params":{"sig_name":"SIGTERM"}}`)
+	if got, err := bufio.NewReader(c).ReadString('\n'); got != `{"jsonrpc":"2.0","id":1,"result":true}`+"\n" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWaitingEndsWithItsConnection: a wait without end holds nothing once its
 // client has gone.
 func TestWaitingEndsWithItsConnection(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"spindle/internal/invariants"
 )
 
-// TestNoAllocation: a READ and a WRITE allocate nothing, whether the device
+// TestNoAllocation: READ, WRITE and the commands under a hold allocate nothing, whether the device
 // ends them inside Submit or later.
 func TestNoAllocation(t *testing.T) {
 	if invariants.Enabled {
@@ -23,6 +23,10 @@ func TestNoAllocation(t *testing.T) {
 		{"write", false, allCaps, write5},
 		{"read later", true, allCaps, read5},
 		{"write later", true, allCaps, write5},
+		{"compare and write", false, allCaps, caw5},
+		{"compare and write later", true, allCaps, caw5},
+		{"orwrite", false, allCaps, "8b 00 00 00 00 00 00 00 00 05 00 00 00 01"},
+		{"write same", false, 0, "41 00 00 00 00 05 00 00 01"},
 		{"lent", false, allCaps | bdev.CapLend, read5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -35,7 +39,11 @@ func TestNoAllocation(t *testing.T) {
 			q := &idleRequest{}
 			copy(q.CDB[:], cdb(tc.cdb))
 			q.CDBLen, q.EDTL, q.Owner = 16, 512, q
-			buf := g.Buffer(512)
+			if tc.cdb == caw5 {
+				q.EDTL = 1024
+			}
+			buf := g.Buffer(4096)
+			clear(buf.Bytes())
 			n := testing.AllocsPerRun(1000, func() {
 				s.n.Begin(&q.Task, 0)
 				q.done = false
@@ -44,7 +52,9 @@ func TestNoAllocation(t *testing.T) {
 				}
 				q.Data = buf
 				if q.Execute() == Waiting {
-					d.finish()
+					for range 2 {
+						d.finish()
+					}
 					if !q.done {
 						t.Fatal("not done")
 					}

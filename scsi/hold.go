@@ -40,6 +40,7 @@ type leg struct {
 	off     bool // what the order says: forget
 	order   reactor.Msg
 	ackNode reactor.Msg
+	clear   func() // acknowledges; made once
 }
 
 func (lu *LogicalUnit) newHold() *hold {
@@ -49,6 +50,7 @@ func (lu *LogicalUnit) newHold() *hold {
 		l := &h.legs[i]
 		l.h, l.v = h, lu.views[i]
 		l.order.Run = func(*reactor.Reactor) { l.v.onHold(l) }
+		l.clear = func() { l.v.ackHold(l) }
 		l.ackNode.Run = func(*reactor.Reactor) { l.acked() }
 	}
 	return h
@@ -178,12 +180,7 @@ func (h *hold) release() {
 func (h *hold) free() {
 	lu := h.lu
 	h.state = holdIdle
-	for k, o := range lu.holds {
-		if o == h {
-			lu.holds = append(lu.holds[:k:k], lu.holds[k+1:]...)
-			break
-		}
-	}
+	lu.holds = remove(lu.holds, h)
 	lu.idle = append(lu.idle, h)
 	if c := lu.holdWait.pop(); c != nil {
 		lu.requestHold(c)
@@ -194,12 +191,7 @@ func (h *hold) free() {
 // Preconditions: runs on v's reactor.
 func (v *View) onHold(l *leg) {
 	if l.off {
-		for k, h := range v.holds {
-			if h == l.h {
-				v.holds = append(v.holds[:k:k], v.holds[k+1:]...)
-				break
-			}
-		}
+		v.holds = remove(v.holds, l.h)
 		v.regard()
 		v.reconsider()
 		v.ackHold(l)
@@ -207,7 +199,7 @@ func (v *View) onHold(l *leg) {
 	}
 	v.holds = append(v.holds, l.h)
 	v.regard()
-	v.watch(watch{seq: v.seq, except: l.h.task, backend: true, over: l.h, done: func() { v.ackHold(l) }})
+	v.watch(watch{seq: v.seq, except: l.h.task, backend: true, over: l.h, done: l.clear})
 }
 
 func (v *View) ackHold(l *leg) {

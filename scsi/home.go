@@ -257,12 +257,7 @@ func (lu *LogicalUnit) linkView(c *homeCall) {
 			}
 		}
 	} else {
-		for k, o := range lu.active {
-			if o == v {
-				lu.active = append(lu.active[:k:k], lu.active[k+1:]...)
-				break
-			}
-		}
+		lu.active = remove(lu.active, v)
 	}
 	c.snap = lu.current
 	lu.answer(c)

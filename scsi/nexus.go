@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"slices"
 	"sort"
 
 	"spindle/reactor"
@@ -124,15 +125,14 @@ func (n *Nexus) detach(i *ITL) {
 	if l := int(i.view.lu.lun); l < len(n.near) {
 		n.near[l] = nil
 	}
-	n.far = without(n.far, i)
-	n.all = without(n.all, i)
+	n.far = remove(n.far, i)
+	n.all = remove(n.all, i)
 }
 
-func without(list []*ITL, i *ITL) []*ITL {
-	for k, o := range list {
-		if o == i {
-			return append(list[:k:k], list[k+1:]...)
-		}
+// remove takes x out of list, in place.
+func remove[T comparable](list []T, x T) []T {
+	if k := slices.Index(list, x); k >= 0 {
+		return slices.Delete(list, k, k+1)
 	}
 	return list
 }
@@ -179,12 +179,7 @@ func (n *Nexus) finish() {
 	}
 	n.all, n.far = nil, nil
 	clear(n.near[:])
-	for k, o := range n.side.nexuses {
-		if o == n {
-			n.side.nexuses = append(n.side.nexuses[:k:k], n.side.nexuses[k+1:]...)
-			break
-		}
-	}
+	n.side.nexuses = remove(n.side.nexuses, n)
 	n.closed()
 }
 

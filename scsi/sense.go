@@ -52,7 +52,6 @@ const (
 	CommandsCleared        Code = 0x2f00
 	SavingNotSupported     Code = 0x3900
 	ReportedLUNsChanged    Code = 0x3f0e
-	InsufficientResources  Code = 0x5503 // INSUFFICIENT RESOURCES
 	InsufficientRegistry   Code = 0x5504 // INSUFFICIENT REGISTRATION RESOURCES
 )
 

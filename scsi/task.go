@@ -48,7 +48,8 @@ type Owner interface {
 	// TaskAbort asks the engine to end a task that is not in Execute: it still
 	// waits for its buffer or its data, or its response waits. The engine frees
 	// it without a response (or with TASK ABORTED when t.Status says so) and
-	// calls t.View.End.
+	// calls t.End, at once or when the transport has let go of its buffer. It is
+	// called from inside Abort, Manage and Close.
 	TaskAbort(t *Task)
 }
 

@@ -82,7 +82,7 @@ func (v *View) addITL(i *ITL) {
 }
 
 func (v *View) dropITL(i *ITL) {
-	v.itls = without(v.itls, i)
+	v.itls = remove(v.itls, i)
 	v.relink()
 }
 
@@ -362,12 +362,7 @@ func (v *View) answered(c *homeCall) {
 }
 
 func (v *View) unclaim(t *Task) {
-	for k, o := range v.claims {
-		if o == t {
-			v.claims = append(v.claims[:k:k], v.claims[k+1:]...)
-			break
-		}
-	}
+	v.claims = remove(v.claims, t)
 	v.regard()
 	v.reconsider()
 }

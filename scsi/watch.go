@@ -1,5 +1,7 @@
 package scsi
 
+import "slices"
+
 // watch waits for tasks of a view to leave.
 type watch struct {
 	seq     uint64 // tasks begun up to here count
@@ -62,7 +64,7 @@ func (v *View) checkWatches() {
 			continue
 		}
 		done := v.watches[k].done
-		v.watches = append(v.watches[:k:k], v.watches[k+1:]...)
+		v.watches = slices.Delete(v.watches, k, k+1)
 		v.watchers = len(v.watches)
 		done()
 	}

@@ -76,7 +76,7 @@ func (lu *LogicalUnit) requestHold(c *homeCall) {
 		return
 	}
 	h.call, h.task, h.state = c, c.task, holdQueued
-	h.lba, h.blocks = c.lba, c.blocks
+	h.lba, h.blocks = c.claim.lba, c.claim.blocks
 	lu.holds = append(lu.holds, h)
 	lu.startHolds()
 }
@@ -210,19 +210,71 @@ func (v *View) ackHold(l *leg) {
 	v.lu.views[v.lu.homeIndex.Load()].r.Post(&l.ackNode)
 }
 
-// acquire asks for a hold on t's range. True: it has it already.
+// claim is a task's wait for a hold, on its view. It is apart from the task so
+// that an aborted one need not wait for a grant that others keep from it.
+type claim struct {
+	call        homeCall
+	task        *Task // nil: aborted, the grant goes straight back
+	lba, blocks uint64
+}
+
+// acquire asks for a hold on t's range. True: it has it already. Newer commands
+// of this view that overlap stay behind the claim.
 func (v *View) acquire(t *Task) bool {
-	t.state = taskHold
-	v.claims = append(v.claims, t)
+	var c *claim
+	if n := len(v.spare); n != 0 {
+		c, v.spare = v.spare[n-1], v.spare[:n-1]
+	} else {
+		c = &claim{}
+		c.call.claim = c
+	}
+	c.task, t.claim = t, c
+	c.lba, c.blocks = t.span()
+	c.call.task = t
+	v.claims = append(v.claims, c)
 	v.regard()
-	t.call.lba, t.call.blocks = t.span()
-	return v.request(t, callHold)
+	t.state = taskHold
+	v.moved()
+	return v.request(t, &c.call, callHold)
+}
+
+// granted takes the answer to a claim; nil when its task no longer waits.
+func (v *View) granted(c *claim) *Task {
+	t, h := c.task, c.call.hold
+	v.disclaim(c)
+	c.task, c.call.hold, c.call.task = nil, nil, nil
+	v.spare = append(v.spare, c)
+	if t == nil {
+		v.giveBack(h)
+		return nil
+	}
+	t.claim, t.hold = nil, h
+	t.flags |= taskRecheck
+	return t
+}
+
+// disclaim lets newer commands past a claim.
+func (v *View) disclaim(c *claim) {
+	v.claims = remove(v.claims, c)
+	v.regard()
+	v.reconsider()
+}
+
+// forsake takes an aborted task out of its claim.
+func (v *View) forsake(t *Task) {
+	c := t.claim
+	c.task, t.claim = nil, nil
+	v.disclaim(c)
 }
 
 // release gives t's hold back.
 func (v *View) release(t *Task) {
 	h := t.hold
 	t.hold = nil
+	v.giveBack(h)
+}
+
+func (v *View) giveBack(h *hold) {
 	if v.index == int(v.lu.homeIndex.Load()) {
 		h.release()
 		return

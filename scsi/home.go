@@ -41,9 +41,8 @@ type homeCall struct {
 	reset   *reset // callReset
 	want    bool   // callLink
 	bounced bool   // answer: not done, ask again
-	lba     uint64 // callHold
-	blocks  uint64
-	hold    *hold // answer to callHold
+	claim   *claim // callHold
+	hold    *hold  // answer to callHold
 	snap    *snapshot
 }
 

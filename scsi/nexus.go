@@ -36,7 +36,8 @@ type Nexus struct {
 }
 
 // NewNexus makes the nexus of a session that entered full feature phase. It has
-// one unit attention, 29/00, for each logical unit.
+// one unit attention, 29/00, for each logical unit. visible (nil shows all) is
+// asked by REPORT LUNS and when the nexus first uses a unit.
 // Preconditions: runs on r, the session's reactor.
 func (d *Device) NewNexus(r *reactor.Reactor, id NexusID, visible func(lun uint16) bool) *Nexus {
 	s := d.sideOf(r)

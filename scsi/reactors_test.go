@@ -628,3 +628,32 @@ func TestConflictAfterHold(t *testing.T) {
 		t.Errorf("block is %d", d.data[5*512])
 	}
 }
+
+// TestAbortWaitingForHold: a task that waits for a hold others keep from it is
+// aborted at once; its claim leaves nothing behind.
+func TestAbortWaitingForHold(t *testing.T) {
+	g, d, s := trio(t)
+	d.stuck = true
+	first := s[0].issue(caw5, append(fill(0, 512), fill(2, 512)...))
+	g.turns(5)
+	second := s[1].issue(caw5, append(fill(2, 512), fill(3, 512)...))
+	g.turns(5)
+	if m := s[1].manage(FnAbortTask, 0, &second.Task); m != RespComplete || second.outcome() != "aborted" || first.done {
+		t.Fatalf("answer %d, second %s, first %v", m, second.outcome(), first.done)
+	}
+	d.stuck = false
+	d.finish()
+	g.turns(10)
+	if first.outcome() != "good" || d.data[5*512] != 2 {
+		t.Errorf("first %s, block %d", first.outcome(), d.data[5*512])
+	}
+	for i := range s {
+		v := s[i].n.near[0].view
+		if v.guarded || len(v.claims) != 0 || len(v.lu.holds) != 0 {
+			t.Errorf("view %d: %d claims, %d holds", i, len(v.claims), len(v.lu.holds))
+		}
+	}
+	if got := s[1].do(0, cdb(caw5), append(fill(2, 512), fill(9, 512)...), 0).outcome(); got != "good" {
+		t.Errorf("afterwards: %s", got)
+	}
+}

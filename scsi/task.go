@@ -107,5 +107,6 @@ type Task struct {
 	prev, next *Task  // the view's list
 	parkNext   *Task  // the queue it waits in
 	hold       *hold  // granted to it
+	claim      *claim // waits for one
 	call       homeCall
 }

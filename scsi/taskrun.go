@@ -278,8 +278,11 @@ func (t *Task) abort(tas bool) {
 		// Waits for nothing that belongs to it: it can end now.
 		t.View.unpark(t)
 		t.View.later(t)
-	case taskReady, taskHold, taskHome:
-		// Its turn, its grant or its answer comes, and finds the mark.
+	case taskHold:
+		t.View.forsake(t)
+		t.View.later(t)
+	case taskReady, taskHome:
+		// Its turn or its answer comes, and finds the mark.
 	}
 }
 

@@ -30,7 +30,8 @@ type View struct {
 	seq      uint64
 	itls     []*ITL
 	holds    []*hold
-	claims   []*Task // wait for a hold of their own; newer overlapping commands stay behind
+	claims   []*claim // of tasks that wait for a hold of their own
+	spare    []*claim
 	parked   taskQueue
 	ready    taskQueue // go on at the next process
 	retry    taskQueue // the device had no memory, or home sent the call back
@@ -140,8 +141,8 @@ func (v *View) blocked(t *Task) bool {
 			return true
 		}
 	}
-	for _, o := range v.claims {
-		if l, m := o.span(); overlap(lba, n, l, m) {
+	for _, c := range v.claims {
+		if overlap(lba, n, c.lba, c.blocks) {
 			return true
 		}
 	}
@@ -285,7 +286,7 @@ func (v *View) again(t *Task) bool {
 	case t.flags&taskReask != 0:
 		t.flags &^= taskReask
 		t.state = taskHome
-		if !v.request(t, callCommand) {
+		if !v.request(t, &t.call, callCommand) {
 			return true
 		}
 	case v.submit(t) == Waiting:
@@ -310,15 +311,15 @@ func (v *View) finish(t *Task) {
 func (v *View) ask(t *Task) bool {
 	t.state = taskHome
 	v.moved()
-	return v.request(t, callCommand)
+	t.call.task = t
+	return v.request(t, &t.call, callCommand)
 }
 
 // request calls home for a task. True: the answer is here.
-func (v *View) request(t *Task, k callKind) bool {
+func (v *View) request(t *Task, c *homeCall, k callKind) bool {
 	t.flags &^= taskAsked
-	t.call.task = t
 	v.calling = t
-	v.call(&t.call, k)
+	v.call(c, k)
 	v.calling = nil
 	if t.flags&taskAsked == 0 {
 		return false
@@ -349,9 +350,9 @@ func (v *View) answered(c *homeCall) {
 		return
 	}
 	if c.kind == callHold {
-		t.hold, c.hold = c.hold, nil
-		v.unclaim(t)
-		t.flags |= taskRecheck
+		if t = v.granted(c.claim); t == nil {
+			return
+		}
 	}
 	t.flags |= taskAsked
 	if v.calling == t {
@@ -359,12 +360,6 @@ func (v *View) answered(c *homeCall) {
 		return
 	}
 	v.later(t)
-}
-
-func (v *View) unclaim(t *Task) {
-	v.claims = remove(v.claims, t)
-	v.regard()
-	v.reconsider()
 }
 
 // retire begins the end of the view of a unit that is being removed: its

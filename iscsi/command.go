@@ -30,6 +30,7 @@ func (c *Connection) commandHeader(p *PDU) Sink {
 	}
 	t := s.claim(c, b.ITT(), b.CmdSN())
 	t.fill(b, p.AHS)
+	t.reply.Cookie = p.Cookie
 	if c.verdict == early {
 		return c.earlyData(t, b.DataLen())
 	}

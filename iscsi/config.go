@@ -39,6 +39,12 @@ type Options struct {
 // Portal is one address of a portal group.
 type Portal struct {
 	Addr netip.AddrPort // port 0 lets the kernel choose
+	// ISER serves the address over iSER as well. A portal without an RDMA device
+	// keeps the setting and is served when the device appears.
+	ISER bool
+	// ISERWait is why it is not being served over iSER, "" when it is; told by
+	// PortalGroups, not a setting.
+	ISERWait string
 }
 
 // PortalGroup is a set of portals with one tag (TargetPortalGroupTag).
@@ -93,5 +99,6 @@ type ConnInfo struct {
 	TargetAddr    string
 	Node          string
 	Transport     string
+	Link          string // what the transport says of it: device, state, requests in flight, errors
 	Commands      uint64
 }

@@ -60,8 +60,8 @@ type Connection struct {
 	outCount int
 	outWait  []func(*Out) // answers that wait for one
 	blocked  bool         // a PDU was refused for want of one
+	reads    bool         // Traits.Reads
 	r2tHead  *Task        // tasks whose R2Ts wait for one
-	fetch    Fetch        // the one being made
 	slots    mem.Ref
 
 	waitHead, waitTail *Task // commands without a data buffer
@@ -152,9 +152,9 @@ func (c *Connection) withOut(fn func(*Out)) {
 	c.outWait = append(c.outWait, fn)
 }
 
-// accept takes a new connection of a portal; runs on the listener's reactor.
+// accept takes a new connection of a portal; runs on the connection's reactor.
 func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
-	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag}
+	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag, reads: tp.Traits().Reads}
 	c.local, c.peer = tp.Addrs()
 	sh.add(c)
 	c.id = sh.nextID<<8 | uint64(sh.r.ID)
@@ -242,7 +242,7 @@ func (c *Connection) settleTasks() {
 			continue
 		}
 		streamed := t.stream
-		t.stream = false
+		t.stream, t.fetching = false, false
 		switch {
 		case t.state == taskHeld && streamed: // not on the session's list yet
 			c.sess.unfile(t)

@@ -31,117 +31,6 @@ func (e *Engine) SetOptions(o Options) {
 	e.change(func(v *inventory) { v.opt = o })
 }
 
-// AddPortalGroup adds a portal group and listens on its portals, unless Wait.
-func (e *Engine) AddPortalGroup(c reactor.Caller, g PortalGroup) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	inv := e.inventory.Load()
-	switch {
-	case inv.portalGroup(g.Tag) != nil:
-		return fmt.Errorf("portal group %d: %w", g.Tag, ErrExists)
-	case len(inv.portals) >= MaxGroups || len(g.Portals) > MaxPortals:
-		return fmt.Errorf("portal groups: %w", ErrLimit)
-	case len(g.Portals) == 0:
-		return fmt.Errorf("portal group %d has no portal: %w", g.Tag, ErrInvalid)
-	}
-	pg := &portalGroup{cfg: g}
-	pg.cfg.Portals = slices.Clone(g.Portals)
-	for _, p := range g.Portals {
-		pg.bound = append(pg.bound, p.Addr)
-	}
-	if !g.Wait {
-		if err := e.listen(c, pg); err != nil {
-			return err
-		}
-	}
-	e.change(func(v *inventory) { v.portals = append(slices.Clip(v.portals), pg) })
-	return nil
-}
-
-// StartPortalGroup listens on the portals of a group made with Wait.
-func (e *Engine) StartPortalGroup(c reactor.Caller, tag uint16) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	old := e.inventory.Load().portalGroup(tag)
-	if old == nil {
-		return fmt.Errorf("portal group %d: %w", tag, ErrNotFound)
-	}
-	if len(e.listeners[tag]) > 0 {
-		return nil
-	}
-	pg := &portalGroup{cfg: old.cfg, bound: slices.Clone(old.bound)}
-	pg.cfg.Wait = false
-	if err := e.listen(c, pg); err != nil {
-		return err
-	}
-	e.change(func(v *inventory) {
-		v.portals = slices.Clone(v.portals)
-		v.portals[slices.Index(v.portals, old)] = pg
-	})
-	return nil
-}
-
-// listen opens the listeners of pg, spread over the reactors, all or none.
-func (e *Engine) listen(c reactor.Caller, pg *portalGroup) error {
-	var open []Listener
-	for i, p := range pg.cfg.Portals {
-		sh := e.shards[(int(pg.cfg.Tag)+i)%len(e.shards)]
-		l, err := e.transport.Listen(c, sh.r, p.Addr, func(tp Conn) { e.accept(sh, pg, tp) })
-		if err != nil {
-			for _, l := range open {
-				l.Close(c)
-			}
-			return err
-		}
-		open = append(open, l)
-		pg.bound[i] = l.Addr()
-	}
-	e.listeners[pg.cfg.Tag] = open
-	return nil
-}
-
-// RemovePortalGroup closes the portals and ends the sessions that came by them.
-// Maps that name the group stay and mean nothing.
-func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	pg := e.inventory.Load().portalGroup(tag)
-	if pg == nil {
-		return fmt.Errorf("portal group %d: %w", tag, ErrNotFound)
-	}
-	e.change(func(v *inventory) {
-		v.portals = slices.DeleteFunc(slices.Clone(v.portals), func(g *portalGroup) bool { return g == pg })
-	})
-	e.unlisten(c, tag)
-	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag }, errShutdown)
-	return nil
-}
-
-func (e *Engine) unlisten(c reactor.Caller, tag uint16) {
-	for _, l := range e.listeners[tag] {
-		l.Close(c)
-	}
-	delete(e.listeners, tag)
-}
-
-func (e *Engine) endSessions(c reactor.Caller, match func(*Session) bool, why error) {
-	c.Await(e.registry.r, func(done func()) { e.registry.end(match, why, done) })
-}
-
-// PortalGroups returns the portal groups with the addresses they got.
-func (e *Engine) PortalGroups() []PortalGroup {
-	var list []PortalGroup
-	for _, g := range e.inventory.Load().portals {
-		cfg := g.cfg
-		cfg.Portals = slices.Clone(cfg.Portals)
-		for i, a := range g.bound {
-			cfg.Portals[i].Addr = a
-		}
-		list = append(list, cfg)
-	}
-	return list
-}
-
 // AddInitiatorGroup adds an access list.
 func (e *Engine) AddInitiatorGroup(g InitiatorGroup) error {
 	if err := g.check(); err != nil {
@@ -447,6 +336,9 @@ func (e *Engine) Connections(c reactor.Caller) []ConnInfo {
 	return list
 }
 
+// A Describer is a Conn that has something to say for ConnInfo.Link.
+type Describer interface{ Describe() string }
+
 func (c *Connection) info() ConnInfo {
 	i := ConnInfo{
 		ID: c.id, CID: c.cid, Reactor: c.sh.r.ID, State: "running", Commands: c.cmds,
@@ -462,6 +354,9 @@ func (c *Connection) info() ConnInfo {
 		i.LoginPhase = "operational_negotiation_phase"
 	case c.phase != phaseLogin:
 		i.State = "exiting"
+	}
+	if d, ok := c.tp.(Describer); ok {
+		i.Link = d.Describe()
 	}
 	if s := c.sess; s != nil {
 		i.TSIH, i.Initiator = s.tsih, s.initiator
@@ -505,14 +400,7 @@ func (e *Engine) Shutdown(c reactor.Caller, grace time.Duration) {
 	for _, g := range e.inventory.Load().portals {
 		e.unlisten(c, g.cfg.Tag)
 	}
-	for _, sh := range e.shards {
-		c.Await(sh.r, func(done func()) {
-			for _, k := range slices.Clone(sh.pending) {
-				k.tp.Close(errShutdown)
-			}
-			done()
-		})
-	}
+	e.endLogins(c, func(*Connection) bool { return true })
 	all := func(*Session) bool { return true }
 	r := e.registry.r
 	c.Await(r, func(done func()) {

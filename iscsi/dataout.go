@@ -17,7 +17,7 @@ func (c *Connection) dataOutHeader(p *PDU) Sink {
 	} else if t = s.lookup(b.ITT()); t != nil && t.final {
 		t = nil // nothing unsolicited is expected of it
 	}
-	if t == nil || t.state != taskData || t.conn != c || t.SCSI.Data.Empty() {
+	if t == nil || t.state != taskData || t.conn != c || t.SCSI.Data.Empty() || t.fetching {
 		return Sink{}
 	}
 	t.stream = true
@@ -94,6 +94,15 @@ func (t *Task) burst(off uint32) uint32 { return min(t.sess.params.maxBurst, t.n
 //spindle:hot
 func (t *Task) solicit() {
 	s, c := t.sess, t.conn
+	if c.reads {
+		t.fetching = true
+		t.fetch = Fetch{
+			LUN: t.lun, ITT: t.itt, TTT: t.ttt(), Offset: t.asked,
+			Data: t.SCSI.Data.Slice(t.asked, t.need-t.asked), Cookie: t.reply.Cookie, task: t,
+		}
+		c.tp.Fetch(&t.fetch)
+		return
+	}
 	if t.r2ts == 0 {
 		t.burstEnd = t.asked + t.burst(t.asked)
 	}
@@ -103,14 +112,31 @@ func (t *Task) solicit() {
 			return
 		}
 		n := t.burst(t.asked)
-		c.fetch = Fetch{
+		t.fetch = Fetch{
 			Out: c.takeOut(), LUN: t.lun, ITT: t.itt, TTT: t.ttt(), R2TSN: t.r2tSN,
-			Offset: t.asked, Data: t.SCSI.Data.Slice(t.asked, n),
+			Offset: t.asked, Data: t.SCSI.Data.Slice(t.asked, n), Cookie: t.reply.Cookie, task: t,
 		}
-		c.tp.Fetch(&c.fetch)
+		c.tp.Fetch(&t.fetch)
 		t.r2tSN++
 		t.r2ts++
 		t.asked += n
+	}
+}
+
+// Fetched implements Handler: the write data that was missing is there.
+//
+//spindle:hot
+func (c *Connection) Fetched(f *Fetch) {
+	t := f.task
+	t.fetching = false
+	switch {
+	case t.state != taskDraining:
+		t.got = t.need
+		t.execute()
+	case t.SCSI.Status == scsi.TaskAborted && c.phase == phaseFull:
+		t.respond() // TAS: another nexus aborted it, and this one is told
+	default:
+		t.release()
 	}
 }
 

@@ -33,9 +33,12 @@ const (
 type Config struct {
 	Reactors  []*reactor.Reactor
 	Transport Transport // of the portals
-	Entropy   io.Reader // challenges and the like; an edge
-	Options   Options
-	Log       *slog.Logger
+	// ISER is the transport that portals with Portal.ISER are served by as well;
+	// nil when there is none.
+	ISER    Transport
+	Entropy io.Reader // challenges and the like; an edge
+	Options Options
+	Log     *slog.Logger
 }
 
 // Engine is the target: nodes, groups, portals and the sessions they have.
@@ -44,6 +47,7 @@ type Config struct {
 type Engine struct {
 	reactors  []*reactor.Reactor
 	transport Transport
+	iser      Transport
 	entropy   io.Reader
 	log       *slog.Logger
 	shards    []*shard
@@ -51,7 +55,7 @@ type Engine struct {
 
 	inventory atomic.Pointer[inventory] // what logins read
 	mu        sync.Mutex                // serialises the control plane
-	listeners map[uint16][]Listener     // by portal group tag; guarded by mu
+	listeners map[uint16]*listening     // by portal group tag; guarded by mu
 	down      atomic.Bool               // shutting down: no login succeeds
 
 	Stats Stats
@@ -102,9 +106,10 @@ func New(c Config) *Engine {
 	e := &Engine{
 		reactors:  c.Reactors,
 		transport: c.Transport,
+		iser:      c.ISER,
 		entropy:   c.Entropy,
 		log:       c.Log,
-		listeners: map[uint16][]Listener{},
+		listeners: map[uint16]*listening{},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

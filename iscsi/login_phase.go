@@ -108,11 +108,11 @@ func (c *Connection) register() {
 			firstBurst: res.FirstBurst, maxBurst: res.MaxBurst,
 			maxOutstandingR2T: res.MaxOutstandingR2T, maxSendData: res.MaxSendData,
 			time2Wait: uint16(res.Time2Wait), time2Retain: uint16(res.Time2Retain),
-			headerDigest: res.HeaderDigest, dataDigest: res.DataDigest,
+			headerDigest: res.HeaderDigest, dataDigest: res.DataDigest, wholeBuffer: res.TaggedBufferWhole,
 		},
 	}
 	c.cid = res.CID
-	s.depth = 1
+	s.depth, s.transport = 1, c.tp.Traits().Name
 	if !res.Discovery {
 		s.node = inv.node(res.TargetName)
 		if s.node == nil {
@@ -140,6 +140,11 @@ func (c *Connection) registered(s *Session, status pdu.LoginStatus, why string) 
 	}
 	if status != pdu.LoginSuccess {
 		c.refuse(status, why)
+		return
+	}
+	if err := c.tp.Provision(s.transportParams()); err != nil {
+		c.e.registry.leave(s)
+		c.refuse(pdu.LoginOutOfResources, err.Error())
 		return
 	}
 	c.sess = s
@@ -204,15 +209,23 @@ func (c *Connection) fullFeature() {
 	if opt := c.e.inventory.Load().opt; opt.NopInInterval > 0 {
 		sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.NopInInterval)))
 	}
-	c.tp.FullFeature(Params{
-		HeaderDigest: s.params.headerDigest, DataDigest: s.params.dataDigest,
-		MaxSendData: s.params.maxSendData, MaxBurst: s.params.maxBurst,
-	})
+	c.tp.FullFeature(s.transportParams())
 	name := "discovery"
 	if s.node != nil {
 		name = s.node.cfg.Name
 	}
 	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "reactor", sh.r.ID)
+}
+
+// transportParams is what the transport needs to know of the negotiation.
+func (s *Session) transportParams() Params {
+	q := &s.params
+	return Params{
+		HeaderDigest: q.headerDigest, DataDigest: q.dataDigest,
+		MaxSendData: q.maxSendData, MaxBurst: q.maxBurst,
+		Discovery: s.node == nil, Window: s.depth,
+		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, WholeBuffer: q.wholeBuffer,
+	}
 }
 
 // Resolve implements login.Resolver: who may log in to what, and on which terms.
@@ -229,7 +242,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		MaxOutstandingR2T: opt.MaxOutstandingR2T,
 		MaxConnections:    1,
 		Time2Wait:         opt.DefaultTime2Wait, Time2Retain: opt.DefaultTime2Retain,
-		InitialR2T: opt.InitialR2T, ImmediateData: opt.ImmediateData,
+		InitialR2T: opt.InitialR2T || tr.InitialR2T, ImmediateData: opt.ImmediateData,
 	}}
 	if tr.Digests {
 		p.Config.HeaderDigest, p.Config.DataDigest = login.DigestAllow, login.DigestAllow
@@ -274,7 +287,7 @@ func (c *Connection) Targets(name string) []login.Target {
 			if !inv.admits(m, c.sess.initiator, c.peer.Addr()) {
 				continue
 			}
-			for _, a := range inv.addresses(m.PortalTag, c.local) {
+			for _, a := range inv.addresses(m.PortalTag, c.local, c.tp.Traits().Name) {
 				t.Portals = append(t.Portals, login.Portal{Addr: a, Tag: m.PortalTag})
 			}
 		}

@@ -125,13 +125,18 @@ func (v *inventory) sees(n *Node, tag uint16, initiator string, peer netip.Addr,
 }
 
 // addresses are where a portal group can be reached, as SendTargets tells it.
-func (v *inventory) addresses(tag uint16, local netip.AddrPort) []netip.AddrPort {
+// An initiator is told the portals it can reach the way it came: over iSER
+// those that have iSER, over TCP all.
+func (v *inventory) addresses(tag uint16, local netip.AddrPort, transport string) []netip.AddrPort {
 	g := v.portalGroup(tag)
 	if g == nil || g.cfg.Private {
 		return nil
 	}
 	list := make([]netip.AddrPort, 0, len(g.bound))
-	for _, a := range g.bound {
+	for i, a := range g.bound {
+		if transport == "iser" && !g.cfg.Portals[i].ISER {
+			continue
+		}
 		if a.Addr().IsUnspecified() && a.Addr().Is4() != local.Addr().Unmap().Is4() {
 			continue // no address of this family is known to reach us
 		}

@@ -26,6 +26,7 @@ type regEntry struct {
 	s       *Session
 	r       *reactor.Reactor // where the session lives
 	waiting []*registration  // logins that replace it
+	pinned  bool             // the transport chose r and counts its load
 	ending  bool
 	gone    []func() // told when it has ended
 }
@@ -118,14 +119,19 @@ func (g *registry) admit(q *registration) {
 			best = r
 		}
 	}
-	best.AddLoad(1)
+	pinned := q.c.tp.Traits().Pinned
+	if pinned {
+		best = q.c.sh.r
+	} else {
+		best.AddLoad(1)
+	}
 	for {
 		g.last++
 		if g.last != 0 && g.byTSIH[g.last] == nil {
 			break
 		}
 	}
-	en := &regEntry{key: q.key, s: q.s, r: best}
+	en := &regEntry{key: q.key, s: q.s, r: best, pinned: pinned}
 	q.s.entry, q.s.tsih = en, g.last
 	g.entries = append(g.entries, en)
 	if q.s.node != nil {
@@ -165,7 +171,9 @@ func (g *registry) leave(s *Session) {
 			delete(g.byKey, en.key)
 		}
 		delete(g.byTSIH, s.tsih)
-		en.r.AddLoad(-1)
+		if !en.pinned {
+			en.r.AddLoad(-1)
+		}
 		for _, q := range en.waiting {
 			g.r.Disarm(&q.timer)
 			if !q.over {

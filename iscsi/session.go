@@ -23,6 +23,7 @@ type Session struct {
 	alias     string
 	isid      [6]byte
 	tsih      uint16
+	transport string // its connection's
 	params    sessionParams
 
 	tasks     []Task
@@ -54,6 +55,7 @@ type sessionParams struct {
 	errorRecoveryLevel         uint8
 	maxConnections             uint16
 	dataPDUInOrder, dataSeqInO bool
+	wholeBuffer                bool // Params.WholeBuffer
 }
 
 // populate gives the session its tasks: twice the depth, because responses that

@@ -16,7 +16,7 @@ const (
 	taskData                 // gathers write data
 	taskExecuting            // with the device server; TaskDone comes
 	taskResponding           // its response is queued; OutSent comes
-	taskDraining             // aborted while a data segment streams into its buffer
+	taskDraining             // aborted while a data segment streams, or is read, into its buffer
 )
 
 // Task is one command of a session, preallocated and reused.
@@ -25,18 +25,19 @@ type Task struct {
 	sess *Session
 	conn *Connection
 
-	itt    uint32
-	cmdSN  uint32
-	lun    uint64
-	index  uint16
-	gen    uint16 // with index, the target transfer tag
-	state  taskState
-	raw    bool // a held PDU other than a SCSI command: bhs and SCSI.Data keep it
-	write  bool // W bit
-	read   bool // R bit
-	final  bool // no unsolicited Data-Out PDUs follow (the F bit came)
-	stream bool // a data segment is being received into its buffer
-	badAHS bool // its additional header segments are malformed
+	itt      uint32
+	cmdSN    uint32
+	lun      uint64
+	index    uint16
+	gen      uint16 // with index, the target transfer tag
+	state    taskState
+	raw      bool // a held PDU other than a SCSI command: bhs and SCSI.Data keep it
+	write    bool // W bit
+	read     bool // R bit
+	final    bool // no unsolicited Data-Out PDUs follow (the F bit came)
+	stream   bool // a data segment is being received into its buffer
+	fetching bool // a Fetch reads into its buffer (Traits.Reads)
+	badAHS   bool // its additional header segments are malformed
 
 	// Write data (RFC 7143 §11.7, §11.8).
 	edtl     uint32
@@ -51,6 +52,7 @@ type Task struct {
 	r2tNext  *Task
 
 	reply Reply
+	fetch Fetch
 	bhs   [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
 
 	hashNext *Task // bucket of the session's tag table
@@ -140,7 +142,7 @@ func (t *Task) release() {
 	t.dropBuffer()
 	t.state = taskFree
 	t.gen++
-	t.raw, t.stream = false, false
+	t.raw, t.stream, t.fetching = false, false, false
 	t.conn = nil
 	t.freeNext = s.free
 	s.free = t
@@ -181,7 +183,7 @@ func (t *Task) TaskAbort(*scsi.Task) {
 	case taskResponding, taskDraining, taskFree:
 		return // its end is under way
 	}
-	if t.SCSI.Status == scsi.TaskAborted && !t.stream && t.conn.phase != phaseDead {
+	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching && t.conn.phase != phaseDead {
 		t.respond()
 		return
 	}
@@ -191,6 +193,13 @@ func (t *Task) TaskAbort(*scsi.Task) {
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	t.sess.unfile(t)
+	if t.fetching {
+		// It stays on its view's list: a management function that is answered while
+		// the initiator's memory is being read would let the initiator take that
+		// memory back, and the read fail with the connection.
+		t.state = taskDraining
+		return
+	}
 	if t.stream {
 		t.state = taskDraining
 		t.SCSI.End()

@@ -15,20 +15,31 @@ type Traits struct {
 	RDMAKeys    bool   // RDMAExtensions=Yes and the iSER keys belong here (RFC 7145 §6)
 	MaxRecvData uint32 // bytes: MaxRecvDataSegmentLength (or TargetRecvDataSegmentLength) we declare
 	MaxSendData uint32 // bytes: bound of a data segment we send in full feature phase; 0 = the peer's
+	InitialR2T  bool   // wants InitialR2T=Yes: no place for unsolicited Data-Out PDUs
+	// Pinned connections stay on the reactor that accepted them, and count in its
+	// Load from accept to Closed without the engine's doing.
+	Pinned bool
+	// Reads: Fetch reads the initiator's memory without its help. A task has one
+	// Fetch, for all of the data that is missing, and Handler.Fetched answers it.
+	Reads bool
 }
 
 // Transport makes listeners. TCP is the first, iSER the next; the engine is
 // handed them as values.
 type Transport interface {
 	Traits() Traits
-	// Listen serves addr on r and hands each new connection to accept, on r.
+	// Listen serves addr on r and hands each new connection to accept, on the
+	// connection's reactor: r, or the transport's choice if it pins connections.
 	// Called from control code; may block through c.
-	Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(Conn)) (Listener, error)
+	Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(*reactor.Reactor, Conn)) (Listener, error)
 }
 
 // Listener is a portal being served.
 type Listener interface {
 	Addr() netip.AddrPort
+	// Waiting is why the portal is not being served yet, nil when it is. Safe from
+	// any thread.
+	Waiting() error
 	// Close stops accepting; connections live on.
 	Close(c reactor.Caller)
 }
@@ -39,7 +50,19 @@ type Params struct {
 	MaxSendData              uint32 // bytes: the peer's MaxRecvDataSegmentLength
 	MaxRecvData              uint32 // bytes: what we declared
 	MaxBurst                 uint32 // bytes: a Data-In sequence ends here (RFC 7143 §11.7.2)
+
+	Discovery  bool
+	Window     uint32 // commands the initiator may have on their way
+	InitialR2T bool
+	FirstBurst uint32 // bytes of unsolicited data a command may bring
+	// WholeBuffer: a write's tagged buffer begins with the command's first byte,
+	// unsolicited data included (TaggedBufferForSolicitedDataOnly=No, RFC 7145 §6.9).
+	WholeBuffer bool
 }
+
+// Cookie is what a transport's PDU brings along for the transport itself. The
+// engine copies it from a command to its Reply and its Fetch.
+type Cookie [3]uint64
 
 // Conn is a connection of a transport. All calls are made on its reactor.
 type Conn interface {
@@ -56,11 +79,16 @@ type Conn interface {
 	// Respond moves a command's data-in, if any, and then its status.
 	Respond(p *Reply)
 	// Fetch asks the initiator for write data: an R2T here, an RDMA READ there.
-	// f is valid during the call only; what it refers to stays.
+	// f and what it refers to stay until Fetched where Traits.Reads is set;
+	// elsewhere f is valid during the call only.
 	Fetch(f *Fetch)
 	// Move takes the connection to r and calls moved there, with an error when r
 	// has no memory for it. Preconditions: login mode, nothing queued or received.
 	Move(r *reactor.Reactor, moved func(error))
+	// Provision tells what full feature phase will be like before the final Login
+	// Response is queued, so that there is a place for what may come right after
+	// it. An error refuses the login.
+	Provision(p Params) error
 	// FullFeature turns to streaming mode with p.
 	FullFeature(p Params)
 	// Resume hands over the PDU that Received refused, and those behind it.
@@ -80,6 +108,9 @@ type Handler interface {
 	// Received dispatches a whole PDU. False: no room now; the connection stops
 	// receiving and the same PDU comes again after Resume.
 	Received(p *PDU) bool
+	// Fetched: all of f's data is in place. A Fetch that dies with its connection
+	// is not answered: Closed says that nothing of it is in flight.
+	Fetched(f *Fetch)
 	// Drained answers Drain.
 	Drained()
 	// Closed: once, nothing in flight; the Conn is dead.
@@ -93,6 +124,7 @@ type PDU struct {
 	Ctx any     // the Sink's context
 	// BadData: the data digest did not match; the Sink's memory is not to be used.
 	BadData bool
+	Cookie  Cookie
 }
 
 // Sink is the engine's answer to a header.
@@ -203,6 +235,7 @@ type Reply struct {
 	Flags    byte  // FlagOverflow, FlagUnderfl
 	Residual uint32
 	Sense    mem.Ref // SenseLength and sense data, in the Out's slot
+	Cookie   Cookie  // of the command
 
 	// The transport's progress.
 	Off    uint32
@@ -230,11 +263,19 @@ func (p *Reply) SCSIResponse(dataPDUs uint32) {
 // Fetch is a request for write data. Over TCP it is an R2T, and the data comes
 // as Data-Out PDUs through Handler.Header.
 type Fetch struct {
-	Out    *Out
+	Out    *Out // nil where Traits.Reads is set: no PDU goes out
 	LUN    uint64
 	ITT    uint32
 	TTT    uint32
 	R2TSN  uint32
 	Offset uint32  // bytes into the command's data
 	Data   mem.Ref // where Offset's bytes go; its length is the desired length
+	Cookie Cookie  // of the command
+
+	// The transport's progress.
+	Done uint32 // bytes asked for
+	Left uint32 // requests in flight
+	Next *Fetch // the transport's list
+
+	task *Task
 }

@@ -128,6 +128,7 @@ type Result struct {
 	MaxUnexpectedPDUs uint32 // the initiator takes; 0 is no limit
 	MaxAHSLength      uint32
 	TaggedBufferOnly  bool
+	TaggedBufferWhole bool // the initiator said TaggedBufferForSolicitedDataOnly=No
 	HelloRequired     bool
 }
 

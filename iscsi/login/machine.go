@@ -228,6 +228,7 @@ func (m *Machine) Result() Result {
 		MaxUnexpectedPDUs:   v[kMaxUnexpectedPDUs],
 		MaxAHSLength:        v[kMaxAHSLength],
 		TaggedBufferOnly:    v[kTaggedBufferOnly] != 0,
+		TaggedBufferWhole:   v[kTaggedBufferOnly] == 0 && m.settled.has(kTaggedBufferOnly),
 		HelloRequired:       v[kHelloRequired] != 0,
 	}
 	if m.declared && m.declaresRecvData() {

@@ -134,6 +134,9 @@ func (c *Conn) arrive(*reactor.Reactor) {
 	moved(err)
 }
 
+// Provision implements iscsi.Conn: provided buffers serve all connections.
+func (c *Conn) Provision(iscsi.Params) error { return nil }
+
 // FullFeature implements iscsi.Conn.
 func (c *Conn) FullFeature(p iscsi.Params) {
 	c.p = p

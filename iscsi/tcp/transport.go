@@ -114,7 +114,7 @@ type listener struct {
 	r      *reactor.Reactor
 	fd     int
 	addr   netip.AddrPort
-	accept func(iscsi.Conn)
+	accept func(*reactor.Reactor, iscsi.Conn)
 
 	src     reactor.Source
 	file    ring.File
@@ -130,7 +130,7 @@ type listener struct {
 const retryAcceptAfter = 100e6
 
 // Listen implements iscsi.Transport.
-func (t *Transport) Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(iscsi.Conn)) (iscsi.Listener, error) {
+func (t *Transport) Listen(c reactor.Caller, r *reactor.Reactor, addr netip.AddrPort, accept func(*reactor.Reactor, iscsi.Conn)) (iscsi.Listener, error) {
 	l := &listener{t: t, r: r, accept: accept, fd: -1}
 	l.retry.Fire = l.fire
 	var err error
@@ -156,6 +156,9 @@ func (t *Transport) Listen(c reactor.Caller, r *reactor.Reactor, addr netip.Addr
 // Addr implements iscsi.Listener.
 func (l *listener) Addr() netip.AddrPort { return l.addr }
 
+// Waiting implements iscsi.Listener.
+func (l *listener) Waiting() error { return nil }
+
 // arm starts the multishot accept, or has the timer try again.
 func (l *listener) arm() {
 	if l.r.Ring.Accept(l.src.Tag(0), l.file) {
@@ -180,7 +183,7 @@ func (l *listener) Complete(arg uint32, c ring.CQE) {
 		_ = l.t.kernel.CloseFD(int(c.Res))
 	case c.Res >= 0:
 		l.t.Stats.Accepted.Add(1)
-		l.accept(newConn(l.t, l.r, int(c.Res)))
+		l.accept(l.r, newConn(l.t, l.r, int(c.Res)))
 	case !l.closing:
 		l.t.Stats.AcceptErrors.Add(1)
 	}

@@ -1,0 +1,87 @@
+package memverbs
+
+// Faults are probabilities, each drawn whenever its fault could happen; zero
+// switches it off. They may be changed between any two calls on the World.
+type Faults struct {
+	// Queue pairs, drawn for each request.
+	Delay        float64 // takes up to 16 latencies
+	RNR          float64 // a send is answered RNR although a receive is posted
+	LateRead     float64 // an RDMA READ takes up to 64 latencies
+	RemoteAccess float64 // an RDMA WRITE or READ is answered "remote access error"
+	Fatal        float64 // the queue pair fails by itself
+
+	// Completion queues.
+	ShortPoll float64 // Poll returns a part of what is there
+	Spurious  float64 // an armed queue is announced without a completion
+
+	// The connection manager.
+	EarlyReceive float64 // ESTABLISHED is up to 64 latencies late, so that messages overtake it
+	EventDelay   float64 // any other event is up to 64 latencies late
+	DupEvent     float64 // DISCONNECTED comes twice
+}
+
+// AllFaults is every fault at a rate that leaves runs able to progress.
+func AllFaults() Faults {
+	return Faults{
+		Delay: 0.1, RNR: 0.01, LateRead: 0.2, RemoteAccess: 0.0005, Fatal: 0.0002,
+		ShortPoll: 0.2, Spurious: 0.05,
+		EarlyReceive: 0.3, EventDelay: 0.2, DupEvent: 0.2,
+	}
+}
+
+// Lossless is f without the faults that end a connection.
+func (f Faults) Lossless() Faults {
+	f.RemoteAccess, f.Fatal = 0, 0
+	return f
+}
+
+// Counts tells how often each fault of the same name was injected, and how
+// often the caller brought the others about.
+type Counts struct {
+	Delay, RNR, LateRead, RemoteAccess, Fatal uint64
+	ShortPoll, Spurious                       uint64
+	EarlyReceive, EventDelay, DupEvent        uint64
+
+	NoReceive     uint64 // sends that found no receive: RNR in earnest
+	ReadStalls    uint64 // times a full read depth held up a send queue
+	EarlyMessages uint64 // messages that arrived before ESTABLISHED was taken
+	Flushed       uint64 // requests
+	AccessDenied  uint64 // remote operations without a valid key, range or right
+	Removals      uint64 // devices
+}
+
+// Each calls f for every counter, in a fixed order.
+func (c *Counts) Each(f func(name string, n uint64)) {
+	for _, e := range [...]struct {
+		name string
+		n    uint64
+	}{
+		{"Delay", c.Delay}, {"RNR", c.RNR}, {"LateRead", c.LateRead}, {"RemoteAccess", c.RemoteAccess}, {"Fatal", c.Fatal},
+		{"ShortPoll", c.ShortPoll}, {"Spurious", c.Spurious},
+		{"EarlyReceive", c.EarlyReceive}, {"EventDelay", c.EventDelay}, {"DupEvent", c.DupEvent},
+		{"NoReceive", c.NoReceive}, {"ReadStalls", c.ReadStalls}, {"EarlyMessages", c.EarlyMessages},
+		{"Flushed", c.Flushed}, {"AccessDenied", c.AccessDenied}, {"Removals", c.Removals},
+	} {
+		f(e.name, e.n)
+	}
+}
+
+// Add adds o to c.
+func (c *Counts) Add(o *Counts) {
+	c.Delay += o.Delay
+	c.RNR += o.RNR
+	c.LateRead += o.LateRead
+	c.RemoteAccess += o.RemoteAccess
+	c.Fatal += o.Fatal
+	c.ShortPoll += o.ShortPoll
+	c.Spurious += o.Spurious
+	c.EarlyReceive += o.EarlyReceive
+	c.EventDelay += o.EventDelay
+	c.DupEvent += o.DupEvent
+	c.NoReceive += o.NoReceive
+	c.ReadStalls += o.ReadStalls
+	c.EarlyMessages += o.EarlyMessages
+	c.Flushed += o.Flushed
+	c.AccessDenied += o.AccessDenied
+	c.Removals += o.Removals
+}

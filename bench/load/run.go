@@ -1,0 +1,514 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"spindle/bench/wire"
+	"spindle/internal/sys"
+	"spindle/reactor/clock"
+	"spindle/reactor/mem"
+	"spindle/reactor/ring"
+)
+
+const (
+	// The receive buffers are few, so that they stay in the cache.
+	buffers    = 64
+	bufferSize = 32 << 10
+
+	sampleTime  = 500 * time.Millisecond // of the IOPS samples, as fio's
+	publishTime = 100 * time.Millisecond
+	drainTime   = 10 * time.Second
+	goodbyeTime = time.Second
+	sharedSize  = MaxBlock // what is written when nothing is verified
+	unlimited   = math.MaxInt32
+	maxMemory   = 8 << 30
+)
+
+// generator is a run.
+type generator struct {
+	o       *Options
+	pattern Pattern
+	loop    *wire.Loop
+	conns   []*conn
+	dirty   []*conn // to be looked at this turn; capacity: every connection
+	shift   uint    // log2 of the LUN's block size
+	blocks  uint64  // of the LUN to touch
+	largest uint32
+	rng     random
+	mix     [100]uint8 // size index by percentile
+	fixed   *Size      // the only size, if there is one
+
+	verifier *verifier
+	checking bool // the pass at the end of a verified run
+
+	issuing   bool
+	allowed   int // commands that may start this turn
+	interval  float64
+	started   float64 // time the next command is due at, with a rate
+	inflight  int
+	everyone  bool // the next turn looks at every connection
+	rotation  int  // where it begins
+	measuring bool
+	retries   uint64
+	progress  *Progress
+	stop      atomic.Bool
+	now       clock.Time
+	publish   clock.Time
+	sample    clock.Time
+	sampled   uint64 // I/Os at the last sample
+	busy      clock.Time
+	worked    bool
+	result    *Result
+}
+
+func recvTag(id int) ring.Tag { return ring.Tag(id) << 1 }
+func sendTag(id int) ring.Tag { return ring.Tag(id)<<1 | 1 }
+
+// Run loads the target and returns what was measured. When ctx ends early, so
+// does the run, with what it has.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	g := &generator{o: &o, pattern: o.Pattern, rng: random(o.Seed), progress: o.Progress, result: newResult(), largest: o.largest()}
+	if g.progress == nil {
+		g.progress = &Progress{}
+	}
+	defer wire.QuietCollector()()
+	defer context.AfterFunc(ctx, func() { g.stop.Store(true) })()
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread and its affinity end with the goroutine
+		ended <- g.main(ctx)
+	}()
+	if err := <-ended; err != nil {
+		return nil, err
+	}
+	return g.result, nil
+}
+
+func (g *generator) main(ctx context.Context) error {
+	defer g.close()
+	if err := g.prepare(ctx); err != nil {
+		return err
+	}
+	return g.run()
+}
+
+// prepare takes all memory and logs every connection in.
+func (g *generator) prepare(ctx context.Context) error {
+	o := g.o
+	first, err := dial(ctx, o, 0)
+	if err != nil {
+		return err
+	}
+	defer first.conn.Close()
+	if err := g.geometry(first); err != nil {
+		return err
+	}
+	header, vecs := max(mem.MinBlock, min(uint32(o.Depth)*segmentRoom, 128<<10)), 8
+	if g.pattern.Reads < 100 {
+		vecs = min(wire.MaxVecs, max(2*(maxUnsolicited+2), o.Depth*4))
+	}
+	need := uint64(o.Connections)*wire.SenderMemory(header, vecs) + sharedSize
+	if o.Verify {
+		need += uint64(o.Connections*o.Depth) * uint64(max(g.largest, mem.MinBlock)) * 2
+	}
+	if need > maxMemory {
+		return badOption("%d connections of depth %d want %d MiB of memory", o.Connections, o.Depth, need>>20)
+	}
+	g.loop, err = wire.New(wire.Options{CPU: o.CPU, Memory: need, Files: o.Connections, Buffers: buffers, Buffer: bufferSize})
+	if err != nil {
+		return err
+	}
+	shared, err := g.loop.Alloc(sharedSize)
+	if err != nil {
+		return err
+	}
+	for b := shared.Bytes(); len(b) > 0; b = b[8:] {
+		be.PutUint64(b, g.rng.next())
+	}
+	g.dirty = make([]*conn, 0, o.Connections)
+	for id := range o.Connections {
+		s := first
+		if id > 0 {
+			if s, err = dial(ctx, o, id); err != nil {
+				return err
+			}
+		}
+		if err := g.adopt(s, id, header, vecs, shared); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// geometry fits the options to the LUN.
+func (g *generator) geometry(s *session) error {
+	o := g.o
+	g.shift = uint(bits.TrailingZeros32(s.block))
+	g.blocks = s.blocks
+	if o.Span != 0 {
+		g.blocks = min(g.blocks, o.Span>>g.shift)
+	}
+	percentile := 0
+	for i, size := range o.Sizes {
+		if size.Bytes%s.block != 0 {
+			return badOption("block size %d on a LUN with blocks of %d", size.Bytes, s.block)
+		}
+		if uint64(size.Bytes>>g.shift) > g.blocks {
+			return badOption("block size %d on %d bytes", size.Bytes, g.blocks<<g.shift)
+		}
+		for range size.Percent {
+			g.mix[percentile] = uint8(i)
+			percentile++
+		}
+	}
+	if len(o.Sizes) == 1 {
+		g.fixed = &o.Sizes[0]
+	}
+	g.result.Capacity, g.result.Block = s.blocks*uint64(s.block), s.block
+	if o.Rate > 0 {
+		g.interval = float64(time.Second) / float64(o.Rate)
+	}
+	if o.Verify {
+		var err error
+		g.verifier, err = newVerifier(g.blocks/uint64(g.largest>>g.shift), g.largest)
+		return err
+	}
+	return nil
+}
+
+// adopt makes a logged-in session a connection of the ring.
+func (g *generator) adopt(s *session, id int, header uint32, vecs int, shared mem.Ref) error {
+	sock, err := s.file()
+	if err != nil {
+		return err
+	}
+	file, err := g.loop.Ring.Install(int(sock.Fd())) // Fd makes it block, as the ring wants it
+	if err != nil {
+		sock.Close()
+		return err
+	}
+	depth := g.o.Depth
+	c := &conn{
+		g: g, id: id, sock: sock, file: file, p: s.p, headLen: 48, done: -1,
+		cmdSN: s.cmdSN, maxCmd: s.maxCmd, expStat: s.expStat,
+		slots: make([]slot, depth), free: make([]uint16, 0, depth),
+		again: make([]uint16, 0, depth), asked: make([]uint16, 0, depth),
+	}
+	if c.p.header {
+		c.headLen += 4
+	}
+	unit := uint64(g.largest >> g.shift)
+	c.seq = g.blocks / uint64(g.o.Connections) * uint64(id) / unit * unit
+	c.template[0] = 1 // SCSI command
+	be.PutUint64(c.template[8:], encodeLUN(g.o.Address.LUN))
+	g.conns = append(g.conns, c)
+	if err := c.tx.Init(g.loop, file, sendTag(id), header, vecs); err != nil {
+		return err
+	}
+	for i := range c.slots {
+		c.slots[i].data = shared
+		if g.verifier != nil {
+			if c.slots[i].data, err = g.loop.Alloc(g.largest); err != nil {
+				return err
+			}
+		}
+		c.free = append(c.free, uint16(depth-1-i))
+	}
+	return nil
+}
+
+// close ends everything.
+func (g *generator) close() {
+	if g.loop != nil {
+		g.loop.Close()
+	}
+	for _, c := range g.conns {
+		c.sock.Close()
+	}
+}
+
+// run goes through the phases: ramp, measured time, the rest in flight, for
+// verification what was written, and the farewell.
+func (g *generator) run() error {
+	g.issuing, g.everyone, g.allowed = true, true, unlimited
+	g.now = g.loop.Clock.Now()
+	g.started = float64(g.now)
+	if err := g.until(g.now.Add(g.o.Ramp), false); err != nil {
+		return err
+	}
+	if err := g.measure(); err != nil {
+		return err
+	}
+	g.issuing = false
+	if err := g.drain(); err != nil {
+		return err
+	}
+	if g.verifier != nil && g.pattern.Reads < 100 && !g.stop.Load() {
+		if err := g.readBack(); err != nil {
+			return err
+		}
+	}
+	if g.verifier != nil {
+		g.result.Verified, g.result.Unverified = g.verifier.checked, g.verifier.skipped
+	}
+	for _, c := range g.conns {
+		c.logout()
+		g.mark(c)
+	}
+	err := g.wait(goodbyeTime, func() bool { return g.allEnded() })
+	if err != nil && !errors.Is(err, errDeadline) {
+		return err
+	}
+	return nil
+}
+
+func (g *generator) measure() error {
+	r := g.result
+	if g.o.Window != nil {
+		g.o.Window(true)
+	}
+	before, err := sys.ThreadUsage()
+	if err != nil {
+		return err
+	}
+	calls := g.loop.Ring.Syscalls()
+	g.now = g.loop.Clock.Now()
+	from := g.now
+	g.sample, g.sampled, g.busy = from.Add(sampleTime), 0, 0
+	g.measuring = true
+	if err := g.until(from.Add(g.o.Runtime), true); err != nil {
+		return err
+	}
+	g.measuring = false
+	r.Elapsed = g.loop.Clock.Now().Sub(from)
+	after, err := sys.ThreadUsage()
+	if err != nil {
+		return err
+	}
+	r.Syscalls = g.loop.Ring.Syscalls() - calls
+	r.CPU = sys.Usage{
+		User: after.User - before.User, System: after.System - before.System,
+		Voluntary: after.Voluntary - before.Voluntary, Involuntary: after.Involuntary - before.Involuntary,
+	}
+	r.Busy = time.Duration(g.busy)
+	r.Retries = g.retries
+	if g.o.Window != nil {
+		g.o.Window(false)
+	}
+	return nil
+}
+
+// drain waits for what is in flight.
+func (g *generator) drain() error {
+	err := g.wait(drainTime, func() bool { return g.inflight == 0 })
+	if errors.Is(err, errDeadline) {
+		return fmt.Errorf("%w: %d commands without an answer after %v", ErrTarget, g.inflight, drainTime)
+	}
+	return err
+}
+
+// readBack reads all that was written.
+func (g *generator) readBack() error {
+	g.checking, g.issuing, g.everyone, g.interval, g.allowed = true, true, true, 0, unlimited
+	units := g.verifier
+	err := g.wait(time.Hour, func() bool {
+		return units.cursor >= uint64(len(units.writes)) && g.inflight == 0 || g.stop.Load()
+	})
+	g.checking, g.issuing = false, false
+	return errors.Join(err, g.drain())
+}
+
+func (g *generator) allEnded() bool {
+	for _, c := range g.conns {
+		if !c.ended {
+			return false
+		}
+	}
+	return true
+}
+
+var errDeadline = errors.New("deadline")
+
+// wait turns until done or limit has passed.
+func (g *generator) wait(limit time.Duration, done func() bool) error {
+	deadline := g.loop.Clock.Now().Add(limit)
+	for !done() {
+		if g.now > deadline {
+			return errDeadline
+		}
+		if err := g.turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// until turns until t, or until it is told to stop.
+//
+//spindle:hot
+func (g *generator) until(t clock.Time, measured bool) error {
+	for g.now < t && !g.stop.Load() {
+		before, worked := g.now, g.worked
+		if err := g.turn(); err != nil {
+			return err
+		}
+		// From one clock reading to the next: what the turn before prepared, its
+		// submission, and the reaping that this turn began with.
+		if worked || g.worked {
+			g.busy += g.now - before
+		}
+		if measured && g.now >= g.sample {
+			g.takeSample()
+		}
+	}
+	return nil
+}
+
+// turn takes completions, then lets connections send.
+//
+//spindle:hot
+func (g *generator) turn() error {
+	cqes, err := g.loop.Turn(0)
+	if err != nil {
+		return err
+	}
+	g.now = g.loop.Clock.Now()
+	g.worked = len(cqes) > 0
+	for _, q := range cqes {
+		if err := g.completed(q); err != nil {
+			return err
+		}
+	}
+	if g.now >= g.publish {
+		g.publish = g.now.Add(publishTime)
+		g.progress.set(g.result)
+	}
+	if g.everyone || g.interval > 0 {
+		g.all()
+		return nil
+	}
+	again := 0
+	for _, c := range g.dirty {
+		if c.dirty = c.work(g.now); c.dirty {
+			g.dirty[again] = c
+			again++
+		}
+	}
+	g.dirty = g.dirty[:again]
+	return nil
+}
+
+// all lets every connection send, beginning with another one each time: at the
+// start of a phase, and whenever the rate allows more.
+//
+//spindle:hot
+func (g *generator) all() {
+	if g.interval > 0 {
+		g.allowed = int((float64(g.now) - g.started) / g.interval)
+	}
+	g.dirty = g.dirty[:0]
+	n := len(g.conns)
+	for i := range n {
+		c := g.conns[(g.rotation+i)%n]
+		c.dirty = false
+		if c.work(g.now) {
+			g.mark(c)
+		}
+	}
+	g.rotation++
+	g.everyone = false
+}
+
+// mark has the next turn look at c.
+//
+//spindle:hot
+func (g *generator) mark(c *conn) {
+	if !c.dirty {
+		c.dirty = true
+		g.dirty = append(g.dirty, c) // within capacity: once a connection
+	}
+}
+
+// completed takes one completion.
+//
+//spindle:hot
+func (g *generator) completed(q ring.CQE) error {
+	c := g.conns[q.Tag>>1]
+	g.mark(c)
+	if q.Tag&1 != 0 {
+		return c.tx.Sent(q.Res)
+	}
+	if q.Flags&ring.FlagMore == 0 {
+		c.armed = false
+	}
+	if q.Flags&ring.FlagBuffer == 0 {
+		return c.noData(q.Res)
+	}
+	err := c.receive(g.loop.Received(q))
+	g.loop.Ring.Recycle(g.loop.Group, q.BufferID())
+	return err
+}
+
+// due is when a command started: with a rate, when it was to start, so that a
+// slow target's delay is not left out of its latency.
+//
+//spindle:hot
+func (g *generator) due(now clock.Time) clock.Time {
+	if g.interval == 0 {
+		return now
+	}
+	t := g.started
+	g.started += g.interval
+	g.allowed--
+	return clock.Time(t)
+}
+
+// choose fills a slot with what to do next; false when nothing can be done now.
+//
+//spindle:hot
+func (g *generator) choose(c *conn, s *slot) bool {
+	if g.checking {
+		s.write, s.size = false, g.largest
+		if !g.verifier.next(s) {
+			return false
+		}
+		s.lba = uint64(s.unit) * uint64(s.size>>g.shift)
+		return true
+	}
+	s.write = g.pattern.Reads == 0 || g.pattern.Reads < 100 && int(g.rng.below(100)) >= g.pattern.Reads
+	if g.fixed != nil {
+		s.size = g.fixed.Bytes
+	} else {
+		s.size = g.o.Sizes[g.mix[g.rng.below(100)]].Bytes
+	}
+	per := uint64(s.size >> g.shift)
+	if g.pattern.Random {
+		s.lba = g.rng.below(g.blocks/per) * per
+	} else {
+		if c.seq+per > g.blocks {
+			c.seq = 0
+		}
+		s.lba = c.seq
+		c.seq += per
+	}
+	if v := g.verifier; v != nil {
+		if !v.take(s, s.lba/per) {
+			return false
+		}
+		s.lba = uint64(s.unit) * per
+		if s.write {
+			v.stamp(s)
+		}
+	}
+	return true
+}

@@ -134,7 +134,7 @@ func (c *Connection) commandReceived(p *PDU) {
 		c.refuseCommand(p)
 		return
 	}
-	t := p.Ctx.(*Task)
+	t := p.Ctx
 	t.stream = false
 	c.cmds++
 	if c.verdict == inOrder {

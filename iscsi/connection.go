@@ -154,6 +154,10 @@ func (c *Connection) withOut(fn func(*Out)) {
 
 // accept takes a new connection of a portal; runs on the connection's reactor.
 func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
+	if sh.held {
+		sh.early = append(sh.early, func() { e.accept(sh, pg, tp) })
+		return
+	}
 	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag, reads: tp.Traits().Reads}
 	c.local, c.peer = tp.Addrs()
 	sh.add(c)

@@ -21,6 +21,20 @@ func (e *Engine) change(fn func(*inventory)) {
 	e.inventory.Store(&next)
 }
 
+// Open lets connections in that an engine made with Config.Held keeps waiting.
+func (e *Engine) Open(c reactor.Caller) {
+	for _, sh := range e.shards {
+		c.Await(sh.r, func(done func()) {
+			early := sh.early
+			sh.held, sh.early = false, nil
+			for _, fn := range early {
+				fn()
+			}
+			done()
+		})
+	}
+}
+
 // Options returns the settings.
 func (e *Engine) Options() Options { return e.inventory.Load().opt }
 
@@ -395,6 +409,7 @@ func (e *Engine) coldReset(n *Node) {
 // for them, and ends those that remain once their tasks have ended.
 func (e *Engine) Shutdown(c reactor.Caller, grace time.Duration) {
 	e.down.Store(true)
+	e.Open(c) // to be turned away
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, g := range e.inventory.Load().portals {

@@ -35,7 +35,7 @@ func (c *Connection) dataOutReceived(p *PDU) {
 	if p.Ctx == nil {
 		return
 	}
-	t, b := p.Ctx.(*Task), p.BHS
+	t, b := p.Ctx, p.BHS
 	t.stream = false
 	if t.state == taskDraining {
 		t.release()

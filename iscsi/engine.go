@@ -39,6 +39,9 @@ type Config struct {
 	Entropy io.Reader // challenges and the like; an edge
 	Options Options
 	Log     *slog.Logger
+	// Held: portals listen, but connections wait for Open, so that nobody is
+	// told that a node does not exist while the configuration is loaded.
+	Held bool
 }
 
 // Engine is the target: nodes, groups, portals and the sessions they have.
@@ -115,7 +118,9 @@ func New(c Config) *Engine {
 		e.log = slog.New(slog.DiscardHandler)
 	}
 	for _, r := range c.Reactors {
-		e.shards = append(e.shards, newShard(e, r))
+		sh := newShard(e, r)
+		sh.held = c.Held
+		e.shards = append(e.shards, sh)
 	}
 	e.registry = newRegistry(e, c.Reactors[0])
 	e.inventory.Store(&inventory{opt: c.Options})

@@ -69,12 +69,8 @@ func (s *Session) populate(sh *shard, depth uint32) error {
 		return ErrLimit
 	}
 	s.slots = slots
-	s.tasks = make([]Task, n)
-	size := uint32(1)
-	for size < n {
-		size <<= 1
-	}
-	s.tags, s.tagMask = make([]*Task, size), size-1
+	set := sh.takeTasks(n)
+	s.tasks, s.tags, s.tagMask = set.tasks, set.tags, uint32(len(set.tags))-1
 	for i := range s.tasks {
 		t := &s.tasks[i]
 		t.sess, t.index = s, uint16(i)
@@ -206,6 +202,8 @@ func (s *Session) closed() {
 		if !s.slots.Empty() {
 			s.sh.r.Arena.Free(s.slots)
 			s.slots = mem.Ref{}
+			s.sh.keepTasks(taskSet{s.tasks, s.tags})
+			s.tasks, s.tags, s.free = nil, nil, nil
 		}
 		s.e.registry.leave(s)
 	}

@@ -12,6 +12,9 @@ type shard struct {
 	conns   []*Connection // all of this reactor's, in no order
 	pending []*Connection // not yet in full feature phase, oldest first
 	nextID  uint64
+	spare   []taskSet // of sessions that have ended, for those to come
+	held    bool      // connections wait for Engine.Open
+	early   []func()  // those that wait
 
 	// Commands without a data buffer, by connection, served in turn.
 	waitConns []*Connection
@@ -23,6 +26,39 @@ func newShard(e *Engine, r *reactor.Reactor) *shard {
 	s := &shard{e: e, r: r}
 	s.retry.To = s
 	return s
+}
+
+// taskSet is what a session's tasks are kept in.
+type taskSet struct {
+	tasks []Task
+	tags  []*Task // buckets of the tag table, a power of two
+}
+
+// maxSpare is how many task sets a shard keeps for reuse.
+const maxSpare = 64
+
+// takeTasks returns a set of n tasks, used before or new.
+func (s *shard) takeTasks(n uint32) taskSet {
+	for i, set := range s.spare {
+		if uint32(len(set.tasks)) == n {
+			last := len(s.spare) - 1
+			s.spare[i], s.spare[last] = s.spare[last], taskSet{}
+			s.spare = s.spare[:last]
+			return set
+		}
+	}
+	size := uint32(1)
+	for size < n {
+		size <<= 1
+	}
+	return taskSet{tasks: make([]Task, n), tags: make([]*Task, size)}
+}
+
+// keepTasks takes back the tasks of a session that has ended.
+func (s *shard) keepTasks(set taskSet) {
+	if len(s.spare) < maxSpare {
+		s.spare = append(s.spare, set)
+	}
 }
 
 // alloc returns a data buffer of n bytes.

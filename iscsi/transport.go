@@ -121,7 +121,7 @@ type Handler interface {
 type PDU struct {
 	BHS pdu.BHS // valid until Received returns true
 	AHS []byte  // likewise
-	Ctx any     // the Sink's context
+	Ctx *Task   // the Sink's: the engine's, opaque to the transport
 	// BadData: the data digest did not match; the Sink's memory is not to be used.
 	BadData bool
 	Cookie  Cookie
@@ -132,7 +132,7 @@ type Sink struct {
 	// Data receives the data segment; what does not fit is discarded.
 	Data mem.Ref
 	// Ctx comes back in PDU.Ctx.
-	Ctx any
+	Ctx *Task
 	// Close ends the connection with this error: the stream is beyond repair.
 	Close error
 	// Stop receives nothing more: a farewell is queued. Login mode only.

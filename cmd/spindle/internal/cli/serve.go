@@ -48,10 +48,10 @@ memlock limit do, at some cost that the log names.`,
 
 // serveFlags are the flags of serve, as text.
 type serveFlags struct {
-	o                                     daemon.Options
-	cores, mem, idle, level, malloc, addr string
-	profile                               string
-	noRPC                                 bool
+	o                                                 daemon.Options
+	cores, mem, idle, level, malloc, addr, congestion string
+	profile                                           string
+	noRPC                                             bool
 }
 
 func declareServe(fs *flag.FlagSet) *serveFlags {
@@ -63,6 +63,7 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.BoolVar(&f.o.WaitForRPC, "wait-for-rpc", false, "wait for options and framework_start_init before anything else")
 	fs.StringVar(&f.cores, "cores", "", "`MASK` of CPUs to run reactors on: 0x3, 0-1 or [0,1] (default half of those there are)")
 	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
+	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
 	fs.StringVar(&f.idle, "idle", reactor.Adaptive.String(), "`POLICY` of a reactor without work: adaptive spins for a while and sleeps, poll spins, interrupt sleeps")
 	fs.StringVar(&f.profile, "profile", "", "`KIND` of profile to write to the working directory: cpu, mem or trace")
 	fs.StringVar(&f.level, "log-level", "notice", "`LEVEL` from which to log: "+strings.ToLower(strings.Join(control.LevelNames(), ", ")))
@@ -111,6 +112,7 @@ func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
 		return o, usagef("--idle %q: want adaptive, poll or interrupt", f.idle)
 	}
 	o.Idle = p
+	o.Congestion = f.congestion
 	if _, err := profileMode(f.profile); err != nil {
 		return o, err
 	}

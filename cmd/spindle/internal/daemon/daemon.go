@@ -46,7 +46,10 @@ const (
 	DefaultMem = 256 << 20
 	MinMem     = 32 << 20
 	// heapLimit is when the Go collector starts to run at all, in bytes.
-	heapLimit = 1 << 30
+	heapLimit = 256 << 20
+	// userTimeoutMS is how long sent data may stay unacknowledged before the
+	// kernel gives a connection up, in milliseconds: as long as a NOP-In may.
+	userTimeoutMS = 60_000
 	// LogoutGrace is how long initiators have to log out before their sessions
 	// are ended.
 	LogoutGrace = 3 * time.Second
@@ -61,6 +64,7 @@ type Options struct {
 	Mem         uint64 // bytes for all arenas; 0 is DefaultMem each
 	Idle        reactor.IdlePolicy
 	WaitForRPC  bool   // stay in the start-up phase until framework_start_init
+	Congestion  string // TCP congestion control of connections; "" leaves the system's
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on
 	Log         *control.Log
@@ -107,11 +111,14 @@ func (d *Daemon) build() error {
 	}
 	var kernel ring.Kernel = uring.Kernel{}
 	d.engine = iscsi.New(iscsi.Config{
-		Reactors:  d.reactors,
-		Transport: tcp.New(kernel, d.reactors, tcp.Options{}),
-		Entropy:   rand.Reader,
-		Options:   iscsi.Defaults(),
-		Log:       d.opt.Log.Logger("iscsi"),
+		Reactors: d.reactors,
+		Transport: tcp.New(kernel, d.reactors, tcp.Options{Listen: ring.ListenOptions{
+			Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS,
+		}}),
+		Held:    true,
+		Entropy: rand.Reader,
+		Options: iscsi.Defaults(),
+		Log:     d.opt.Log.Logger("iscsi"),
 	})
 	m, err := modules(space, kernel, len(d.reactors))
 	if err != nil {
@@ -229,6 +236,10 @@ func (d *Daemon) configure(ctx context.Context) error {
 			return err
 		}
 	}
+	go func() { // with --wait-for-rpc the start-up phase may never end
+		<-d.ctl.Started()
+		d.engine.Open(reactor.Blocking{})
+	}()
 	if d.opt.Socket == "" {
 		return nil
 	}

@@ -200,3 +200,13 @@ func stubborn(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *stubbornDe
 	}
 	return iscsitest.New(t, o), d
 }
+
+// cdb is an operation code, n bytes long, with one byte set: cdb(12, op, at, value).
+func cdb(n int, op byte, set ...byte) []byte {
+	b := make([]byte, n)
+	b[0] = op
+	if len(set) == 2 {
+		b[set[0]] = set[1]
+	}
+	return b
+}

@@ -75,7 +75,7 @@ func dial(ctx context.Context, o *Options, id int) (*session, error) {
 		return nil, err
 	}
 	s := &session{o: o, conn: conn, cmdSN: 1}
-	if err := conn.SetDeadline(time.Now().Add(loginTimeout)); err == nil {
+	if err = conn.SetDeadline(time.Now().Add(loginTimeout)); err == nil {
 		err = s.login(id)
 	}
 	if err == nil {

@@ -68,6 +68,9 @@ type generator struct {
 	result    *Result
 }
 
+// tagNone is for operations whose completion means nothing.
+const tagNone = ring.Tag(1 << 32)
+
 func recvTag(id int) ring.Tag { return ring.Tag(id) << 1 }
 func sendTag(id int) ring.Tag { return ring.Tag(id)<<1 | 1 }
 
@@ -269,7 +272,18 @@ func (g *generator) run() error {
 	if err != nil && !errors.Is(err, errDeadline) {
 		return err
 	}
-	return nil
+	// The kernel takes a ring apart when it likes, and a closed socket that the
+	// ring still knows would stay open until then.
+	for _, c := range g.conns {
+		if !g.loop.Ring.Shutdown(tagNone, c.file) {
+			if _, err := g.loop.Turn(0); err != nil {
+				return err
+			}
+			g.loop.Ring.Shutdown(tagNone, c.file)
+		}
+	}
+	_, err = g.loop.Turn(0)
+	return err
 }
 
 func (g *generator) measure() error {

@@ -131,11 +131,15 @@ func (s *Sender) Flush() bool {
 	return true
 }
 
+// Flying tells that a sendmsg is in flight.
+func (s *Sender) Flying() bool { return s.flying }
+
 // Sent takes a completion of the sender's tag.
 //
 //spindle:hot
 func (s *Sender) Sent(res int32) error {
 	if res <= 0 {
+		s.flying = false
 		return sendError(res)
 	}
 	b := &s.b[s.filling^1]

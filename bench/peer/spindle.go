@@ -1,0 +1,194 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+type object map[string]any
+
+// config is the same for Spindle and SPDK, which share their methods' names.
+func config(port int, size uint64) object {
+	call := func(method string, params object) object { return object{"method": method, "params": params} }
+	return object{"subsystems": []object{
+		{"subsystem": "bdev", "config": []object{
+			call("bdev_null_create", object{"name": "null", "num_blocks": size / 512, "block_size": 512}),
+			call("bdev_malloc_create", object{"name": "ram", "num_blocks": size / 512, "block_size": 512}),
+		}},
+		{"subsystem": "iscsi", "config": []object{
+			call("iscsi_create_portal_group", object{"tag": 1, "portals": []object{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}),
+			call("iscsi_create_initiator_group", object{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}}),
+			call("iscsi_create_target_node", object{
+				"name": Target, "alias_name": "bench", "queue_depth": 128, "disable_chap": true,
+				"luns":       []object{{"lun_id": 0, "bdev_name": "null"}, {"lun_id": 1, "bdev_name": "ram"}},
+				"pg_ig_maps": []object{{"pg_tag": 1, "ig_tag": 1}},
+			}),
+		}},
+	}}
+}
+
+// configured writes the configuration for a free port.
+func configured(s Setup, name string) (file string, port int, err error) {
+	if port, err = freePort(); err != nil {
+		return "", 0, err
+	}
+	text, err := json.MarshalIndent(config(port, s.Size), "", "  ")
+	if err != nil {
+		return "", 0, err
+	}
+	file = filepath.Join(s.Dir, name+".json")
+	return file, port, os.WriteFile(file, text, 0o644)
+}
+
+func running(p *process, port int, control string, null, ram int) *Running {
+	url := func(lun int) string { return fmt.Sprintf("iscsi://127.0.0.1:%d/%s/%d", port, Target, lun) }
+	return &Running{PID: p.cmd.Process.Pid, proc: p, Control: control, URLs: map[string]string{Null: url(null), RAM: url(ram)}}
+}
+
+type spindleDriver struct{ path string }
+
+func (spindleDriver) Name() string  { return "spindle" }
+func (spindleDriver) Title() string { return "Spindle" }
+
+func (d spindleDriver) Version(ctx context.Context) (string, error) {
+	bin, err := executable(d.path, "spindle")
+	if err != nil {
+		return "", absent("make build makes bin/spindle; or name it with --spindle")
+	}
+	out, err := exec.CommandContext(ctx, bin, "version").Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {
+	bin, err := executable(d.path, "spindle")
+	if err != nil {
+		return nil, err
+	}
+	file, port, err := configured(s, "spindle")
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(s.Dir, "spindle.sock")
+	args := []string{"serve", "--config", file, "--rpc-socket", socket}
+	if s.CPU >= 0 {
+		args = append(args, "--cores", fmt.Sprintf("[%d]", s.CPU))
+	}
+	p, err := start(s.CPU, bin, append(args, s.Args...)...)
+	if err != nil {
+		return nil, err
+	}
+	r := running(p, port, socket, 0, 1)
+	if err := p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		r.Stop()
+		return nil, err
+	}
+	return r, nil
+}
+
+// spdkDriver runs SPDK's iscsi_tgt with Spindle's own configuration file.
+type spdkDriver struct{ path string }
+
+func (spdkDriver) Name() string  { return "spdk" }
+func (spdkDriver) Title() string { return "SPDK" }
+
+func (d spdkDriver) Version(ctx context.Context) (string, error) {
+	bin, err := executable(d.path, "iscsi_tgt")
+	if err != nil {
+		return "", absent("no distribution packages it; build SPDK (./configure && make) and name build/bin/iscsi_tgt with --spdk")
+	}
+	out, err := exec.CommandContext(ctx, bin, "--version").CombinedOutput()
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line, err
+}
+
+func (d spdkDriver) Start(ctx context.Context, s Setup) (*Running, error) {
+	bin, err := executable(d.path, "iscsi_tgt")
+	if err != nil {
+		return nil, err
+	}
+	file, port, err := configured(s, "spdk")
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(s.Dir, "spdk.sock")
+	mask := "0x1"
+	if s.CPU >= 0 {
+		mask = fmt.Sprintf("[%d]", s.CPU)
+	}
+	// No huge pages and no PCI devices: it needs neither for these two bdevs.
+	memory := strconv.FormatUint(s.Size>>20+512, 10)
+	p, err := start(s.CPU, bin, append([]string{"-c", file, "-r", socket, "-m", mask, "--no-huge", "-s", memory, "--no-pci"}, s.Args...)...)
+	if err != nil {
+		return nil, err
+	}
+	r := running(p, port, socket, 0, 1)
+	if err := p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		r.Stop()
+		return nil, err
+	}
+	return r, nil
+}
+
+// lioDriver is the kernel's target, which only a kernel that has it can run.
+type lioDriver struct{}
+
+func (lioDriver) Name() string  { return "lio" }
+func (lioDriver) Title() string { return "LIO" }
+
+func (lioDriver) Version(context.Context) (string, error) {
+	return "", absent("the kernel's target wants its own kernel and root: make test-rig runs it, and all of iSER, in a QEMU guest")
+}
+
+func (d lioDriver) Start(ctx context.Context, s Setup) (*Running, error) {
+	_, err := d.Version(ctx)
+	return nil, err
+}
+
+// limitDriver is the canned responder of this very program.
+type limitDriver struct{ self string }
+
+func (limitDriver) Name() string  { return "limit" }
+func (limitDriver) Title() string { return "canned limit" }
+
+func (d limitDriver) Version(context.Context) (string, error) { return "built in", nil }
+
+func (d limitDriver) Start(ctx context.Context, s Setup) (*Running, error) {
+	self := d.self
+	if self == "" {
+		var err error
+		if self, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	args := []string{"limit", "--listen", "127.0.0.1:0", "--size", strconv.FormatUint(s.Size, 10), "--ram", "--cpu", strconv.Itoa(s.CPU)}
+	p, err := start(s.CPU, self, args...)
+	if err != nil {
+		return nil, err
+	}
+	r := &Running{PID: p.cmd.Process.Pid, proc: p}
+	var line string
+	err = p.until(ctx, "say where it listens", func() bool {
+		select {
+		case line = <-p.first:
+			return true
+		default:
+			return false
+		}
+	})
+	addr, ok := strings.CutPrefix(line, "listens on ")
+	if err == nil && !ok {
+		err = fmt.Errorf("limit: %q\n%s", line, p.said())
+	}
+	if err != nil {
+		r.Stop()
+		return nil, err
+	}
+	r.URLs = map[string]string{Null: "iscsi://" + addr + "/" + Target + "/0", RAM: "iscsi://" + addr + "/" + Target + "/1"}
+	return r, nil
+}

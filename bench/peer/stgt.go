@@ -1,0 +1,109 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// stgtDriver runs tgtd. Its null store wants a size from somewhere: a sparse
+// file; its RAM LUN is a file in memory behind its usual store. LUN 0 is the
+// target's own controller.
+type stgtDriver struct{}
+
+func (stgtDriver) Name() string  { return "stgt" }
+func (stgtDriver) Title() string { return "STGT" }
+
+const stgtAbsent = "apt-get install tgt"
+
+func (stgtDriver) Version(ctx context.Context) (string, error) {
+	bin, err := executable("", "tgtd")
+	if err != nil {
+		return "", absent(stgtAbsent)
+	}
+	if _, err := executable("", "tgtadm"); err != nil {
+		return "", absent(stgtAbsent)
+	}
+	out, err := exec.CommandContext(ctx, bin, "-V").CombinedOutput()
+	return "tgtd " + strings.TrimSpace(string(out)), err
+}
+
+func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
+	bin, err := executable("", "tgtd")
+	if err != nil {
+		return nil, absent(stgtAbsent)
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	// The control port numbers a socket file, not a network port.
+	control := strconv.Itoa(port)
+	args := []string{"-f", "-C", control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", port)}
+	p, err := start(s.CPU, bin, append(args, s.Args...)...)
+	if err != nil {
+		return nil, err
+	}
+	r := running(p, port, "", 1, 2)
+	var files []string
+	r.clean = func() {
+		for _, f := range files {
+			_ = os.Remove(f) // in memory, of ours
+		}
+	}
+	err = p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port))
+	for i, store := range []string{"null", "rdwr"} {
+		if err != nil {
+			break
+		}
+		var f string
+		if f, err = storeFile(s, i == 1); err != nil {
+			break
+		}
+		files = append(files, f)
+		if i == 0 {
+			err = tgtadm(ctx, control, "--op", "new", "--mode", "target", "--tid", "1", "-T", Target)
+		}
+		if err == nil {
+			err = tgtadm(ctx, control, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", strconv.Itoa(i+1), "--bstype", store, "-b", f)
+		}
+	}
+	if err == nil {
+		err = tgtadm(ctx, control, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+	}
+	if err != nil {
+		r.Stop()
+		return nil, fmt.Errorf("%w\n%s", err, p.said())
+	}
+	return r, nil
+}
+
+// storeFile makes a file of the LUN's size; the one that stores is in memory.
+func storeFile(s Setup, stores bool) (string, error) {
+	dir := s.Dir
+	if stores {
+		dir = "/dev/shm"
+	}
+	f, err := os.CreateTemp(dir, "spindle-bench-*.img")
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), errors.Join(f.Truncate(int64(s.Size)), f.Close())
+}
+
+func tgtadm(ctx context.Context, control string, args ...string) error {
+	bin, err := executable("", "tgtadm")
+	if err != nil {
+		return absent(stgtAbsent)
+	}
+	out, err := exec.CommandContext(ctx, bin, append([]string{"-C", control, "--lld", "iscsi"}, args...)...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(bin), strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -45,10 +45,12 @@ type Config struct {
 	Kernel    ring.Kernel
 	Path      string
 	BlockSize uint32 // 0: that of a block device, 512 for a regular file
-	ReadOnly  bool
-	Buffered  bool   // never use O_DIRECT
-	NoUnmap   bool   // do not punch holes, so that space once allocated stays so
-	Product   string // "" means "AIO disk", the name SPDK's clients know
+	// PhysicalBlockSize is what initiators are told to align to, in bytes; 0: BlockSize.
+	PhysicalBlockSize uint32
+	ReadOnly          bool
+	Buffered          bool   // never use O_DIRECT
+	NoUnmap           bool   // do not punch holes, so that space once allocated stays so
+	Product           string // "" means "AIO disk", the name SPDK's clients know
 	// Reactors is how many channels are expected; Open blocks for those beyond it.
 	Reactors int
 	// Space is where the device maps zeroes to write, unless Zeroes is set: a
@@ -162,10 +164,11 @@ func (d *Device) describe(f ring.FileInfo) bdev.Info {
 		UnmapZeroes: true,
 		Align:       d.align,
 		Failed:      d.failed.Load(),
+
+		PhysicalBlockSize: d.config.PhysicalBlockSize,
 	}
-	if physical := max(f.Align, pageSize); !f.BlockDevice && physical > size {
-		i.PhysicalBlockSize = physical
-		i.UnmapGranularity = physical / size
+	if granule := max(f.Align, pageSize); !f.BlockDevice && granule > size {
+		i.UnmapGranularity = granule / size
 	}
 	if f.Discard && !d.config.NoUnmap {
 		i.Caps |= bdev.CapUnmap

@@ -23,7 +23,7 @@ func conformanceStage(ctx context.Context) (tally, error) {
 	for _, form := range []struct {
 		name string
 		lun  int
-	}{{"malloc", testbed.Malloc}, {"file", testbed.File}} {
+	}{{"malloc", testbed.Malloc}, {"file", testbed.File}, {"aligned", testbed.Aligned}} {
 		t, err := testbed.Start(ctx, "bin/spindle", testbed.Options{})
 		if err != nil {
 			return sum, err
@@ -57,14 +57,14 @@ func conform(ctx context.Context, form, url, expected string) (tally, error) {
 		return tally{}, err
 	}
 	defer log.Close()
-	fmt.Printf("  %-6s %s\n", form, url)
+	fmt.Printf("  %-7s %s\n", form, url)
 	rs, err := runSuite(ctx, form, url, log)
 	n := conformance.Count(rs)
-	fmt.Printf("  %-6s %d tests: %d pass, %d skip, %d fail, %d without a verdict\n",
+	fmt.Printf("  %-7s %d tests: %d pass, %d skip, %d fail, %d without a verdict\n",
 		form, len(rs), n[conformance.Pass], n[conformance.Skip], n[conformance.Fail], n[conformance.None])
 	diffs := e.Compare(form, rs)
 	for _, d := range diffs {
-		fmt.Printf("  %-6s difference: %s\n", form, d)
+		fmt.Printf("  %-7s difference: %s\n", form, d)
 	}
 	t := tally{passed: n[conformance.Pass], skipped: n[conformance.Skip], failed: len(diffs)}
 	if err == nil && len(rs) == 0 {
@@ -73,7 +73,7 @@ func conform(ctx context.Context, form, url, expected string) (tally, error) {
 	if err == nil && len(diffs) == 0 {
 		return t, os.Remove(log.Name())
 	}
-	fmt.Printf("  %-6s the suite's log is %s\n", form, log.Name())
+	fmt.Printf("  %-7s the suite's log is %s\n", form, log.Name())
 	return t, err
 }
 
@@ -82,7 +82,7 @@ func runSuite(ctx context.Context, form, url string, log io.Writer) ([]conforman
 	suite, line, at := "", "", time.Now()
 	flush := func() {
 		if suite != "" {
-			fmt.Printf("  %-6s %-24s %-32s %5.1f s\n", form, suite, line, time.Since(at).Seconds())
+			fmt.Printf("  %-7s %-24s %-32s %5.1f s\n", form, suite, line, time.Since(at).Seconds())
 		}
 	}
 	rs, err := conformance.Run(ctx, url, log, func(r conformance.Result) {

@@ -67,7 +67,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestCompare(t *testing.T) {
-	e, err := ReadExpectation(strings.NewReader("tests 3 # in all\n\nA.* both skip not built\nB.two file fail known: RFC says so\n"))
+	e, err := ReadExpectation(strings.NewReader("tests 3 # in all\n\nA.* all skip not built\nB.two file fail known: RFC says so\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestCompare(t *testing.T) {
 			t.Errorf("differences %q", d)
 		}
 	})
-	for _, bad := range []string{"", "tests x", "tests 3\nA.one both skip", "tests 3\nA.one both maybe because"} {
+	for _, bad := range []string{"", "tests x", "tests 3\nA.one all skip", "tests 3\nA.one all maybe because"} {
 		if _, err := ReadExpectation(strings.NewReader(bad)); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}

@@ -15,7 +15,7 @@ type Expectation struct {
 }
 
 // exception is a line of the file: SUITE.TEST or SUITE.*, the form of LUN or
-// "both", the outcome, and the reason in our words.
+// "all", the outcome, and the reason in our words.
 type exception struct {
 	test, form string
 	outcome    Outcome
@@ -79,7 +79,7 @@ func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
 	return diffs
 }
 
-func (x exception) covers(form string) bool { return x.form == form || x.form == "both" }
+func (x exception) covers(form string) bool { return x.form == form || x.form == "all" }
 
 func (x exception) matches(form string, r Result) bool {
 	suite, all := strings.CutSuffix(x.test, ".*")

@@ -22,9 +22,10 @@ const IQN = "iqn.2026-11.io.spindle:testbed"
 
 // LUN numbers of the node.
 const (
-	Malloc = 0
-	File   = 1
-	Null   = 2
+	Malloc  = 0
+	File    = 1
+	Null    = 2
+	Aligned = 3 // malloc with eight logical blocks in a physical one
 )
 
 // Options of a target. The zero value is the default.
@@ -51,7 +52,7 @@ type Target struct {
 	log  bytes.Buffer
 }
 
-// Start serves a malloc, a file and a null LUN with the binary bin, and
+// Start serves the malloc, file, null and aligned LUNs with the binary bin, and
 // returns once it says that it serves and the port answers.
 func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 	t := &Target{Dir: o.Dir, Port: o.Port, done: make(chan struct{})}
@@ -124,6 +125,7 @@ func config(port int, disk string, size int64) obj {
 		{"subsystem": "bdev", "config": []obj{
 			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512}),
 			call("bdev_aio_create", obj{"name": "file", "filename": disk, "block_size": 512}),
+			call("bdev_malloc_create", obj{"name": "aligned", "num_blocks": size / 512, "block_size": 512, "physical_block_size": 4096}),
 			call("bdev_null_create", obj{"name": "null", "num_blocks": 1 << 31, "block_size": 512}),
 		}},
 		{"subsystem": "iscsi", "config": []obj{
@@ -133,6 +135,7 @@ func config(port int, disk string, size int64) obj {
 				"name": IQN, "alias_name": "testbed", "queue_depth": 64, "disable_chap": true,
 				"luns": []obj{
 					{"lun_id": Malloc, "bdev_name": "malloc"}, {"lun_id": File, "bdev_name": "file"}, {"lun_id": Null, "bdev_name": "null"},
+					{"lun_id": Aligned, "bdev_name": "aligned"},
 				},
 				"pg_ig_maps": []obj{{"pg_tag": 1, "ig_tag": 1}},
 			}),

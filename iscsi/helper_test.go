@@ -210,3 +210,9 @@ func cdb(n int, op byte, set ...byte) []byte {
 	}
 	return b
 }
+
+// sent sends a command without data and returns its tag.
+func sent(c *iscsitest.Conn, b pdu.BHS) uint32 {
+	c.Send(b, nil, nil)
+	return b.ITT()
+}

@@ -100,7 +100,7 @@ func (x *receiver) recvInto(b mem.Ref) {
 		c.inflight++
 		return
 	}
-	c.Close(errors.New("submission queue full during login"))
+	c.r.NeedFlush(&x.again) // the submission queue is full
 }
 
 // logged handles a login-mode receive.
@@ -265,9 +265,14 @@ func (c *Conn) Resume() {
 	}
 }
 
-// Flush reads on; implements reactor.Flusher.
+// Flush reads on, or asks again for what login mode wants to read; implements
+// reactor.Flusher.
 func (x *receiver) Flush() {
 	if x.c.closing || x.c.dead {
+		return
+	}
+	if !x.c.stream {
+		x.recvInto(x.block)
 		return
 	}
 	x.c.process()

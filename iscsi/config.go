@@ -74,6 +74,10 @@ type Map struct {
 type LUN struct {
 	ID   uint16
 	Bdev *bdev.Bdev
+	// ReadOnly refuses writes even where the bdev would take them.
+	ReadOnly bool
+	// Removable has the medium ejected and loaded by START STOP UNIT.
+	Removable bool
 }
 
 // NodeConfig makes a target node.

@@ -197,9 +197,12 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 	return nil
 }
 
-// options are the logical unit's properties that follow from its bdev.
+// options are the logical unit's properties.
 func (l LUN) options() scsi.LUNOptions {
-	return scsi.LUNOptions{ReadOnly: l.Bdev.Info().Caps&bdev.CapReadOnly != 0}
+	return scsi.LUNOptions{
+		ReadOnly:  l.ReadOnly || l.Bdev.Info().Caps&bdev.CapReadOnly != 0,
+		Removable: l.Removable,
+	}
 }
 
 func (v *inventory) checkMaps(maps []Map) error {

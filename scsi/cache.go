@@ -26,20 +26,3 @@ func doFlush(t *Task) action {
 	}
 	return actDone
 }
-
-// prepStartStop: the medium is not removable, and there is nothing to spin
-// down (SBC-4 §5.25).
-func prepStartStop(t *Task) Result {
-	if t.CDB[4]&0xf0 == 0 && t.CDB[4]&0x02 != 0 { // LOEJ
-		return t.badCDB(4, 1)
-	}
-	return Ready
-}
-
-// doStartStop flushes on stop, unless NO_FLUSH says not to.
-func doStartStop(t *Task) action {
-	if t.CDB[4]&0xf5 != 0 { // POWER CONDITION, NO_FLUSH, START
-		return actDone
-	}
-	return doFlush(t)
-}

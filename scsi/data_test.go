@@ -202,6 +202,7 @@ func TestReadOnly(t *testing.T) {
 		"0a 00 00 00 01", "2a 00 00 00 00 00 00 00 01", "8a 00 00 00 00 00 00 00 00 00 00 00 00 01",
 		"2e 02 00 00 00 00 00 00 01", "41 00 00 00 00 00 00 00 01", "42 00 00 00 00 00 00 00 18",
 		"89 00 00 00 00 00 00 00 00 00 00 00 00 01", "8b 00 00 00 00 00 00 00 00 00 00 00 00 01",
+		"9c 00 00 00 00 00 00 00 00 00 00 00 00 01", "48 01 00 00 00 00 00 00 08", "48 02", "48 03",
 	} {
 		if q := s.do(0, cdb(c), fill(0, 1024), 0); q.outcome() != "07/2700" {
 			t.Errorf("%s: %s", c, q.outcome())
@@ -213,7 +214,7 @@ func TestReadOnly(t *testing.T) {
 // opcode first in the usage data; every dispatched one is reported.
 func TestReportOpcodes(t *testing.T) {
 	g := newBench(t, 1)
-	g.add(0, newDisk(512, 1000, allCaps), LUNOptions{})
+	g.add(0, newDisk(512, 1000, bdev.CapUnmap|bdev.CapWriteZeroes), LUNOptions{Removable: true})
 	s := g.ready("a", 0)
 	all := s.in(0, cdb("a3 0c 00 00 00 00 00 00 ff ff"), 0xffff)
 	timed := s.in(0, cdb("a3 0c 80 00 00 00 00 00 ff ff"), 0xffff)

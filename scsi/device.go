@@ -35,6 +35,8 @@ type LUNOptions struct {
 	Vendor   string // T10 vendor identification; "" is SPINDLE
 	Product  string // product identification; "" is that of the bdev
 	ReadOnly bool
+	// Removable has the medium ejected and loaded by START STOP UNIT.
+	Removable bool
 }
 
 // LUNInfo describes a logical unit.

@@ -24,6 +24,8 @@ const (
 	callReset                   // a task management function
 	callLost                    // the nexus of an I_T_L ended
 	callResize                  // the bdev may have another size
+	callWiped                   // SANITIZE has ended
+	callSoil                    // an erased unit is about to be written
 )
 
 // homeCall is a request of a view to home, and its answer. It is embedded in
@@ -123,6 +125,9 @@ type home struct {
 	holds    []*hold // queued, starting, granted: first come first
 	idle     []*hold
 	holdWait callQueue // no hold is idle
+
+	prevent []NexusID // those that prevent the removal of the medium
+	wipe    wipe
 }
 
 func (lu *LogicalUnit) initHome(s *snapshot) {
@@ -210,10 +215,17 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 	case callReset:
 		lu.applyReset(c.reset, r)
 	case callLost:
-		lu.applyLost(c.itl.nexus.ID, r)
+		lu.applyRelease(c.itl.nexus.ID, r)
+		lu.prevent = remove(lu.prevent, c.itl.nexus.ID)
 	case callResize:
 		lu.queued = false
 		lu.applyResize(r)
+	case callWiped:
+		lu.applyWiped(r)
+	case callSoil:
+		if lu.current.erased {
+			lu.change(r).erased = false
+		}
 	}
 }
 
@@ -235,8 +247,8 @@ func (lu *LogicalUnit) applyResize(r *round) {
 	}
 }
 
-// applyLost ends what a nexus held by RESERVE (SPC-2 §5.5.1).
-func (lu *LogicalUnit) applyLost(id NexusID, r *round) {
+// applyRelease ends what a nexus held by RESERVE (SPC-2 §5.5.1).
+func (lu *LogicalUnit) applyRelease(id NexusID, r *round) {
 	if p := lu.current.pr; p.reserved && p.owner == id {
 		n := *p
 		n.reserved, n.owner = false, NexusID{}

@@ -42,9 +42,9 @@ func (t *Task) standardInquiry(p *reply) {
 		id, first = &t.View.lu.ident, typeDisk
 	}
 	p.u8(first)
-	p.u8(0)
-	p.u8(0x06) // SPC-4
-	p.u8(0x12) // HISUP, response data format 2
+	p.u8(bit(t.itl != nil && t.View.lu.opt.Removable, 7)) // RMB
+	p.u8(0x06)                                            // SPC-4
+	p.u8(0x12)                                            // HISUP, response data format 2
 	p.u8(standardInquiryLen - 5)
 	p.u8(0)
 	p.u8(0)
@@ -115,6 +115,8 @@ func doRequestSense(t *Task) action {
 		s = sense{key: IllegalRequest, code: LUNNotSupported}
 	case t.itl.uas != 0:
 		s = sense{key: UnitAttention, code: t.itl.takeUA()}
+	default:
+		s = t.View.lu.condition(t.View.snap)
 	}
 	var b [MaxSense]byte
 	n := s.encode(b[:], t.CDB[1]&0x01 != 0)

@@ -139,6 +139,7 @@ func (lu *LogicalUnit) applyReset(x *reset, r *round) {
 		r.cleared = !r.tas
 		return
 	}
+	lu.prevent = nil
 	if p := lu.current.pr; p.reserved {
 		n := *p
 		n.reserved, n.owner = false, NexusID{}

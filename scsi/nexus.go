@@ -160,12 +160,12 @@ func (n *Nexus) Close(done func()) {
 	n.side.kick()
 }
 
-// leave ends what the nexus holds by RESERVE, once its tasks are gone: one of
+// leave ends what the nexus holds by RESERVE or PREVENT, once its tasks are gone: one of
 // them may be the RESERVE.
 func (n *Nexus) leave() {
 	n.leaving = true
 	for _, i := range n.all {
-		if p := i.view.snap.pr; p.reserved && p.owner == n.ID {
+		if p := i.view.snap.pr; i.told || p.reserved && p.owner == n.ID {
 			n.losing++
 			i.lost.itl = i
 			i.view.call(&i.lost, callLost)

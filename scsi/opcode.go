@@ -14,6 +14,7 @@ const (
 	opRelease6           = 0x17
 	opModeSense6         = 0x1a
 	opStartStopUnit      = 0x1b
+	opPreventAllow       = 0x1e
 	opReadCapacity10     = 0x25
 	opRead10             = 0x28
 	opWrite10            = 0x2a
@@ -21,8 +22,10 @@ const (
 	opVerify10           = 0x2f
 	opPreFetch10         = 0x34
 	opSynchronizeCache10 = 0x35
+	opReadDefect10       = 0x37
 	opWriteSame10        = 0x41
 	opUnmap              = 0x42
+	opSanitize           = 0x48
 	opModeSelect10       = 0x55
 	opReserve10          = 0x56
 	opRelease10          = 0x57
@@ -38,6 +41,7 @@ const (
 	opPreFetch16         = 0x90
 	opSynchronizeCache16 = 0x91
 	opWriteSame16        = 0x93
+	opWriteAtomic16      = 0x9c
 	opServiceIn16        = 0x9e
 	opReportLUNs         = 0xa0
 	opMaintenanceIn      = 0xa3
@@ -45,6 +49,7 @@ const (
 	opWrite12            = 0xaa
 	opWriteVerify12      = 0xae
 	opVerify12           = 0xaf
+	opReadDefect12       = 0xb7
 )
 
 // Service actions.
@@ -53,9 +58,14 @@ const (
 	saGetLBAStatus   = 0x12
 	saReportOpcodes  = 0x0c
 	saReportTMF      = 0x0d
+
+	saSanitizeOverwrite = 0x01
+	saSanitizeErase     = 0x02
+	saSanitizeCrypto    = 0x03
+	saSanitizeExit      = 0x1f
 )
 
-type commandFlags uint8
+type commandFlags uint16
 
 const (
 	cmdService commandFlags = 1 << iota // told apart by its service action
@@ -63,6 +73,8 @@ const (
 	cmdWrites                           // refused on a write-protected unit
 	cmdWhole                            // names several ranges: holds and is held as the whole unit
 	cmdAbsent                           // answered for a logical unit that is not there
+	cmdUnready                          // works without a medium
+	cmdBusy                             // works while SANITIZE is at work, and after it failed
 )
 
 // command is one row of the table that is dispatcher and REPORT SUPPORTED
@@ -151,6 +163,9 @@ func (tb *table) add(r row) {
 	c := &command{
 		opcode: u[0], flags: r.flags, gate: r.gate, length: uint8(len(u)),
 		usage: u, seconds: r.seconds, prepare: r.prepare, next: r.next, home: r.home,
+	}
+	if c.gate&gateUA != 0 {
+		c.gate |= gateState
 	}
 	if r.flags&cmdService != 0 {
 		c.sa = uint16(u[1] & 0x1f)

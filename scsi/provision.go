@@ -13,7 +13,7 @@ const (
 )
 
 func prepUnmap(t *Task) Result {
-	if !t.View.snap.supports(t.op) {
+	if !t.View.lu.supports(t.op, t.View.snap) {
 		return t.fail(IllegalRequest, InvalidOpcode)
 	}
 	if t.CDB[1]&0x01 != 0 { // ANCHOR
@@ -208,8 +208,8 @@ func prepGetLBAStatus(t *Task) Result {
 	return t.wantReply(be.Uint32(t.CDB[10:]))
 }
 
-// doGetLBAStatus reports the rest of the medium as mapped: no device tells
-// more (SBC-4 §5.9; one descriptor is enough).
+// doGetLBAStatus reports the rest of the medium as mapped, because no device
+// tells more, until SANITIZE has erased it (SBC-4 §5.9; one descriptor is enough).
 func doGetLBAStatus(t *Task) action {
 	p := t.reply()
 	lba := be.Uint64(t.CDB[2:])
@@ -217,6 +217,7 @@ func doGetLBAStatus(t *Task) action {
 	p.u32(0)
 	p.u64(lba)
 	p.u32(uint32(min(t.View.snap.blocks-lba, 0xffffffff)))
-	p.u32(0) // mapped, or the status is not known
+	p.u8(bit(t.View.snap.erased, 0)) // deallocated; 0 is mapped, or not known
+	p.zero(3)
 	return t.send(&p)
 }

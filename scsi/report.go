@@ -10,10 +10,20 @@ const (
 	reportEither  = 3 // with or without
 )
 
-// supports tells whether the unit has the command: UNMAP needs a device that
-// can.
-func (s *snapshot) supports(c *command) bool {
-	return c.opcode != opUnmap || s.caps&bdev.CapUnmap != 0
+// supports tells whether the unit has the command: some need a device that can,
+// or a medium that can be removed.
+func (lu *LogicalUnit) supports(c *command, s *snapshot) bool {
+	switch c.opcode {
+	case opUnmap:
+		return s.caps&bdev.CapUnmap != 0
+	case opPreventAllow:
+		return lu.opt.Removable
+	case opWriteAtomic16:
+		return s.maxAtomic() != 0
+	case opSanitize:
+		return s.canSanitize(c.sa)
+	}
+	return true
 }
 
 func prepReportOpcodes(t *Task) Result {
@@ -39,11 +49,11 @@ func prepReportOpcodes(t *Task) Result {
 func doReportOpcodes(t *Task) action {
 	p := t.reply()
 	timeouts := t.CDB[2]&0x80 != 0 // RCTD
-	tb, s := t.Nexus.dev.table, t.View.snap
+	tb, lu, s := t.Nexus.dev.table, t.View.lu, t.View.snap
 	if t.CDB[2]&0x07 == reportAll {
 		p.u32(0)
 		for _, c := range tb.rows {
-			if s.supports(c) {
+			if lu.supports(c, s) {
 				c.describe(&p, timeouts)
 			}
 		}
@@ -58,7 +68,7 @@ func doReportOpcodes(t *Task) action {
 	if c == nil {
 		c = tb.findService(op, sa)
 	}
-	if c == nil || !s.supports(c) {
+	if c == nil || !lu.supports(c, s) {
 		p.u8(0)
 		p.u8(0x01) // SUPPORT: not supported
 		p.u16(0)

@@ -83,7 +83,11 @@ func (p *reservations) gates(id NexusID) uint8 {
 
 // regate works the gates of the I_T_L nexus out from the installed snapshot.
 func (i *ITL) regate() {
-	i.gate = i.gate&^gateReserved | i.view.snap.pr.gates(i.nexus.ID)
+	s := i.view.snap
+	i.gate = i.gate&^gateShared | s.pr.gates(i.nexus.ID)
+	if s.state != unitReady {
+		i.gate |= gateState
+	}
 }
 
 func prepReserve(t *Task) Result {
@@ -127,5 +131,5 @@ func homeRelease(lu *LogicalUnit, t *Task, r *round) {
 		t.Status = ReservationConflict
 		return
 	}
-	lu.applyLost(t.Nexus.ID, r)
+	lu.applyRelease(t.Nexus.ID, r)
 }

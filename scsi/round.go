@@ -25,6 +25,8 @@ type round struct {
 	snap    *snapshot // to install; nil leaves the old one
 	uas     []attention
 	fence   []NexusID // their older tasks leave the backend first
+	drain   bool      // every older task leaves the backend first
+	then    func()    // runs at home once all have acknowledged, before the answer
 	abort   abortScope
 	tas     bool // aborted tasks of other nexuses end with TASK ABORTED
 	from    NexusID
@@ -57,7 +59,7 @@ func (lu *LogicalUnit) start(r *round) {
 	// One count of our own keeps acknowledgements given inside the loop from
 	// ending the round under it.
 	r.pending = 1
-	if r.snap != nil || len(r.uas) != 0 || len(r.fence) != 0 || r.abort != abortNone {
+	if r.snap != nil || len(r.uas) != 0 || len(r.fence) != 0 || r.drain || r.abort != abortNone {
 		if r.abort != abortNone {
 			lu.bounceAll()
 		}
@@ -95,6 +97,9 @@ func (lu *LogicalUnit) acknowledged() {
 		return
 	}
 	lu.round = nil
+	if r.then != nil {
+		r.then()
+	}
 	c := r.call
 	if c.from != nil { // a resize has nobody to tell
 		lu.answer(c)
@@ -107,7 +112,11 @@ func (lu *LogicalUnit) acknowledged() {
 // Preconditions: runs on v's reactor.
 func (v *View) install(r *round) {
 	if r.snap != nil {
+		if v.snap.state != r.snap.state || v.snap.erased {
+			v.reconsider()
+		}
 		v.snap = r.snap
+		v.regard()
 		for _, i := range v.itls {
 			i.regate()
 		}
@@ -133,6 +142,8 @@ func (v *View) install(r *round) {
 				v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from)
 			}
 		}
+	case r.drain:
+		w.backend = true
 	case len(r.fence) != 0:
 		w.nexuses, w.backend = r.fence, true
 	default:

@@ -15,6 +15,14 @@ const (
 	quick = 10
 	data  = 30
 	long  = 120
+	// whole is for SANITIZE: the slowest takes maxWipe for each pass.
+	whole = 4 * 3600
+)
+
+// Commands that need no medium: those that only look work beside SANITIZE too.
+const (
+	looks   = cmdUnready | cmdBusy
+	changes = cmdUnready
 )
 
 // primaryRows are the commands of SPC-5.
@@ -23,14 +31,14 @@ func primaryRows() []row {
 		{"000000000004", 0, gatesOther, quick, prepNothing, doNothing, nil},
 		{"03010000ff04", cmdAbsent, gatesFree, quick, prepRequestSense, doRequestSense, nil},
 		{"1201ffffff04", cmdAbsent, gatesFree, quick, prepInquiry, doInquiry, nil},
-		{"15110000ff04", 0, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
-		{"160000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeReserve},
-		{"170000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeRelease},
-		{"1a08ffffff04", 0, gatesWrite, quick, prepModeSense, doModeSense, nil},
-		{"55110000000000ffff04", 0, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
-		{"56000000000000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeReserve},
-		{"57000000000000000004", 0, gateCommand, quick, prepReserve, doAtHome, homeRelease},
-		{"5a18ffff000000ffff04", 0, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"15110000ff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
+		{"160000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"170000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"1a08ffffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"55110000000000ffff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
+		{"56000000000000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"57000000000000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"5a18ffff000000ffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
 		{"a000ff000000ffffffff0004", cmdAbsent, gatesFree, quick, prepReportLUNs, doReportLUNs, nil},
 	}
 }
@@ -41,7 +49,8 @@ func blockRows() []row {
 	return []row{
 		{"081fffffff04", cmdMedium, gatesRead, data, prepRead6, doRead, nil},
 		{"0a1fffffff04", w, gatesWrite, data, prepWrite6, doWrite, nil},
-		{"1b010000f704", 0, gatesWrite, quick, prepStartStop, doStartStop, nil},
+		{"1b01000ff704", changes, gatesWrite, quick, prepStartStop, doStartStop, homeStartStop},
+		{"1e0000000104", changes, gatesOther, quick, prepPrevent, doAtHome, homePrevent},
 		{"2500ffffffff00000104", 0, gatesOther, quick, prepReadCapacity10, doReadCapacity10, nil},
 		{"28f8ffffffff3fffff04", cmdMedium, gatesRead, data, prepRead10, doRead, nil},
 		{"2af8ffffffff3fffff04", w, gatesWrite, data, prepWrite10, doWrite, nil},
@@ -49,6 +58,7 @@ func blockRows() []row {
 		{"2ff6ffffffff3fffff04", cmdMedium, gatesRead, data, prepVerify10, doVerify, nil},
 		{"3402ffffffff3fffff04", 0, gatesRead, data, prepCache10, doNothing, nil},
 		{"3502ffffffff3fffff04", 0, gatesWrite, long, prepCache10, doFlush, nil},
+		{"37001f00000000ffff04", 0, gatesOther, quick, prepDefects10, doDefects10, nil},
 		{"41f8ffffffff3fffff04", w, gatesWrite, long, prepWriteSame10, doWriteSame, nil},
 		{"4201000000003fffff04", w | cmdWhole, gatesWrite, long, prepUnmap, doUnmap, nil},
 		{"88f8ffffffffffffffffffffffff3f04", cmdMedium, gatesRead, data, prepRead16, doRead, nil},
@@ -60,30 +70,37 @@ func blockRows() []row {
 		{"9002ffffffffffffffffffffffff3f04", 0, gatesRead, data, prepCache16, doNothing, nil},
 		{"9102ffffffffffffffffffffffff3f04", 0, gatesWrite, long, prepCache16, doFlush, nil},
 		{"93f9ffffffffffffffffffffffff3f04", w, gatesWrite, long, prepWriteSame16, doWriteSame, nil},
+		{"9cf8ffffffffffffffff0000ffff3f04", w, gatesWrite, data, prepWriteAtomic, doWriteAtomic, nil},
 		{"a8f8ffffffffffffffff3f04", cmdMedium, gatesRead, data, prepRead12, doRead, nil},
 		{"aaf8ffffffffffffffff3f04", w, gatesWrite, data, prepWrite12, doWrite, nil},
 		{"aef2ffffffffffffffff3f04", w, gatesWrite, data, prepWriteVerify12, doWriteVerify, nil},
 		{"aff6ffffffffffffffff3f04", cmdMedium, gatesRead, data, prepVerify12, doVerify, nil},
+		{"b71f00000000ffffffff0004", 0, gatesOther, quick, prepDefects12, doDefects12, nil},
 	}
 }
 
 // serviceRows are the commands told apart by a service action.
 func serviceRows() []row {
+	const sanitizes = cmdService | cmdWrites | cmdBusy
 	return []row{
-		{"5e000000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
-		{"5e010000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
-		{"5e020000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
-		{"5e030000000000ffff04", cmdService, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
-		{"5f00000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f01ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f02ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f03000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f04ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f05ff0000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
-		{"5f06000000ffffffff04", cmdService, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"48a10000000000ffff04", sanitizes, gatesWrite, whole, prepSanitize, doSanitize, homeSanitize},
+		{"48a20000000000ffff04", sanitizes, gatesWrite, whole, prepSanitize, doSanitize, homeSanitize},
+		{"48a30000000000ffff04", sanitizes, gatesWrite, whole, prepSanitize, doSanitize, homeSanitize},
+		{"489f0000000000ffff04", sanitizes, gatesWrite, quick, prepSanitizeExit, doAtHome, homeSanitizeExit},
+		{"5e000000000000ffff04", cmdService | looks, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e010000000000ffff04", cmdService | looks, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e020000000000ffff04", cmdService | looks, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5e030000000000ffff04", cmdService | looks, gatesOther, quick, prepPersistentIn, doPersistentIn, nil},
+		{"5f00000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f01ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f02ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f03000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f04ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f05ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f06000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"9e10ffffffffffffffffffffffff0104", cmdService, gatesOther, quick, prepReadCapacity16, doReadCapacity16, nil},
 		{"9e12ffffffffffffffffffffffff0004", cmdService, gatesRead, quick, prepGetLBAStatus, doGetLBAStatus, nil},
-		{"a30c87ffffffffffffff0004", cmdService, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
-		{"a30d80000000ffffffff0004", cmdService, gatesOther, quick, prepReportTMF, doReportTMF, nil},
+		{"a30c87ffffffffffffff0004", cmdService | looks, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
+		{"a30d80000000ffffffff0004", cmdService | looks, gatesOther, quick, prepReportTMF, doReportTMF, nil},
 	}
 }

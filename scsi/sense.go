@@ -25,6 +25,7 @@ type Code uint16
 const (
 	NoAdditionalSense      Code = 0x0000
 	NotReadyCause          Code = 0x0400
+	SanitizeInProgress     Code = 0x041b
 	WriteError             Code = 0x0c00
 	InvalidIUField         Code = 0x0e03
 	UnrecoveredReadError   Code = 0x1100
@@ -39,6 +40,7 @@ const (
 	WriteProtected         Code = 0x2700
 	SoftwareWriteProtected Code = 0x2702
 	SpaceAllocationFailed  Code = 0x2707
+	MediumChanged          Code = 0x2800 // NOT READY TO READY CHANGE, MEDIUM MAY HAVE CHANGED
 	PowerOnReset           Code = 0x2900
 	PowerOn                Code = 0x2901
 	BusReset               Code = 0x2902
@@ -50,8 +52,12 @@ const (
 	RegistrationsPreempted Code = 0x2a05
 	CapacityChanged        Code = 0x2a09
 	CommandsCleared        Code = 0x2f00
+	SanitizeFailed         Code = 0x3103
 	SavingNotSupported     Code = 0x3900
+	MediumNotPresent       Code = 0x3a00
 	ReportedLUNsChanged    Code = 0x3f0e
+	RemovalPrevented       Code = 0x5302
+	InsufficientResources  Code = 0x5503
 	InsufficientRegistry   Code = 0x5504 // INSUFFICIENT REGISTRATION RESOURCES
 )
 

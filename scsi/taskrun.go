@@ -41,6 +41,7 @@ const (
 	actHold                // hold the task's range, come back
 	actHome                // have the home reactor run the command's part there, come back
 	actYield               // let others run, come back
+	actPark                // wait until the unit's state changes, come back
 )
 
 // Prepare decodes the CDB. Ready: Dir, Want, Scratch and Lend are set, the
@@ -57,8 +58,8 @@ func (t *Task) Prepare() Result {
 	if c == nil {
 		return t.prepareUnknown()
 	}
-	if g := t.itl.gate & c.gate; g != 0 {
-		return t.gated(g)
+	if g := t.itl.gate & c.gate; g != 0 && t.stopped(g) {
+		return Done
 	}
 	if t.CDB[c.length-1]&0x04 != 0 { // NACA: there is no ACA here (SAM-5 §5.2)
 		return t.badCDB(uint16(c.length)-1, 2)
@@ -70,8 +71,8 @@ func (t *Task) Prepare() Result {
 }
 
 func (t *Task) prepareUnknown() Result {
-	if g := t.itl.gate & gateCommand; g != 0 {
-		return t.gated(g)
+	if g := t.itl.gate & gateCommand; g != 0 && t.stopped(g) {
+		return Done
 	}
 	// The opcode is known but not its service action (SPC-5 §4.3.2).
 	if t.Nexus.dev.table.service[t.CDB[0]] != nil {
@@ -88,20 +89,24 @@ func (t *Task) protected() Result {
 	return t.fail(DataProtect, WriteProtected)
 }
 
-// gated ends a task that a condition of its I_T_L nexus stops. Unit attentions
-// go before reservation conflicts (SAM-5 §5.14.4).
-func (t *Task) gated(g uint8) Result {
+// stopped ends a task that a condition of its I_T_L nexus stops. False: none
+// of them means this command. Unit attentions go before reservation conflicts
+// (SAM-5 §5.14.4).
+func (t *Task) stopped(g uint8) bool {
 	switch {
 	case g&gateFence != 0:
 		// A task management function on this nexus timed out with tasks still in
 		// the backend: nothing new may run beside them.
 		t.Status = Busy
 	case g&gateUA != 0:
-		return t.check(sense{key: UnitAttention, code: t.itl.takeUA()})
-	default:
+		t.check(sense{key: UnitAttention, code: t.itl.takeUA()})
+	case g&gateReserved != 0:
 		t.Status = ReservationConflict
+	case g&gateState != 0 && t.unready():
+	default:
+		return false
 	}
-	return Done
+	return true
 }
 
 // Execute runs a prepared task. Done: it has its status. Waiting: TaskDone
@@ -120,8 +125,8 @@ func (t *Task) Execute() Result {
 		t.op.next(t)
 		return Done
 	}
-	if g := t.itl.gate & t.op.gate & gateReserved; g != 0 {
-		return t.gated(g)
+	if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
+		return Done
 	}
 	if t.op.flags&cmdMedium != 0 && (v.guarded || t.Attr == AttrOrdered) {
 		if !v.admit(t) {
@@ -157,6 +162,9 @@ func (v *View) drive(t *Task) Result {
 			}
 		case actYield:
 			v.later(t)
+			return Waiting
+		case actPark:
+			v.park(t)
 			return Waiting
 		}
 	}

@@ -8,11 +8,16 @@ const (
 	gateOther                   // a RESERVE of another nexus keeps out the rest
 	gateUA                      // a unit attention waits
 	gateFence                   // a task management function timed out here
+	gateState                   // the unit is not ready: no medium, SANITIZE
+	gatePath                    // the target port group is not active
 )
 
 const (
 	gateReserved = gateRead | gateWrite | gateOther
 	gateCommand  = gateUA | gateFence
+	// gateShared is what follows from the unit's shared state: it may change
+	// while a task waits, so it is looked at again.
+	gateShared = gateReserved | gateState | gatePath
 )
 
 // MaxUA bounds the unit attentions that wait on one I_T_L nexus. Beyond it they
@@ -26,6 +31,7 @@ type ITL struct {
 	gate   uint8
 	uas    uint8
 	fences uint8 // time boxes closed with tasks still running
+	told   bool  // home may keep something for this nexus that ends with it
 	ua     [MaxUA]Code
 	lost   homeCall // tells home that the nexus ended
 }

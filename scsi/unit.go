@@ -23,7 +23,20 @@ type snapshot struct {
 	align     uint32 // of I/O memory, bytes
 	mode      modeValues
 	pr        *reservations
+	state     unitState
+	forgives  bool // a SANITIZE that failed may be left: its AUSE bit
+	erased    bool // block erased and not written since: nothing is mapped
 }
+
+// unitState says why a unit is not ready.
+type unitState uint8
+
+const (
+	unitReady unitState = iota
+	unitEjected
+	unitSanitizing
+	unitUnsanitized // SANITIZE failed
+)
 
 const (
 	protectReadOnly uint8 = 1 << iota // the unit or its device is read only

@@ -46,6 +46,10 @@ type View struct {
 	order reactor.Msg   // from home: a round
 	ack   reactor.Msg   // to home: done with it
 	link  homeCall
+
+	busy    int      // I/Os of home on this channel that belong to no task
+	soiler  homeCall // the unit is no longer erased
+	soiling bool
 }
 
 // retryDelay is how long a task waits before it asks again for what nobody told
@@ -112,15 +116,24 @@ func (v *View) linked() {
 }
 
 // regard says whether Execute has to look at holds.
-func (v *View) regard() { v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 }
+func (v *View) regard() {
+	v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 || v.snap.erased
+}
+
+// soil has home note that the unit is about to be written.
+func (v *View) soil() {
+	if !v.soiling {
+		v.soiling = true
+		v.soiler.want = false
+		v.call(&v.soiler, callSoil)
+	}
+}
 
 // admit lets a task at the medium past the holds of others, or parks it. An
 // ORDERED task waits for a hold on the whole unit (SAM-5 §8.3).
 func (v *View) admit(t *Task) bool {
 	if v.blocked(t) {
-		t.state = taskParked
-		v.parked.push(t)
-		v.moved()
+		v.park(t)
 		return false
 	}
 	t.flags |= taskAdmitted
@@ -131,8 +144,19 @@ func (v *View) admit(t *Task) bool {
 	return true
 }
 
+// park has a task wait until reconsider.
+func (v *View) park(t *Task) {
+	t.state = taskParked
+	v.parked.push(t)
+	v.moved()
+}
+
 func (v *View) blocked(t *Task) bool {
 	if !v.active {
+		return true
+	}
+	if v.snap.erased && t.op.flags&cmdWrites != 0 {
+		v.soil()
 		return true
 	}
 	lba, n := t.span()
@@ -255,14 +279,12 @@ func (v *View) resume(t *Task) {
 		return
 	case t.flags&taskRecheck != 0:
 		t.flags &^= taskRecheck
-		if t.itl.gate&t.op.gate&gateReserved != 0 {
-			t.Status = ReservationConflict
+		if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
 			v.finish(t)
 			return
 		}
 	case t.flags&taskAdmitted == 0:
-		if g := t.itl.gate & t.op.gate & gateReserved; g != 0 {
-			t.Status = ReservationConflict
+		if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
 			v.finish(t)
 			return
 		}
@@ -335,6 +357,10 @@ func (v *View) answered(c *homeCall) {
 	case callLink:
 		v.linked()
 		return
+	case callSoil:
+		v.soiling = false
+		v.reconsider()
+		return
 	case callReset:
 		c.reset.unitDone()
 		return
@@ -377,7 +403,7 @@ func (v *View) retire(done func()) {
 // drain calls done when the tasks of a retired view have ended.
 // Preconditions: runs on v's reactor.
 func (v *View) drain(done func()) {
-	v.watch(watch{seq: v.seq, done: func() {
+	v.watch(watch{seq: v.seq, idle: true, done: func() {
 		v.itls = nil
 		v.relink()
 		done()

@@ -61,8 +61,7 @@ func (t *Task) vpd(p *reply, page byte) {
 	case vpdBlockLimits:
 		t.vpdBlockLimits(p)
 	case vpdBlockChar:
-		p.u16(1) // non-rotating
-		p.zero(blockCharLen - p.n)
+		t.vpdBlockChar(p)
 	case vpdProvisioning:
 		t.vpdProvisioning(p)
 	}
@@ -135,6 +134,16 @@ func (t *Task) volatileBit() byte {
 	return 0
 }
 
+// vpdBlockChar makes the block device characteristics page (SBC-4 §6.6.2).
+func (t *Task) vpdBlockChar(p *reply) {
+	s := t.View.snap
+	p.u16(1) // non-rotating
+	p.u8(0)
+	// WABEREQ and WACEREQ 01b: reads work after an erase.
+	p.u8(bit(s.canSanitize(saSanitizeErase), 6) | bit(s.canSanitize(saSanitizeCrypto), 4))
+	p.zero(blockCharLen - p.n)
+}
+
 func (t *Task) vpdBlockLimits(p *reply) {
 	s := t.View.snap
 	p.u8(0) // WSNZ 0: number of blocks 0 means the rest of the medium
@@ -152,7 +161,8 @@ func (t *Task) vpdBlockLimits(p *reply) {
 		p.zero(16)
 	}
 	p.u64(s.maxSame())
-	p.zero(blockLimitsLen - p.n)
+	p.u32(s.maxAtomic())
+	p.zero(blockLimitsLen - p.n) // any alignment and length may be atomic; no boundaries
 }
 
 func (t *Task) vpdProvisioning(p *reply) {

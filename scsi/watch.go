@@ -11,6 +11,7 @@ type watch struct {
 	refSeq  uint64    //
 	nexuses []NexusID // only these nexuses'
 	over    *hold     // only those that overlap it
+	idle    bool      // and home's own I/O on the channel
 	backend bool      // only those in the backend; otherwise all that have not ended
 	done    func()
 }
@@ -38,6 +39,9 @@ func (w *watch) waitsFor(t *Task) bool {
 }
 
 func (v *View) clearOf(w *watch) bool {
+	if w.idle && v.busy != 0 {
+		return false
+	}
 	for t := v.tasks.head; t != nil; t = t.next {
 		if w.waitsFor(t) {
 			return false

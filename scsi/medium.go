@@ -1,0 +1,135 @@
+package scsi
+
+import "spindle/bdev"
+
+// Fields of byte 4 of START STOP UNIT (SBC-4 §5.25).
+const (
+	startPower   = 0xf0
+	startNoFlush = 0x04
+	startLoEj    = 0x02
+	startStart   = 0x01
+)
+
+// prepStartStop: there is nothing to spin down, and only a removable medium can
+// be ejected.
+func prepStartStop(t *Task) Result {
+	if t.CDB[4]&(startPower|startLoEj) == startLoEj && !t.View.lu.opt.Removable {
+		return t.badCDB(4, 1)
+	}
+	return Ready
+}
+
+// doStartStop flushes on stop, unless NO_FLUSH says not to, and has home move
+// the medium when asked to. An eject always flushes.
+func doStartStop(t *Task) action {
+	b := t.CDB[4]
+	switch {
+	case b&startPower != 0:
+		return actDone
+	case b&startLoEj == 0:
+		if b&(startStart|startNoFlush) != 0 {
+			return actDone
+		}
+		return doFlush(t)
+	case t.step == 0 && b&startStart == 0 && t.View.snap.state == unitReady && t.View.snap.caps&bdev.CapFlush != 0:
+		return doFlush(t)
+	case t.step == 1 && t.IO.Status != bdev.OK:
+		t.ioFailed()
+		return actDone
+	case t.step < 2:
+		t.step = 2
+		return actHome
+	}
+	return actDone
+}
+
+// homeStartStop loads or ejects the medium. Commands in the backend end first.
+func homeStartStop(lu *LogicalUnit, t *Task, r *round) {
+	if len(lu.prevent) != 0 {
+		t.fail(IllegalRequest, RemovalPrevented)
+		return
+	}
+	load := t.CDB[4]&startStart != 0
+	switch {
+	case load && lu.current.state == unitEjected:
+		lu.change(r).state = unitReady
+		r.attentionBut(MediumChanged, t.Nexus.ID)
+	case !load && lu.current.state == unitReady:
+		lu.change(r).state = unitEjected
+		r.drain = true
+	}
+}
+
+// prepPrevent checks PREVENT ALLOW MEDIUM REMOVAL (SPC-5 §6.15).
+func prepPrevent(t *Task) Result {
+	if !t.View.lu.supports(t.op, t.View.snap) {
+		return t.fail(IllegalRequest, InvalidOpcode)
+	}
+	if t.CDB[4]&0x02 != 0 { // obsolete values
+		return t.badCDB(4, 1)
+	}
+	t.itl.told = true
+	return Ready
+}
+
+// homePrevent notes who prevents removal: until it allows it, its nexus ends, or
+// a reset.
+func homePrevent(lu *LogicalUnit, t *Task, _ *round) {
+	id := t.Nexus.ID
+	switch {
+	case t.CDB[4]&0x01 == 0:
+		lu.prevent = remove(lu.prevent, id)
+	case hasNexus(lu.prevent, id):
+	case len(lu.prevent) >= MaxRegistrants:
+		t.fail(IllegalRequest, InsufficientResources)
+	default:
+		lu.prevent = append(lu.prevent, id)
+	}
+}
+
+// condition is what keeps a unit from being ready, as sense data; NO SENSE when
+// nothing does.
+func (lu *LogicalUnit) condition(s *snapshot) sense {
+	switch s.state {
+	case unitEjected:
+		return sense{key: NotReady, code: MediumNotPresent}
+	case unitSanitizing:
+		p := uint16(lu.wipe.progress.Load())
+		return sense{key: NotReady, code: SanitizeInProgress, has: hasSKS, sks: [3]byte{0x80, byte(p >> 8), byte(p)}}
+	case unitUnsanitized:
+		return sense{key: MediumError, code: SanitizeFailed}
+	}
+	return sense{}
+}
+
+// unready ends a task that needs the unit to be ready. False: it does not.
+func (t *Task) unready() bool {
+	s := t.View.snap
+	if s.state == unitEjected && t.op.flags&cmdUnready != 0 || s.state != unitEjected && t.op.flags&cmdBusy != 0 {
+		return false
+	}
+	t.check(t.View.lu.condition(s))
+	return true
+}
+
+// READ DEFECT DATA: byte 2 of the 10-byte CDB, byte 1 of the 12-byte one asks
+// for the lists and their format (SBC-4 §5.12). There are no defects to tell.
+func prepDefects10(t *Task) Result { return t.wantReply(uint32(be.Uint16(t.CDB[7:]))) }
+func prepDefects12(t *Task) Result { return t.wantReply(be.Uint32(t.CDB[6:])) }
+
+func doDefects10(t *Task) action {
+	p := t.reply()
+	p.u8(0)
+	p.u8(t.CDB[2] & 0x1f) // PLISTV, GLISTV and the format asked for
+	p.u16(0)
+	return t.send(&p)
+}
+
+func doDefects12(t *Task) action {
+	p := t.reply()
+	p.u8(0)
+	p.u8(t.CDB[1] & 0x1f)
+	p.u16(0) // generation
+	p.u32(0)
+	return t.send(&p)
+}

@@ -22,7 +22,7 @@ type rule struct {
 var rules = []rule{
 	{"imports", "the rooms import one way (docs/architecture.md)", importDirection},
 	{"unsafe", "unsafe lives in internal/sys and verbs, in files named *_unsafe.go, so that a reader knows where to look", unsafeFiles},
-	{"syscalls", "only internal/sys and verbs speak to the kernel in its own words; elsewhere syscall is for Errno values and signals", rawSyscalls},
+	{"syscalls", "only internal/sys and verbs speak to the kernel in its own words; elsewhere syscall is for Errno values, signals and what net.Dialer hands over", rawSyscalls},
 	{"deterministic", "below control nothing is left to chance, so that a simulated run is (seed, commit)", deterministic},
 	{"maprange", "map order is random: range over a slice, or say //spindle:ordered WHY", mapRange},
 	{"hot", "a hot function allocates nothing, blocks on nothing and hides no call", hotFunctions},

@@ -42,6 +42,10 @@ type Options struct {
 	Wrap     func(*Target, bdev.Device) bdev.Device // around LUN 1's device
 	LUNs     func(*Target) []iscsi.LUN              // instead of null at 0 and malloc at 1
 	Seed     uint64                                 // of the world
+	// ISER makes a transport for the portal to be served over as well; Turn then
+	// calls Also.
+	ISER func(*Target) iscsi.Transport
+	Also func()
 }
 
 // Target is a target under test.
@@ -56,6 +60,7 @@ type Target struct {
 	Portal   netip.AddrPort
 	LUNs     []iscsi.LUN
 	rings    []*simring.Ring
+	also     func()
 	closed   bool
 }
 
@@ -92,7 +97,7 @@ func New(t testing.TB, o Options) *Target {
 	if o.World.Rand == nil {
 		o.World.Rand = rand.New(rand.NewPCG(o.Seed, 1))
 	}
-	g := &Target{T: t, Clock: clk, World: simring.New(o.World), Space: mem.NewSpace()}
+	g := &Target{T: t, also: o.Also, Clock: clk, World: simring.New(o.World), Space: mem.NewSpace()}
 	for i := range o.Reactors {
 		a, err := g.Space.NewArena(o.Memory, -1)
 		if err != nil {
@@ -103,13 +108,17 @@ func New(t testing.TB, o Options) *Target {
 		g.Reactors = append(g.Reactors, reactor.New(reactor.Config{ID: i, Core: -1, Ring: q, Clock: clk, Arena: a}))
 	}
 	g.TCP = tcp.New(g.World, g.Reactors, tcp.Options{})
-	g.Engine = iscsi.New(iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: new(entropy), Options: *o.Engine})
+	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: new(entropy), Options: *o.Engine}
+	if o.ISER != nil {
+		c.ISER = o.ISER(g)
+	}
+	g.Engine = iscsi.New(c)
 	if o.LUNs != nil {
 		g.LUNs = o.LUNs(g)
 	} else {
 		g.LUNs = g.defaultLUNs(o)
 	}
-	g.must(g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 1, Portals: []iscsi.Portal{{Addr: netip.MustParseAddrPort("127.0.0.1:3260")}}}))
+	g.must(g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 1, Portals: []iscsi.Portal{{Addr: netip.MustParseAddrPort("127.0.0.1:3260"), ISER: o.ISER != nil}}}))
 	g.Portal = g.Engine.PortalGroups()[0].Portals[0].Addr
 	g.must(g.Engine.AddInitiatorGroup(iscsi.InitiatorGroup{Tag: 1, Initiators: []string{"ANY"}, Netmasks: []string{"ANY"}}))
 	n := o.Node
@@ -150,6 +159,9 @@ const step = 10 * time.Microsecond
 // Turn turns every reactor once and moves the world on.
 func (g *Target) Turn() {
 	g.World.Advance(step)
+	if g.also != nil {
+		g.also()
+	}
 	for _, r := range g.Reactors {
 		r.Turn(0)
 	}

@@ -1,0 +1,154 @@
+package iser
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"spindle/iscsi"
+	"spindle/verbs"
+)
+
+// Reasons to reject a connection request.
+var (
+	errNoListener = errors.New("no such portal")
+	errNoReads    = errors.New("the initiator serves no RDMA READ")
+	errTooMany    = errors.New("too many connections")
+)
+
+// request takes a connection request: it finds the device, chooses a reactor
+// and makes the queue pair. The reactor readies the rest and asks to accept.
+func (m *manager) request(ev *verbs.Event) {
+	c, err := m.makeConn(ev)
+	if err == nil {
+		c.signal(sigAdmit)
+		return
+	}
+	m.t.Stats.Rejected.Add(1)
+	_, peer := ev.ID.Addrs()
+	m.t.log.Warn("iSER connection rejected", "peer", peer, "why", err)
+	if o := m.owners[ev.Listener.Key()]; o.listener != nil && errors.Is(err, errArena) {
+		o.listener.why.Store(&err)
+	}
+	if err := ev.ID.Reject(nil); err != nil {
+		m.t.log.Debug("reject", "peer", peer, "err", err)
+	}
+	if err := ev.ID.Destroy(); err != nil {
+		m.t.log.Error("destroy connection manager identifier", "err", err)
+	}
+}
+
+func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
+	l := m.owners[ev.Listener.Key()].listener
+	switch {
+	case l == nil || l.closed || m.stopping != nil:
+		return nil, errNoListener
+	case m.conns >= MaxConnections:
+		return nil, errTooMany
+	case ev.Param.InitiatorDepth == 0:
+		return nil, errNoReads
+	}
+	v, err := ev.ID.Device()
+	if err != nil {
+		return nil, err
+	}
+	d := m.find(v)
+	if d == nil {
+		m.scan()
+		if d = m.find(v); d == nil {
+			return nil, verbs.ErrNoDevice
+		}
+	}
+	if err := d.prepare(); err != nil {
+		return nil, err
+	}
+	s := m.leastLoaded()
+	cfg := d.queuePair(m.t.opt.Unsolicited)
+	q, err := d.queueFor(s, cfg.MaxSend+cfg.MaxRecv)
+	if err != nil {
+		return nil, err
+	}
+	cfg.SendCQ, cfg.RecvCQ = q.cq, q.cq
+	qp, err := ev.ID.CreateQP(d.pd, cfg)
+	if err != nil && cfg.MaxInline > 0 {
+		cfg.MaxInline, d.inline = 0, 0 // few devices have none, and none says so
+		qp, err = ev.ID.CreateQP(d.pd, cfg)
+	}
+	if err != nil {
+		q.free += cfg.MaxSend + cfg.MaxRecv
+		return nil, fmt.Errorf("%s: queue pair: %w", d.name, err)
+	}
+	c := newConn(m.t, s, l, d, q, ev)
+	c.promised = cfg.MaxSend + cfg.MaxRecv
+	c.setQP(qp)
+	d.conns = append(d.conns, c)
+	m.conns++
+	m.name(ev.ID, owner{conn: c})
+	s.r.AddLoad(1)
+	return c, nil
+}
+
+// queuePair is what a connection's queue pair is asked to have.
+func (d *device) queuePair(unsolicited bool) verbs.QPConfig {
+	info := d.v.Info()
+	recvs := iscsi.MaxQueueDepth + ReserveReceives
+	if unsolicited {
+		recvs = maxReceives
+	}
+	return verbs.QPConfig{
+		MaxSend: min(sendRequests, info.MaxQPWR), MaxRecv: min(recvs, info.MaxQPWR),
+		MaxSendSGE: min(sendSGEs, info.MaxSGE), MaxRecvSGE: 1, MaxInline: d.inline,
+	}
+}
+
+// leastLoaded is the reactor with the least connections, the first of equals.
+func (m *manager) leastLoaded() *shard {
+	best := m.t.shards[0]
+	for _, s := range m.t.shards[1:] {
+		if s.r.Load() < best.r.Load() {
+			best = s
+		}
+	}
+	return best
+}
+
+// accept answers the connection request; the receives are posted.
+func (c *Conn) doAccept() error {
+	if c.dev.gone {
+		return verbs.ErrGone
+	}
+	flags := [4]byte{noZBVA | noRemoteInv}
+	if c.invalidate {
+		flags[0] &^= noRemoteInv
+	}
+	return c.id.Accept(verbs.ConnParam{
+		InitiatorDepth: uint8(c.depth), Retry: 7,
+		RNRRetry: 7, // governs what the initiator sends: without end
+	}, flags[:])
+}
+
+// doDisconnect takes the queue pair to the error state and tells the peer.
+func (c *Conn) doDisconnect() error {
+	if c.connected {
+		if err := c.id.Disconnect(); err != nil {
+			c.t.log.Debug("disconnect", "peer", c.peer, "err", err)
+		}
+	} else if !c.dev.gone {
+		if err := c.id.Reject(nil); err != nil {
+			c.t.log.Debug("reject", "peer", c.peer, "err", err)
+		}
+	}
+	return c.qp.Fail() // also where Disconnect did not get that far
+}
+
+// doDestroy gives back what the control thread made.
+func (c *Conn) doDestroy() error {
+	m, d := c.t.m, c.dev
+	err := c.qp.Close()
+	m.destroy(c.id)
+	c.q.free += c.promised
+	d.conns = slices.DeleteFunc(d.conns, func(o *Conn) bool { return o == c })
+	m.conns--
+	m.settle(d)
+	return err
+}

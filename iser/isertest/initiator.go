@@ -1,0 +1,489 @@
+package isertest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
+	"spindle/reactor/mem"
+	"spindle/verbs"
+	"spindle/verbs/memverbs"
+)
+
+// What initiators have, as read in ib_iser and libiscsi.
+const (
+	HeadersLen = 76
+	loginRecv  = HeadersLen + 8192
+	fullRecv   = HeadersLen + 128
+	fullRecvs  = 132 // cmds_max, and a few
+	sendSlots  = 64
+	slotSize   = 16 << 10
+)
+
+// Dial options.
+type Dial struct {
+	Addr    netip.AddrPort // Portal
+	Reads   uint8          // RDMA READs it serves at a time, 16
+	Private []byte         // ib_iser's
+	// Raw connections end where ESTABLISHED comes.
+}
+
+// Conn is an initiator's connection.
+type Conn struct {
+	iscsitest.Conn // headers and counters
+	g              *Target
+	Host           *memverbs.Node
+	dev            verbs.Device
+	pd             verbs.PD
+	mr             verbs.MR
+	region         *mem.Region
+	ec             verbs.EventChannel
+	id             verbs.ID
+	QP             verbs.QP
+	cq             verbs.CQ
+	wcs            []verbs.WC
+	batch          *verbs.Batch
+	sent, slots    int
+
+	Private   []byte // what the target sent along
+	Up        bool   // ESTABLISHED
+	Down      bool   // rejected, disconnected, or failed
+	Status    verbs.Status
+	full      bool // full feature phase
+	discovery bool
+	spoken    bool
+	posted    int
+	rx        []iscsitest.PDU
+	// Invalidated are the keys that the target invalidated.
+	Invalidated []uint32
+	heap        uint32 // bytes of the region given out to buffers
+}
+
+// Buffer is initiator memory that the target may reach.
+type Buffer struct {
+	Ref mem.Ref
+	MR  *memverbs.MR
+}
+
+// Bytes is the buffer's memory.
+func (b Buffer) Bytes() []byte { return b.Ref.Bytes() }
+
+// Dial connects over iSER.
+func (g *Target) Dial() *Conn { return g.DialWith(Dial{}) }
+
+// DialWith connects with options and waits for ESTABLISHED or the refusal.
+func (g *Target) DialWith(o Dial) *Conn {
+	g.T.Helper()
+	c := g.newHost()
+	c.connect(o)
+	g.Until("connection", func() bool { c.pull(); return c.Up || c.Down })
+	return c
+}
+
+func (g *Target) must(err error) {
+	g.T.Helper()
+	if err != nil {
+		g.T.Fatal(err)
+	}
+}
+
+// newHost makes a machine with a device of its own.
+func (g *Target) newHost() *Conn {
+	g.T.Helper()
+	g.hosts++
+	c := &Conn{g: g, Host: g.Fabric.NewNode()}
+	c.Conn = iscsitest.Conn{CmdSN: 1, ISID: [6]byte{0x80, 1, 2, 3, 4, byte(g.hosts)}, Answered: map[string]string{}}
+	c.Host.AddDevice("mlx0", netip.AddrFrom4([4]byte{10, 0, byte(g.hosts >> 8), byte(g.hosts)}))
+	devs, err := c.Host.Devices()
+	g.must(err)
+	c.dev = devs[0]
+	c.pd, err = c.dev.NewPD()
+	g.must(err)
+	c.region, err = g.space.Map(16<<20, -1)
+	g.must(err)
+	c.mr, err = c.pd.Register(c.region)
+	g.must(err)
+	c.cq, err = c.dev.NewCQ(4096, nil)
+	g.must(err)
+	c.ec, err = c.Host.NewEventChannel()
+	g.must(err)
+	c.id, err = c.ec.NewID()
+	g.must(err)
+	n, m := verbs.BatchSize(64, 256, 512), verbs.CompletionsSize(64)
+	c.batch = verbs.NewBatch(c.alloc(n), 64, 256, 512)
+	c.wcs = verbs.NewCompletions(c.alloc(m), 64)
+	c.slots = int(c.alloc(sendSlots*slotSize).Addr - c.region.Base)
+	g.conns = append(g.conns, c)
+	return c
+}
+
+func (c *Conn) alloc(n uint32) mem.Ref {
+	n = (n + 4095) &^ 4095
+	if uint64(c.heap)+uint64(n) > c.region.Len {
+		c.g.T.Fatal("the initiator's memory is used up")
+	}
+	r := c.region.Ref(uint64(c.heap), n)
+	c.heap += n
+	return r
+}
+
+// connect goes through the handshake; pull sees the events.
+func (c *Conn) connect(o Dial) {
+	g := c.g
+	g.T.Helper()
+	if !o.Addr.IsValid() {
+		o.Addr = Portal
+	}
+	if o.Reads == 0 {
+		o.Reads = 16
+	}
+	if o.Private == nil {
+		o.Private = []byte{0x80, 0, 0, 0}
+	}
+	g.must(c.id.ResolveAddr(o.Addr, 1000))
+	c.event(verbs.EventAddrResolved)
+	g.must(c.id.ResolveRoute(1000))
+	c.event(verbs.EventRouteResolved)
+	var err error
+	c.QP, err = c.id.CreateQP(c.pd, verbs.QPConfig{SendCQ: c.cq, RecvCQ: c.cq, MaxSend: 512, MaxRecv: 512, MaxSendSGE: 1, MaxRecvSGE: 1})
+	g.must(err)
+	c.PostRecv(loginRecv)
+	g.must(c.id.Connect(verbs.ConnParam{ResponderResources: o.Reads, InitiatorDepth: 1, Retry: 7, RNRRetry: 6}, o.Private))
+}
+
+// event turns until an event comes, which has to be t.
+func (c *Conn) event(t verbs.EventType) {
+	c.g.T.Helper()
+	var ev verbs.Event
+	c.g.Until(t.String(), func() bool {
+		ok, err := c.ec.Next(&ev)
+		c.g.must(err)
+		return ok
+	})
+	if ev.Type != t {
+		c.g.T.Fatalf("event %v, want %v", ev.Type, t)
+	}
+}
+
+// PostRecv posts a receive of n bytes.
+func (c *Conn) PostRecv(n uint32) {
+	c.g.T.Helper()
+	off := c.alloc(n)
+	c.batch.Recv(c.QP.Handle(), verbs.WRID(off.Addr-c.region.Base), verbs.SGE{Addr: uint64(off.Addr), Len: n, LKey: c.mr.LKey()})
+	c.post()
+	c.posted++
+}
+
+func (c *Conn) repost(id verbs.WRID, n uint32) {
+	c.batch.Recv(c.QP.Handle(), id, verbs.SGE{Addr: uint64(c.region.Base) + uint64(id), Len: n, LKey: c.mr.LKey()})
+	c.post()
+	c.posted++
+}
+
+func (c *Conn) post() {
+	c.g.T.Helper()
+	if n := c.Host.Post(c.batch); n > 0 && !c.Down {
+		c.g.T.Fatalf("%d requests refused", n)
+	}
+	c.batch.Reset()
+}
+
+const sendID = verbs.WRID(1) << 62
+
+// SendRaw sends a message as it is.
+func (c *Conn) SendRaw(w []byte) {
+	c.g.T.Helper()
+	off := uint64(c.slots + c.sent%sendSlots*slotSize)
+	c.sent++
+	m := c.region.Ref(off, uint32(len(w)))
+	copy(m.Bytes(), w)
+	c.batch.Send(verbs.SendWR{ID: sendID, QP: c.QP.Handle(), Flags: verbs.FlagSignaled}, verbs.SGE{Addr: uint64(m.Addr), Len: m.Len, LKey: c.mr.LKey()})
+	c.post()
+}
+
+// Tags are what a command advertises of the initiator's memory.
+type Tags struct {
+	Read, Write   uint32
+	ReadA, WriteA uint64
+}
+
+// Message is a message's bytes; the header's lengths are the caller's.
+func Message(t Tags, b pdu.BHS, ahs, data []byte) []byte {
+	w := make([]byte, 28, HeadersLen+len(ahs)+len(data))
+	w[0] = 0x10
+	if t.Write != 0 {
+		w[0] |= 8
+		binary.BigEndian.PutUint32(w[4:], t.Write)
+		binary.BigEndian.PutUint64(w[8:], t.WriteA)
+	}
+	if t.Read != 0 {
+		w[0] |= 4
+		binary.BigEndian.PutUint32(w[16:], t.Read)
+		binary.BigEndian.PutUint64(w[20:], t.ReadA)
+	}
+	w = append(append(w, b[:pdu.HeaderLen]...), ahs...)
+	return append(w, data...)
+}
+
+// SendTags sends a PDU that advertises memory.
+func (c *Conn) SendTags(t Tags, b pdu.BHS, ahs, data []byte) {
+	c.g.T.Helper()
+	b.SetAHSLen(uint32(len(ahs)))
+	b.SetDataLen(uint32(len(data)))
+	c.spoken = true
+	c.SendRaw(Message(t, b, ahs, data))
+}
+
+// Send sends a PDU.
+func (c *Conn) Send(b pdu.BHS, ahs, data []byte) {
+	c.g.T.Helper()
+	c.SendTags(Tags{}, b, ahs, data)
+}
+
+// Buffer registers n bytes for the target to read or write.
+func (c *Conn) Buffer(n uint32, access verbs.Access) Buffer {
+	c.g.T.Helper()
+	r := c.alloc(n).Slice(0, n)
+	mr, err := c.pd.RegisterRemote(r, access)
+	c.g.must(err)
+	return Buffer{r, mr.(*memverbs.MR)}
+}
+
+// pull takes events and completions.
+func (c *Conn) pull() {
+	c.g.T.Helper()
+	var ev verbs.Event
+	for c.ec != nil {
+		ok, err := c.ec.Next(&ev)
+		c.g.must(err)
+		if !ok {
+			break
+		}
+		switch ev.Type {
+		case verbs.EventEstablished:
+			c.Up, c.Private = true, append([]byte(nil), ev.Private()...)
+		case verbs.EventTimewaitExit:
+		default:
+			c.Down = true
+		}
+	}
+	for c.ec != nil {
+		n, _ := c.Host.Poll([]verbs.CQHandle{c.cq.Handle()}, c.wcs)
+		for i := range c.wcs[:n] {
+			c.completed(&c.wcs[i])
+		}
+		if n == 0 {
+			break
+		}
+	}
+}
+
+func (c *Conn) completed(w *verbs.WC) {
+	c.g.T.Helper()
+	switch {
+	case w.Status != verbs.StatusOK:
+		c.Down = true
+		if c.Status == 0 {
+			c.Status = w.Status
+		}
+	case w.Op == verbs.WCRecv:
+		c.posted--
+		if w.Flags&verbs.WCInvalidated != 0 {
+			c.Invalidated = append(c.Invalidated, w.InvKey)
+		}
+		p, err := parse(c.region.Ref(uint64(w.ID), w.ByteLen).Bytes())
+		if err != nil {
+			c.g.T.Fatalf("the target sent what no initiator takes: %v", err)
+		}
+		if w.Flags&verbs.WCInvalidated != 0 && p.BHS.Opcode() != pdu.SCSIResponse {
+			c.g.T.Fatalf("Send with Invalidate of opcode %#x", p.BHS.Opcode())
+		}
+		if c.full && !c.spoken {
+			c.g.T.Fatalf("PDU before the initiator's first of full feature phase: % x", p.BHS)
+		}
+		c.rx = append(c.rx, p)
+		if c.full && !c.discovery {
+			c.repost(w.ID, fullRecv)
+		} else {
+			c.repost(w.ID, loginRecv)
+		}
+	}
+}
+
+var (
+	errHeader = errors.New("iSER header is not that of a control message without STags")
+	errLength = errors.New("data segment length and message length differ")
+)
+
+// parse checks a message from the target and copies its PDU.
+func parse(b []byte) (p iscsitest.PDU, err error) {
+	if len(b) < HeadersLen || b[0] != 0x10 || string(b[1:28]) != string(make([]byte, 27)) {
+		return p, errHeader
+	}
+	w := append([]byte(nil), b[28:]...)
+	p.BHS = pdu.BHS(w[:48:48])
+	n := p.BHS.DataLen()
+	// ib_iser: no longer than said, shorter by at most the padding.
+	if rest := uint32(len(w) - 48); p.BHS.AHSLen() != 0 || rest < n || rest > (n+3)&^3 {
+		return p, fmt.Errorf("%w: %d and %d", errLength, n, rest)
+	}
+	p.Data = w[48 : 48+n]
+	return p, nil
+}
+
+// TryRecv returns the next PDU if it has arrived.
+func (c *Conn) TryRecv() (iscsitest.PDU, bool) {
+	c.g.T.Helper()
+	c.pull()
+	if len(c.rx) == 0 {
+		return iscsitest.PDU{}, false
+	}
+	p := c.rx[0]
+	c.rx = c.rx[1:]
+	c.ExpCmdSN, c.MaxCmdSN = p.BHS.ExpCmdSN(), p.BHS.MaxCmdSN()
+	return p, true
+}
+
+// Recv turns the target until a PDU comes.
+func (c *Conn) Recv() iscsitest.PDU {
+	c.g.T.Helper()
+	var p iscsitest.PDU
+	c.g.Until("PDU", func() (ok bool) {
+		if p, ok = c.TryRecv(); !ok && c.Down {
+			c.g.T.Fatalf("connection ended while a PDU was expected (%v)", c.Status)
+		}
+		return ok
+	})
+	return p
+}
+
+// Expect receives a PDU of this opcode.
+func (c *Conn) Expect(o pdu.Opcode) iscsitest.PDU {
+	c.g.T.Helper()
+	p := c.Recv()
+	if p.BHS.Opcode() != o {
+		c.g.T.Fatalf("got opcode %#02x, want %#02x: % x", p.BHS.Opcode(), o, p.BHS)
+	}
+	return p
+}
+
+// ExpectClosed turns until the connection has ended.
+func (c *Conn) ExpectClosed() {
+	c.g.T.Helper()
+	c.g.Until("close", func() bool { c.pull(); return c.Down })
+}
+
+// LoginKeys sends one Login Request that goes for full feature phase, with the
+// receives of that phase posted first, as ib_iser does.
+func (c *Conn) LoginStatus(kv ...string) uint16 {
+	c.g.T.Helper()
+	return c.login(c.LoginBHS(pdu.FlagTransit|1<<2|3), iscsitest.Keys(kv...))
+}
+
+func (c *Conn) login(b pdu.BHS, text []byte) uint16 {
+	c.g.T.Helper()
+	c.discovery = strings.Contains(string(text), "SessionType=Discovery")
+	c.Send(b, nil, text)
+	p := c.Expect(pdu.LoginResponse)
+	for _, s := range strings.Split(string(p.Data), "\x00") {
+		if k, v, ok := strings.Cut(s, "="); ok {
+			c.Answered[k] = v
+		}
+	}
+	c.ExpStatSN = p.BHS.StatSN() + 1
+	c.TSIH = p.BHS.TSIH()
+	if p.BHS.LoginStatus() == 0 && p.BHS.Flags()&pdu.FlagTransit != 0 && p.BHS.NSG() == pdu.StageFullFeature {
+		// libiscsi posts these only now.
+		for range fullRecvs {
+			c.PostRecv(fullRecv)
+		}
+		c.full, c.spoken = true, false
+	}
+	return uint16(p.BHS.LoginStatus())
+}
+
+// Login logs in to the node with these keys beside the usual ones.
+func (c *Conn) Login(kv ...string) *Conn {
+	c.g.T.Helper()
+	keys := append([]string{
+		"InitiatorName=" + iscsitest.Initiator, "TargetName=" + iscsitest.Node, "SessionType=Normal",
+		"RDMAExtensions=Yes", "InitiatorRecvDataSegmentLength=262144", "TargetRecvDataSegmentLength=8192",
+	}, kv...)
+	if s := c.LoginStatus(keys...); s != 0 {
+		c.g.T.Fatalf("login status %04x", s)
+	}
+	return c
+}
+
+// Read sends a READ (10) of LUN 1 and checks everything about its answer but
+// the data, which it returns.
+func (c *Conn) Read(lun uint16, lba uint32, blocks uint16) []byte {
+	c.g.T.Helper()
+	n := uint32(blocks) * 512
+	buf := c.Buffer(n, verbs.AccessRemoteWrite)
+	b := c.Command(lun, pdu.FlagRead, n, iscsitest.Read10(lba, blocks)...)
+	c.SendTags(Tags{Read: buf.MR.RKey(), ReadA: uint64(buf.Ref.Addr)}, b, nil, nil)
+	if r := c.Finish(b.ITT()); r.Status != 0 || r.Residual != 0 {
+		c.g.T.Fatalf("read: %+v", r)
+	}
+	c.done(buf)
+	return buf.Bytes()
+}
+
+// Write sends a WRITE (10) with so many bytes of immediate data; the rest is in
+// memory that begins behind it, as initiators have it.
+func (c *Conn) Write(lun uint16, lba uint32, data []byte, immediate int) {
+	c.g.T.Helper()
+	n := uint32(len(data))
+	b := c.Command(lun, pdu.FlagWrite, n, iscsitest.Write10(lba, uint16(n/512))...)
+	var t Tags
+	var buf Buffer
+	if immediate < len(data) {
+		buf = c.Buffer(n-uint32(immediate), verbs.AccessRemoteRead)
+		copy(buf.Bytes(), data[immediate:])
+		t = Tags{Write: buf.MR.RKey(), WriteA: uint64(buf.Ref.Addr)}
+	}
+	c.SendTags(t, b, nil, data[:immediate])
+	if r := c.Finish(b.ITT()); r.Status != 0 || r.Residual != 0 {
+		c.g.T.Fatalf("write: %+v", r)
+	}
+	c.done(buf)
+}
+
+// done deregisters a command's memory.
+func (c *Conn) done(b Buffer) {
+	if b.MR != nil {
+		c.g.must(b.MR.Close())
+	}
+}
+
+// Finish collects the response of the command with this tag.
+func (c *Conn) Finish(itt uint32) iscsitest.Result {
+	c.g.T.Helper()
+	p := c.Expect(pdu.SCSIResponse)
+	if p.BHS.ITT() != itt || p.BHS.StatSN() != c.ExpStatSN {
+		c.g.T.Fatalf("response to %x with StatSN %d, want %x and %d", p.BHS.ITT(), p.BHS.StatSN(), itt, c.ExpStatSN)
+	}
+	c.ExpStatSN++
+	r := iscsitest.Result{Status: p.BHS.Status(), Flags: p.BHS.Flags() & 6, Residual: p.BHS.Residual()}
+	if len(p.Data) > 2 {
+		r.Sense = p.Data[2:]
+	}
+	return r
+}
+
+// Disconnect ends the connection from this side.
+func (c *Conn) Disconnect() { c.g.must(c.id.Disconnect()) }
+
+// Vanish ends the initiator's process.
+func (c *Conn) Vanish() {
+	if c.ec != nil {
+		c.ec = nil
+		c.Down = true
+		c.Host.Kill()
+	}
+}

@@ -1,0 +1,281 @@
+package sim
+
+import (
+	"time"
+
+	"spindle/iscsi/pdu"
+)
+
+// act makes the next action of the script. Whatever it draws comes from a
+// generator of its own, so that leaving others out does not change it.
+func (in *initiator) act() {
+	s := in.s
+	n := in.next
+	in.next++
+	if s.cfg.Drop[ActionID{in.id, n}] {
+		return
+	}
+	in.draw(0, n)
+	r := in.rng
+	s.rep.Actions = append(s.rep.Actions, ActionID{in.id, n})
+	s.acted()
+	if r.IntN(3) == 0 {
+		in.wake = s.clk.T.Add(time.Duration(r.IntN(300)) * time.Microsecond)
+	}
+	if in.asked && r.IntN(4) == 0 {
+		in.logout()
+		return
+	}
+	// Without room in the window only immediate requests may go.
+	shut := pdu.SNLess(in.maxCmdSN, in.cmdSN)
+	k := r.IntN(1000)
+	switch {
+	case k < 850 && !shut:
+		in.command()
+	case k < 870:
+		in.ping()
+	case k < 910:
+		in.abortTask()
+	case k < 918:
+		in.manage(pdu.TMFAbortTaskSet, in.someLUN())
+	case k < 926:
+		in.manage(pdu.TMFLUNReset, in.someLUN())
+	case k < 930:
+		in.manage(pdu.TMFClearTaskSet, in.someLUN())
+	case k < 932:
+		in.manage(pdu.TMFWarmReset, -1)
+	case k < 933:
+		in.manage(pdu.TMFColdReset, -1)
+	case k < 942 && !shut:
+		in.swapped()
+	case k < 954:
+		in.breakWindow()
+	case k < 962:
+		s.count(Stalls)
+		in.deaf = s.clk.T.Add(time.Duration(1+r.IntN(2000)) * time.Microsecond)
+	case k < 966:
+		in.wake = s.clk.T.Add(time.Duration(1+r.IntN(40)) * time.Second)
+	case k < 974:
+		in.logout()
+	case k < 978:
+		in.corrupt()
+	case k < 982 && !shut:
+		in.sendTargets()
+	default:
+		in.quit(k)
+	}
+}
+
+func (in *initiator) someLUN() int { return in.rng.IntN(len(in.s.luns)) }
+
+// ping sends a NOP-Out that wants its data back.
+func (in *initiator) ping() {
+	r := in.rng
+	in.s.count(Pings)
+	t := in.newTask(kindPing)
+	t.data = grow(t.data, pick(r, 0, 4, 100, 3000))
+	for i := range t.data {
+		t.data[i] = byte(r.Uint32())
+	}
+	b := in.request(t, pdu.NopOut, pdu.FlagFinal, pdu.SNLess(in.maxCmdSN, in.cmdSN) || r.IntN(2) == 0)
+	b.SetTTT(pdu.ReservedTag)
+	in.tasks = append(in.tasks, t)
+	in.send(b, t.data[:min(len(t.data), int(in.prm.maxSend))])
+}
+
+// swapped sends two commands in the wrong order: the target has to execute them
+// in that of their CmdSNs.
+func (in *initiator) swapped() {
+	if pdu.SNLess(in.maxCmdSN, in.cmdSN+1) {
+		in.command()
+		return
+	}
+	in.s.count(OutOfOrder)
+	first := in.cmdSN
+	in.plain = true
+	in.cmdSN = first + 1
+	in.command()
+	in.cmdSN = first
+	in.command()
+	in.cmdSN = first + 2
+	in.plain = false
+}
+
+// breakWindow sends a command that is outside the window for certain: it must
+// vanish (RFC 7143 §4.2.2.1).
+func (in *initiator) breakWindow() {
+	in.s.count(WindowBroken)
+	t := in.newTask(kindPing)
+	b := in.request(t, pdu.SCSICommand, pdu.FlagFinal|pdu.AttrSimple, true)
+	b[0] &^= pdu.FlagImmed
+	sn := in.expCmdSN - 1 - uint32(in.rng.IntN(3))
+	if in.rng.IntN(2) == 0 {
+		sn = in.cmdSN + in.s.depth + uint32(in.rng.IntN(1000))
+	}
+	b.SetCmdSN(sn)
+	in.send(b, nil) // TEST UNIT READY
+	in.recycle(t)
+}
+
+// corrupt sends a request with a broken digest.
+func (in *initiator) corrupt() {
+	r := in.rng
+	switch {
+	case in.prm.headerDigest && r.IntN(2) == 0:
+		in.s.count(BadHeaderDigests)
+		at := len(in.tx)
+		in.ping()
+		in.tx[at+pdu.HeaderLen] ^= 1 << r.IntN(8)
+		in.excuse("header digest error") // RFC 7143 §7.7
+	case in.prm.dataDigest:
+		in.ping()
+		t := in.tasks[len(in.tasks)-1]
+		if len(t.data) == 0 {
+			return
+		}
+		in.s.count(BadDataDigests)
+		t.broken, t.maybe = true, true // a Reject answers it
+		in.tx[len(in.tx)-1] ^= 1
+	default:
+		in.ping()
+	}
+}
+
+// sendTargets asks for the targets within a normal session.
+func (in *initiator) sendTargets() {
+	t := in.newTask(kindText)
+	b := in.request(t, pdu.TextRequest, pdu.FlagFinal, false)
+	b.SetTTT(pdu.ReservedTag)
+	in.tasks = append(in.tasks, t)
+	in.send(b, []byte("SendTargets=\x00"))
+}
+
+// logout ends the session in order.
+func (in *initiator) logout() {
+	r := in.rng
+	t := in.newTask(kindLogout)
+	b := in.request(t, pdu.LogoutReq, pdu.FlagFinal|pick(r, byte(pdu.LogoutCloseSession), pdu.LogoutCloseConnection), true)
+	b.SetCID(uint16(in.id))
+	in.tasks = append(in.tasks, t)
+	in.send(b, nil)
+	in.phase, in.bursts = loggingOut, in.bursts[:0]
+	in.letGoAll()
+}
+
+func (in *initiator) letGoAll() {
+	for i := range in.units {
+		in.letGo(i)
+	}
+}
+
+// quit ends the connection without asking.
+func (in *initiator) quit(k int) {
+	s := in.s
+	in.flush()
+	switch {
+	case k < 987:
+		s.count(Vanished)
+		in.peer.Vanish()
+		in.drop()
+	case k < 991:
+		s.count(HalfClosed)
+		in.excuse("we closed our direction")
+		in.peer.CloseWrite()
+		in.letGoAll()
+		in.phase = loggingOut
+	case k < 995:
+		s.count(ResetByPeer)
+		in.peer.Reset()
+		in.drop()
+	default:
+		s.count(ClosedByPeer)
+		in.drop()
+	}
+}
+
+// text takes a Text Response.
+func (in *initiator) text(b pdu.BHS, data []byte) {
+	t := in.expectTask(b, kindText)
+	if t == nil {
+		return
+	}
+	if b.Final() {
+		in.remove(t)
+		if in.login.discovery {
+			in.logout()
+		}
+		return
+	}
+	// More follows: RFC 7143 §11.11.1.
+	q := in.header(pdu.TextRequest)
+	q.SetFlags(pdu.FlagFinal)
+	q.SetImmediate()
+	q.SetITT(t.itt)
+	q.SetTTT(b.TTT())
+	q.SetCmdSN(in.cmdSN)
+	q.SetExpStatSN(in.expStatSN)
+	in.send(q, nil)
+}
+
+// loggedOut takes a Logout Response: the tasks have ended.
+func (in *initiator) loggedOut(b pdu.BHS) {
+	t := in.expectTask(b, kindLogout)
+	if t == nil {
+		return
+	}
+	in.s.count(Logouts)
+	if b.Response() != pdu.LogoutSuccess {
+		in.bad("logout", "response %d", b.Response())
+	}
+	for _, o := range in.tasks {
+		in.s.book.over(o.op, unsure, "the session logged out")
+	}
+	in.tasks = in.tasks[:0]
+	in.excuse("logged out")
+}
+
+// async takes an Asynchronous Message.
+func (in *initiator) async(b pdu.BHS) {
+	if b.AsyncEvent() == pdu.AsyncLogoutRequest {
+		in.s.count(LogoutsAsked)
+		in.asked = true
+		return
+	}
+	in.bad("protocol", "asynchronous event %d", b.AsyncEvent())
+}
+
+// rejected takes a Reject: it answers the request whose header it carries.
+func (in *initiator) rejected(b pdu.BHS, data []byte) {
+	in.s.count(Rejects)
+	if len(data) < pdu.HeaderLen {
+		in.bad("protocol", "Reject of nothing: % x", data)
+		return
+	}
+	t := in.find(pdu.BHS(data).ITT())
+	ok := t != nil
+	if ok {
+		switch b.Response() {
+		case pdu.RejectImmediate:
+			ok = t.imm
+		case pdu.RejectDataDigest:
+			ok = t.broken
+		case pdu.RejectResources:
+			ok = in.s.arenaFailures() > 0
+		default:
+			ok = false
+		}
+	}
+	if !ok {
+		in.bad("protocol", "Reject, reason %#x, of % x", b.Response(), data[:pdu.HeaderLen])
+		return
+	}
+	in.s.book.over(t.op, without, "rejected")
+	if t.kind == kindLogout {
+		in.phase = full
+	}
+	discovering := in.login.discovery
+	in.remove(t)
+	if discovering {
+		in.logout()
+	}
+}

@@ -1,0 +1,133 @@
+package sim
+
+import "spindle/scsi"
+
+// cause is what establishes unit attention conditions.
+type cause uint8
+
+const (
+	causeAttach cause = iota // the nexus is new to the unit
+	causeLUN                 // LOGICAL UNIT RESET
+	causeWarm                // TARGET WARM RESET
+	causeCold                // TARGET COLD RESET
+	causeClear               // CLEAR TASK SET
+	causeLUNs                // the inventory changed
+	causeResize              // the capacity changed
+	numCauses
+)
+
+// causeOf is what a unit attention condition tells of, false for those that
+// nothing here causes.
+func causeOf(c scsi.Code) (cause, bool) {
+	switch c {
+	case scsi.PowerOnReset:
+		return causeAttach, true
+	case scsi.DeviceReset:
+		return causeLUN, true
+	case scsi.BusReset:
+		return causeWarm, true
+	case scsi.PowerOn:
+		return causeCold, true
+	case scsi.CommandsCleared:
+		return causeClear, true
+	case scsi.ReportedLUNsChanged:
+		return causeLUNs, true
+	case scsi.CapacityChanged:
+		return causeResize, true
+	}
+	return 0, false
+}
+
+// events count causes on a logical unit: when they may begin to show, and when
+// they certainly have.
+type events struct {
+	begun, over [numCauses]int
+	reserved    bool       // somebody has sent RESERVE
+	holder      *initiator // certainly holds the reservation
+	since       int64      // ... from this instant on
+	freedAt     int64      // instant of the last thing that may have ended one
+	faults      uint64     // I/Os that its device has failed
+	unsteady    bool       // is being taken away or brought back
+	resetting   int        // task management functions on their way that end tasks of others
+}
+
+// freed is a RELEASE, or the end of a session, on its way.
+func (e *events) freed(in *initiator) {
+	e.freedAt = max(e.freedAt, in.s.now())
+	if e.holder == in {
+		e.holder = nil
+	}
+}
+
+// free is a reset on its way, which ends the reservation whoever holds it.
+func (e *events) free(s *run) { e.holder, e.freedAt = nil, s.now() }
+
+// unit is what an initiator's session knows of a logical unit.
+type unit struct {
+	used    bool
+	blurred bool  // a command that may have taken an attention has no answer
+	first   bool  // has had an attention since login
+	last    int64 // instant of the last attention of a reset
+	owed    int64 // a reset was over then: a command sent after it finds an attention; 0 is none
+	base    [numCauses]int
+	seen    [numCauses]int
+}
+
+// begin is the first request to the unit in this session.
+func (u *unit) begin(s *run, lu *lun) {
+	*u = unit{used: true, base: lu.over, blurred: lu.unsteady}
+}
+
+// attention takes a unit attention condition: each cause is told once.
+func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
+	s, u := in.s, &in.units[t.lun]
+	s.count(UnitAttentions)
+	k, known := causeOf(code)
+	if !known {
+		in.bad("unit attention", "LUN %d: %04x, for which there is no cause", lu.id, uint16(code))
+		return
+	}
+	u.seen[k]++
+	most := lu.begun[k] - u.base[k]
+	if k == causeAttach {
+		most++
+	}
+	if u.seen[k] > most {
+		in.bad("unit attention", "LUN %d: %04x for the %d. time, of %d", lu.id, uint16(code), u.seen[k], most)
+	}
+	u.first = true
+	if k <= causeCold {
+		u.last, u.owed = s.now(), 0
+	}
+}
+
+// cause notes that something which units attention begins on lu.
+func (s *run) cause(lu *lun, k cause) { lu.begun[k]++ }
+
+// caused notes that it is over: since instant call all who use the unit have
+// been told, or will be with their next command.
+func (s *run) caused(lu *lun, k cause, call int64, by *initiator) {
+	lu.over[k]++
+	if k > causeCold || k == causeAttach {
+		return
+	}
+	place := s.placeOf(lu)
+	for _, in := range s.inits {
+		u := &in.units[place]
+		if in != by && in.phase == full && u.used && u.first && u.last < call && u.owed == 0 {
+			u.owed = s.now()
+		}
+	}
+}
+
+func (s *run) placeOf(lu *lun) int {
+	for i, o := range s.luns {
+		if o == lu {
+			return i
+		}
+	}
+	return -1
+}
+
+// letGo is the end of an initiator's session, as far as unit i goes.
+func (in *initiator) letGo(i int) { in.s.luns[i].freed(in) }

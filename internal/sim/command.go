@@ -1,0 +1,442 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"spindle/internal/sim/linear"
+	"spindle/iscsi/pdu"
+)
+
+var be = binary.BigEndian
+
+// class of a SCSI command, as far as its answer is judged.
+type class uint8
+
+const (
+	classRead class = iota
+	classWrite
+	classFlush
+	classZero // UNMAP, WRITE SAME of zeroes
+	classSame
+	classSwap
+	classVerify
+	classNothing // no data, no effect
+	classReply   // data that must always be the same
+	classSense
+	classReserve
+	classRelease
+)
+
+// cdb is a command being built.
+type cdb struct {
+	b [16]byte
+	n int
+}
+
+func cdb10(op byte, flags byte, lba uint64, n uint32) (c cdb) {
+	c.b[0], c.b[1] = op, flags
+	be.PutUint32(c.b[2:], uint32(lba))
+	be.PutUint16(c.b[7:], uint16(n))
+	return c
+}
+
+func cdb12(op byte, flags byte, lba uint64, n uint32) (c cdb) {
+	c.b[0], c.b[1] = op, flags
+	be.PutUint32(c.b[2:], uint32(lba))
+	be.PutUint32(c.b[6:], n)
+	return c
+}
+
+func cdb16(op byte, flags byte, lba uint64, n uint32) (c cdb) {
+	c.b[0], c.b[1] = op, flags
+	be.PutUint64(c.b[2:], lba)
+	be.PutUint32(c.b[10:], n)
+	return c
+}
+
+func cdb6(op byte, lba uint64, n uint32) (c cdb) {
+	be.PutUint32(c.b[:], uint32(lba)&0x1fffff)
+	c.b[0], c.b[4] = op, byte(n)
+	return c
+}
+
+// place draws a range of blocks, most of them in the first few.
+func (in *initiator) place(lu *lun) (lba uint64, n uint32) {
+	r := in.rng
+	n = uint32(pick(r, 1, 1, 1, 2, 3, 4, 8, 8, 16, 32, 64))
+	if lu.blockSize == 4096 {
+		n = (n + 3) / 4
+	}
+	n = min(n, uint32(lu.area))
+	span := lu.area - uint64(n) + 1
+	if r.IntN(2) == 0 {
+		span = min(span, 12)
+	}
+	return r.Uint64N(span), n
+}
+
+// medium command: a CDB of one of the lengths that an opcode comes in.
+func (in *initiator) sized(op10, op12, op16 byte, flags byte, lba uint64, n uint32) cdb {
+	switch k := in.rng.IntN(4); {
+	case k == 0 && op12 != 0:
+		return cdb12(op12, flags, lba, n)
+	case k == 1 && op16 != 0:
+		return cdb16(op16, flags, lba, n)
+	}
+	return cdb10(op10, flags, lba, n)
+}
+
+// command makes a random SCSI command and sends it.
+func (in *initiator) command() {
+	t := in.newTask(kindCommand)
+	r := in.rng
+	t.lun = r.IntN(len(in.s.luns))
+	lu := in.s.luns[t.lun]
+	t.gated = true
+	var c cdb
+	switch k := r.IntN(100); {
+	case k < 32:
+		c = in.read(t, lu)
+	case k < 66:
+		c = in.writeCommand(t, lu)
+	case k < 71:
+		t.class = classFlush
+		c = in.sized(0x35, 0, 0x91, 0, 0, 0)
+	case k < 75:
+		c = in.unmap(t, lu)
+	case k < 79:
+		c = in.writeSame(t, lu)
+	case k < 85:
+		c = in.compareAndWrite(t, lu)
+	case k < 88:
+		c = in.verify(t, lu)
+	case k < 91:
+		t.class = classNothing
+	case k < 96:
+		c = in.inquire(t, lu)
+	case k < 97:
+		t.class = classReserve
+		c.b[0], lu.reserved = 0x16, true
+		if lu.holder == in || r.IntN(2) == 0 {
+			t.class, c.b[0] = classRelease, 0x17
+		}
+	default:
+		c = in.nonsense(t, lu)
+	}
+	in.submit(t, lu, &c)
+}
+
+func (in *initiator) read(t *task, lu *lun) cdb {
+	t.class, t.read = classRead, true
+	t.lba, t.blocks = in.place(lu)
+	t.want = t.blocks * lu.blockSize
+	t.edtl = in.expect(t.want)
+	if t.blocks < 200 && in.rng.IntN(12) == 0 {
+		return cdb6(0x08, t.lba, t.blocks)
+	}
+	return in.sized(0x28, 0xa8, 0x88, pick(in.rng, byte(0), 0, 0, 0x08, 0x10), t.lba, t.blocks)
+}
+
+// expect draws an expected length: mostly what the CDB moves.
+func (in *initiator) expect(want uint32) uint32 {
+	switch in.rng.IntN(16) {
+	case 0:
+		return want / 2
+	case 1:
+		return want + 512
+	}
+	return want
+}
+
+func (in *initiator) writeCommand(t *task, lu *lun) cdb {
+	r := in.rng
+	t.class, t.write = classWrite, true
+	t.lba, t.blocks = in.place(lu)
+	n := t.blocks
+	t.want = n * lu.blockSize
+	t.edtl = t.want
+	switch r.IntN(24) {
+	case 0:
+		if n > 1 {
+			t.blocks = n / 2
+			t.edtl = t.blocks * lu.blockSize
+		}
+	case 1:
+		t.edtl += 1024
+	}
+	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
+	var c cdb
+	switch k := r.IntN(16); {
+	case k == 0 && n < 200:
+		c = cdb6(0x0a, t.lba, n)
+	case k == 1:
+		o.fua = true // WRITE AND VERIFY makes it durable
+		c = in.sized(0x2e, 0xae, 0x8e, pick(r, byte(0), 0x02), t.lba, n)
+	default:
+		o.fua = k < 4
+		fl := byte(0)
+		if o.fua {
+			fl = 0x08
+		}
+		c = in.sized(0x2a, 0xaa, 0x8a, fl, t.lba, n)
+	}
+	v := in.open(t, o, 0)
+	t.data = grow(t.data, int(t.edtl))
+	for i := range t.blocks {
+		v.fill(t.data[i*lu.blockSize:][:lu.blockSize], t.lba+uint64(i))
+	}
+	return c
+}
+
+// grow makes b n bytes long.
+func grow(b []byte, n int) []byte {
+	if cap(b) < n {
+		b = make([]byte, n)
+	}
+	b = b[:n]
+	return b
+}
+
+// open enters a write into the book and into the blocks it writes.
+func (in *initiator) open(t *task, o operation, flags value) value {
+	o.who, o.itt = in, t.itt
+	t.op = in.s.book.write(o)
+	v := valueOf(t.op) | flags
+	in.s.book.ops[t.op].val = v
+	if o.lu.kind == kindNull {
+		return v
+	}
+	for i := range uint64(o.blocks) {
+		c := &o.lu.cells[o.lba+i]
+		c.log = append(c.log, entry{op: int32(t.op), val: v, kind: linear.Write})
+	}
+	return v
+}
+
+// openZero is open of an operation that leaves zeroes.
+func (in *initiator) openZero(t *task, o operation) {
+	o.who, o.itt = in, t.itt
+	t.op = in.s.book.write(o)
+	if o.lu.kind == kindNull {
+		return
+	}
+	for i := range uint64(o.blocks) {
+		c := &o.lu.cells[o.lba+i]
+		c.log = append(c.log, entry{op: int32(t.op), kind: linear.Write})
+	}
+}
+
+func (in *initiator) unmap(t *task, lu *lun) cdb {
+	t.class, t.write = classZero, true
+	t.lba, t.blocks = in.place(lu)
+	t.want = 24
+	t.edtl = t.want
+	t.data = grow(t.data, 24)
+	clear(t.data)
+	be.PutUint16(t.data, 22)
+	be.PutUint16(t.data[2:], 16)
+	be.PutUint64(t.data[8:], t.lba)
+	be.PutUint32(t.data[16:], t.blocks)
+	in.openZero(t, operation{lu: lu, lba: t.lba, blocks: t.blocks})
+	return cdb10(0x42, 0, 0, 24)
+}
+
+func (in *initiator) writeSame(t *task, lu *lun) cdb {
+	r := in.rng
+	t.lba, t.blocks = in.place(lu)
+	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
+	if r.IntN(2) == 0 { // zeroes, from no buffer
+		t.class = classZero
+		in.openZero(t, o)
+		return cdb16(0x93, 0x01, t.lba, t.blocks)
+	}
+	t.class, t.write = classSame, true
+	t.want, t.edtl = lu.blockSize, lu.blockSize
+	t.data = grow(t.data, int(lu.blockSize))
+	if r.IntN(3) == 0 {
+		clear(t.data)
+		in.openZero(t, o)
+		return cdb16(0x93, pick(r, byte(0), 0x08), t.lba, t.blocks)
+	}
+	in.open(t, o, valueSame).fill(t.data, 0)
+	return in.sized(0x41, 0, 0x93, 0, t.lba, t.blocks)
+}
+
+// guess is what a block probably holds: the last write that went well.
+func (in *initiator) guess(lu *lun, lba uint64) value {
+	if lu.kind == kindNull {
+		return 0
+	}
+	c := &lu.cells[lba]
+	v, last := c.initial, int64(-1)
+	for i := range c.log {
+		e := &c.log[i]
+		if e.kind != linear.Write && e.kind != linear.Swap {
+			continue
+		}
+		if o := &in.s.book.ops[e.op]; o.state == good && o.end > last {
+			v, last = e.val, o.end
+		}
+	}
+	return v
+}
+
+func (in *initiator) compareAndWrite(t *task, lu *lun) cdb {
+	t.class, t.write = classSwap, true
+	t.lba, t.blocks = in.place(lu)
+	t.blocks = min(t.blocks, 4)
+	half := t.blocks * lu.blockSize
+	t.want, t.edtl = 2*half, 2*half
+	t.data = grow(t.data, int(2*half))
+	in.compareWith(t, lu)
+	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
+	v := in.open(t, o, 0)
+	for i := range uint64(t.blocks) {
+		v.fill(t.data[half+uint32(i)*lu.blockSize:][:lu.blockSize], t.lba+i)
+		if lu.kind != kindNull {
+			c := &lu.cells[t.lba+i]
+			e := &c.log[len(c.log)-1]
+			e.kind, e.old = linear.Swap, t.old[i]
+		}
+	}
+	c := cdb16(0x89, 0, t.lba, 0)
+	c.b[13] = byte(t.blocks)
+	return c
+}
+
+// compareWith fills the first part of the data with what the blocks probably hold.
+func (in *initiator) compareWith(t *task, lu *lun) {
+	wrong := in.rng.IntN(6) == 0
+	for i := range uint64(t.blocks) {
+		v := in.guess(lu, t.lba+i)
+		if wrong && i == uint64(t.blocks-1) {
+			v = valueOf(0)
+		}
+		t.old = append(t.old, v)
+		v.fill(t.data[uint32(i)*lu.blockSize:][:lu.blockSize], t.lba+i)
+	}
+}
+
+func (in *initiator) verify(t *task, lu *lun) cdb {
+	t.class, t.write = classVerify, true
+	t.lba, t.blocks = in.place(lu)
+	t.want = t.blocks * lu.blockSize
+	t.edtl = t.want
+	t.data = grow(t.data, int(t.want))
+	in.compareWith(t, lu)
+	return in.sized(0x2f, 0xaf, 0x8f, 0x02, t.lba, t.blocks)
+}
+
+// inquire is a command whose answer never changes.
+func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
+	r := in.rng
+	t.class, t.read = classReply, true
+	t.want = uint32(pick(r, 8, 36, 96, 255))
+	switch k := r.IntN(8); k {
+	case 0, 1, 2:
+		c.b[0], c.b[4] = 0x12, byte(t.want)
+		if k > 0 {
+			c.b[1], c.b[2] = 1, pick(r, byte(0x00), 0x80, 0x83, 0xb0, 0xb2)
+		}
+		t.gated = false
+	case 3:
+		c.b[0], c.b[2], c.b[4] = 0x1a, pick(r, byte(0x3f), 0x08, 0x0a), byte(t.want)
+	case 4:
+		c.b[0] = 0x25
+		t.want = 8
+	case 5:
+		c.b[0], c.b[1] = 0x9e, 0x10
+		be.PutUint32(c.b[10:], t.want)
+	case 6:
+		c.b[0], c.b[1], c.b[2] = 0xa3, 0x0c, 0
+		be.PutUint32(c.b[6:], t.want)
+	default:
+		t.class, t.gated = classSense, false
+		c.b[0], c.b[4] = 0x03, byte(t.want)
+	}
+	t.edtl = in.expect(t.want)
+	return c
+}
+
+// nonsense is a command that has to be refused.
+func (in *initiator) nonsense(t *task, lu *lun) cdb {
+	t.class, t.illegal = classNothing, true
+	switch in.rng.IntN(3) {
+	case 0:
+		t.read, t.edtl = true, 512
+		return cdb16(0x88, 0, lu.blocks, 1)
+	case 1:
+		return cdb{b: [16]byte{0xc1}}
+	}
+	t.write, t.edtl = true, 512
+	t.data = grow(t.data, 512)
+	clear(t.data)
+	return cdb16(0x8a, 0, 1<<63, 1)
+}
+
+// submit sends a SCSI Command with as much of its data as goes unasked.
+func (in *initiator) submit(t *task, lu *lun, c *cdb) {
+	in.transmit(t, in.prepare(t, lu, c))
+}
+
+// prepare makes the header of a SCSI Command.
+func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
+	r, s := in.rng, in.s
+	u := &in.units[t.lun]
+	if !u.used {
+		u.begin(s, lu)
+	}
+	attr := byte(pdu.AttrSimple)
+	if r.IntN(24) == 0 {
+		attr = pick(r, byte(pdu.AttrOrdered), pdu.AttrHead, pdu.AttrUntagged)
+	}
+	fl := attr
+	if t.read {
+		fl |= pdu.FlagRead
+	}
+	if t.write {
+		fl |= pdu.FlagWrite
+	}
+	b := in.request(t, pdu.SCSICommand, fl, !in.plain && r.IntN(40) == 0)
+	t.maybe = lu.unsteady || lu.resetting > 0
+	b.SetLUN(lunField(lu.id))
+	b.SetEDTL(t.edtl)
+	copy(b.CDB(), c.b[:])
+	in.tasks = append(in.tasks, t)
+	s.rep.Commands++
+	if t.class == classRelease {
+		lu.freed(in)
+	}
+	return b
+}
+
+// transmit sends a command's PDU, and plans the unsolicited data behind it.
+func (in *initiator) transmit(t *task, b pdu.BHS) {
+	s, r := in.s, in.rng
+	p := &in.prm
+	first := uint32(0)
+	if t.write {
+		first = min(p.firstBurst, t.edtl)
+	}
+	imm := uint32(0)
+	if p.immediate && first > 0 && r.IntN(4) != 0 {
+		imm = min(first, p.maxSend)
+		if r.IntN(4) == 0 {
+			imm = uint32(r.IntN(int(imm) + 1))
+		}
+	}
+	more := !p.initialR2T && t.write && imm < first && r.IntN(3) != 0
+	if !more {
+		b[1] |= pdu.FlagFinal
+	}
+	if imm > 0 {
+		s.count(WritesImmediate)
+	}
+	t.asked = imm
+	in.send(b, t.data[:imm])
+	if more {
+		s.count(WritesUnsolicited)
+		in.bursts = append(in.bursts, burst{t: t, ttt: pdu.ReservedTag, off: imm, to: first})
+		t.asked = first
+	}
+}

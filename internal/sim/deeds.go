@@ -1,0 +1,250 @@
+package sim
+
+import (
+	"time"
+
+	"spindle/bdev"
+	"spindle/bdev/delay"
+	"spindle/internal/sim/linear"
+	"spindle/iscsi"
+	"spindle/reactor"
+	"spindle/reactor/clock"
+)
+
+// deedState is where the world's own doings stand.
+type deedState struct {
+	actions     int   // made so far
+	due         bool  // something is to be done
+	changing    int   // deeds at work that change who may log in
+	steadySince int64 // the last one ended
+	coldOpen    int   // cold resets sent and not answered
+	coldOver    int64 // instant of the last answer to one
+}
+
+// acted counts an action of an initiator.
+func (s *run) acted() {
+	s.actions++
+	if p := &s.plan; s.actions == p.doomAt || p.deedEvery > 0 && s.actions%p.deedEvery == 0 {
+		s.due = true
+	}
+}
+
+// stable tells whether the target is as configured: who may log in, may.
+func (s *run) stable() bool { return s.changing == 0 && s.nodeUp }
+
+// deeds does what is due: kills the target, or reconfigures it.
+func (s *run) deeds() {
+	if !s.due || s.failed() {
+		return
+	}
+	s.due = false
+	if s.actions == s.plan.doomAt {
+		s.plan.doomAt = 0
+		s.die(s.plan.power)
+		return
+	}
+	if s.control == nil {
+		s.reconfigure()
+	}
+}
+
+// reconfigure begins a change of the configuration in the middle of I/O.
+func (s *run) reconfigure() {
+	r := s.rng
+	s.count(Reconfigurations)
+	for _, lu := range s.luns {
+		if lu.file != nil && lu.file.Info().Failed && r.IntN(2) == 0 {
+			s.count(FailedDisks)
+			s.begin("replace a failed LUN", func(c reactor.Caller) { s.replace(c, lu) })
+			return
+		}
+	}
+	lu := s.luns[r.IntN(len(s.luns))]
+	switch r.IntN(10) {
+	case 0:
+		s.begin("list connections", func(c reactor.Caller) {
+			for _, i := range s.engine.Connections(c) {
+				if i.Reactor >= s.plan.reactors {
+					s.fail("control", "connection on reactor %d", i.Reactor)
+				}
+			}
+		})
+	case 1:
+		s.begin("set options", func(c reactor.Caller) {
+			o := s.engine.Options()
+			o.NopInInterval = pick(r, uint32(0), 5, 30)
+			s.engine.SetOptions(o)
+		})
+	case 2, 3, 4:
+		for _, o := range s.luns {
+			if o.spare {
+				lu = o
+			}
+		}
+		if lu.spare || r.IntN(4) == 0 {
+			s.begin("replace a LUN", func(c reactor.Caller) { s.replace(c, lu) })
+		}
+	case 5:
+		s.begin("request logouts", func(c reactor.Caller) { s.must(s.engine.RequestLogout(c, nodeName)) })
+	case 6:
+		s.begin("close a portal group", s.cyclePortal)
+	case 7:
+		s.begin("change maps", s.cycleMaps)
+	case 8:
+		if lu.delay != nil {
+			lu.delay.SetLatency(delay.Kind(r.IntN(int(delay.NumKinds))), time.Duration(r.IntN(3000))*time.Microsecond)
+		}
+		lu.bdev.SetLimits(bdev.Limits{RWIOsPerSec: pick(r, uint64(0), 0, 2000, 20000)})
+	case 9:
+		if r.IntN(3) == 0 {
+			s.begin("remove the node", s.cycleNode)
+		} else if lu.file != nil {
+			s.begin("resize", func(c reactor.Caller) { s.resize(c, lu) })
+		}
+	}
+}
+
+// begin starts control code, which then goes on beside everything else.
+func (s *run) begin(name string, fn func(c reactor.Caller)) {
+	s.line("control: %s", name)
+	s.control = s.spawn(name, fn)
+}
+
+// pause lets d pass, with everything else going on.
+func (c *coroutine) pause(d time.Duration) {
+	r := c.s.reactors[0]
+	c.Await(r, func(done func()) {
+		t := &reactor.Timer{}
+		t.Fire = func(clock.Time) { done() }
+		r.Arm(t, r.Now().Add(d))
+	})
+}
+
+// replace takes a LUN away and brings it back, on a device made anew.
+func (s *run) replace(c reactor.Caller, lu *lun) {
+	s.lunChange(lu, true)
+	s.must(s.engine.RemoveLUN(c, nodeName, lu.id))
+	s.count(LUNsRemoved)
+	lu.present, lu.changed = false, s.now()
+	c.Block(func() { s.dismantle(lu) })
+	c.(*coroutine).pause(time.Duration(s.rng.IntN(2000)) * time.Microsecond)
+	if lu.kind == kindRAM {
+		// A RAM disk is empty when it comes back.
+		s.book.closeMedium(lu, false)
+		s.build(c, lu)
+		s.doubt(lu)
+	} else {
+		s.build(c, lu)
+	}
+	s.must(s.engine.AddLUN(c, nodeName, iscsi.LUN{ID: lu.id, Bdev: lu.bdev}))
+	s.count(LUNsAdded)
+	lu.present = true
+	s.lunChange(lu, false)
+}
+
+// lunChange begins or ends the time in which a LUN is not there for certain.
+func (s *run) lunChange(lu *lun, begins bool) {
+	lu.unsteady = begins
+	lu.free(s)
+	lu.changed = s.now()
+	for _, o := range s.luns {
+		if begins { // once when it goes, once when it comes
+			s.cause(o, causeLUNs)
+			s.cause(o, causeLUNs)
+		} else {
+			o.over[causeLUNs] += 2
+		}
+	}
+	if begins {
+		s.cause(lu, causeAttach)
+	}
+	s.excuseTasks(lu)
+}
+
+// doubt carries the writes that are open on a RAM disk over to the one that
+// takes its place: nobody can tell on which of the two they ended.
+func (s *run) doubt(lu *lun) {
+	lu.born = s.now()
+	for i := range s.book.ops {
+		o := &s.book.ops[i]
+		if o.lu != lu || o.state != pending {
+			continue
+		}
+		o.vague = true
+		for k := range uint64(o.blocks) {
+			c := &lu.cells[o.lba+k]
+			c.log = append(c.log, entry{op: int32(i), val: o.val, kind: linear.Write})
+		}
+	}
+}
+
+// cyclePortal closes a portal group and opens it again.
+func (s *run) cyclePortal(c reactor.Caller) {
+	s.changing++
+	p := &s.portals[1]
+	for _, in := range s.inits {
+		if in.portal == 1 {
+			in.excuse("its portal closes")
+		}
+	}
+	p.up = false
+	s.must(s.engine.RemovePortalGroup(c, p.tag))
+	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
+	s.must(s.engine.AddPortalGroup(c, iscsi.PortalGroup{Tag: p.tag, Portals: []iscsi.Portal{{Addr: p.addr}}}))
+	p.up = true
+	s.changed()
+}
+
+// changed ends a deed that let logins fail and sessions end.
+func (s *run) changed() {
+	s.changing--
+	s.steadySince = s.now()
+}
+
+// cycleMaps takes the node from one portal group for a while.
+func (s *run) cycleMaps(c reactor.Caller) {
+	s.changing++
+	for _, lu := range s.luns {
+		lu.unsteady = true
+		s.excuseTasks(lu)
+	}
+	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
+	s.must(s.engine.RemoveMaps(nodeName, m))
+	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
+	s.must(s.engine.AddMaps(nodeName, m))
+	for _, lu := range s.luns {
+		lu.unsteady, lu.changed = false, s.now()
+		s.excuseTasks(lu)
+	}
+	s.changed()
+}
+
+// cycleNode removes the node and adds it again.
+func (s *run) cycleNode(c reactor.Caller) {
+	s.changing++
+	for _, in := range s.inits {
+		in.excuse("the node is removed")
+	}
+	for _, lu := range s.luns {
+		s.lunChange(lu, true)
+	}
+	s.nodeUp = false
+	s.must(s.engine.RemoveNode(c, nodeName))
+	c.(*coroutine).pause(time.Duration(s.rng.IntN(2000)) * time.Microsecond)
+	s.addNode(c)
+	for _, lu := range s.luns {
+		s.lunChange(lu, false)
+	}
+	s.changed()
+}
+
+// resize makes a file longer.
+func (s *run) resize(c reactor.Caller, lu *lun) {
+	s.count(Resizes)
+	s.cause(lu, causeResize)
+	lu.disk.Resize(lu.disk.Size() + int64(8*lu.blockSize))
+	c.Block(func() { s.must(lu.file.Rescan()) })
+	lu.blocks = lu.bdev.Info().Blocks
+	c.(*coroutine).pause(time.Millisecond)
+	lu.over[causeResize]++
+}

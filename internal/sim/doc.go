@@ -1,0 +1,25 @@
+// Package sim runs the whole target from a seed: the real engine, TCP framing,
+// device server, block modules and poll loops of up to three reactors, over a
+// simulated kernel and a manual clock, against model initiators that know what
+// the protocol and the medium owe them.
+//
+// One goroutine runs everything. A scheduler draws each next step from the
+// seed: a turn of a reactor, a step of an initiator, an event of the simulated
+// kernel, a step of control code, or the passing of time. Reactors and control
+// code are coroutines: a reactor that went to sleep gets no turn until a
+// completion, a wake-up or its deadline. A run is (seed, commit): Run twice
+// with one Config and the traces are equal.
+//
+// What is checked: every command that was accepted is answered once or its
+// session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
+// bursts; residuals; each block is a linearizable register; nothing that a
+// flush or FUA made durable is lost with power; unit attentions come once; task
+// management is answered after its tasks have ended; no byte arrives that
+// nobody wrote; no reactor sleeps over its work; no turn is without bound; and
+// in the end every buffer, descriptor and session is home.
+//
+// Threading: a Machine and its runs belong to one goroutine; several Machines
+// run side by side.
+// Memory: a Machine maps the arenas and RAM disks once and reuses them for
+// every run.
+package sim

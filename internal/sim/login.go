@@ -1,0 +1,412 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"time"
+
+	"spindle/iscsi/pdu"
+)
+
+// params are what a login negotiated.
+type params struct {
+	headerDigest, dataDigest bool
+	initialR2T, immediate    bool
+	maxBurst, firstBurst     uint32
+	outstanding              uint32 // R2Ts
+	maxRecv                  uint32 // what we declared
+	maxSend                  uint32 // what the target did
+}
+
+// defaults of RFC 7143 §13.
+var defaults = params{initialR2T: true, immediate: true, maxBurst: 262144, firstBurst: 65536, outstanding: 1, maxRecv: 8192, maxSend: 8192}
+
+// login is a login on its way.
+type login struct {
+	ours      params
+	offered   map[string]bool
+	stage     uint8
+	split     bool // the keys go in two requests
+	answers   []byte
+	itt       uint32
+	discovery bool
+	reinstate bool
+	requests  int
+}
+
+// dial opens a connection and begins a login.
+func (in *initiator) dial() {
+	s := in.s
+	in.draw(1, in.logins)
+	in.logins++
+	r := in.rng
+	if k := r.IntN(len(s.portals)); len(in.old) == 0 {
+		in.portal = k
+	}
+	p := s.portals[in.portal]
+	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
+	peer, err := s.w.Dial(p.addr)
+	in.wake = s.clk.T.Add(time.Duration(1+r.IntN(5)) * time.Millisecond)
+	if err != nil {
+		in.refusals(s, p)
+		return
+	}
+	in.peer, in.phase, in.excused = peer, loggingIn, ""
+	in.dialled, in.failures = s.now(), s.arenaFailures()
+	s.conns[peer.ID()] = in
+	l := &in.login
+	*l = login{ours: in.drawKeys(), offered: map[string]bool{}, stage: pdu.StageOperational, split: r.IntN(4) == 0, itt: in.nextITT}
+	if r.IntN(3) == 0 {
+		l.stage = pdu.StageSecurity
+	}
+	l.discovery = r.IntN(25) == 0
+	if r.IntN(4) == 0 && len(in.old) == 0 {
+		in.isid[4]++ // another session
+	}
+	in.nextITT++
+	in.prm, in.cmdSN, in.statKnown = defaults, r.Uint32(), false
+	if s.cfg.Trace {
+		s.line("initiator %d: connection %d to portal %d, ISID %x", in.id, peer.ID(), p.tag, in.isid)
+	}
+	in.sendLogin()
+}
+
+// refusals bounds how often an initiator is refused a connection.
+func (in *initiator) refusals(s *run, p portal) {
+	if p.up && s.stable() {
+		s.fail("session", "initiator %d: portal %d refuses connections", in.id, p.tag)
+	}
+}
+
+func (in *initiator) drawKeys() params {
+	r := in.rng
+	p := params{
+		headerDigest: r.IntN(3) == 0, dataDigest: r.IntN(3) == 0,
+		initialR2T: r.IntN(3) == 0, immediate: r.IntN(4) != 0,
+		maxBurst:    pick(r, uint32(512), 4096, 16384, 65536, 262144),
+		outstanding: pick(r, uint32(1), 2, 4),
+		maxRecv:     pick(r, uint32(512), 1024, 4096, 8192, 65536),
+	}
+	p.firstBurst = min(p.maxBurst, pick(r, uint32(512), 2048, 16384, 65536))
+	return p
+}
+
+// keys are the texts of the next request.
+func (in *initiator) keys() []byte {
+	l, o := &in.login, &in.login.ours
+	r := in.rng
+	var b []byte
+	add := func(k, v string) { b = append(append(append(append(b, k...), '='), v...), 0) }
+	if l.requests == 0 {
+		add(pdu.KeyInitiatorName, in.name)
+		if l.discovery {
+			add(pdu.KeySessionType, "Discovery")
+		} else {
+			add(pdu.KeySessionType, "Normal")
+			add(pdu.KeyTargetName, nodeName)
+		}
+		if l.stage == pdu.StageSecurity {
+			add(pdu.KeyAuthMethod, pick(r, "None", "CHAP,None"))
+		}
+	}
+	b = append(b, l.answers...)
+	l.answers = nil
+	if l.stage != pdu.StageOperational || l.offered[pdu.KeyMaxBurst] || l.offered[pdu.KeyMaxRecvData] && l.discovery {
+		return b
+	}
+	offer := func(k, v string, may bool) {
+		if l.offered[k] || may && r.IntN(6) == 0 {
+			return
+		}
+		l.offered[k] = true
+		add(k, v)
+	}
+	digest := func(on, wanted bool) string {
+		switch {
+		case on:
+			return pick(r, "CRC32C", "CRC32C,None")
+		case wanted:
+			return "None,CRC32C"
+		}
+		return pick(r, "None", "None,CRC32C")
+	}
+	offer(pdu.KeyHeaderDigest, digest(o.headerDigest, in.s.plan.digests[0]), true)
+	offer(pdu.KeyDataDigest, digest(o.dataDigest, in.s.plan.digests[1]), true)
+	offer(pdu.KeyMaxRecvData, strconv.Itoa(int(o.maxRecv)), false)
+	if l.discovery {
+		return b
+	}
+	offer(pdu.KeyInitialR2T, yes(o.initialR2T), true)
+	offer(pdu.KeyImmediateData, yes(o.immediate), true)
+	offer(pdu.KeyMaxOutstandingR2T, strconv.Itoa(int(o.outstanding)), true)
+	offer(pdu.KeyErrorRecoveryLevel, pick(r, "0", "2"), true)
+	offer(pdu.KeyMaxConnections, pick(r, "1", "4"), true)
+	if l.split && l.requests < 2 {
+		return b // the rest with the next request
+	}
+	offer(pdu.KeyFirstBurst, strconv.Itoa(int(o.firstBurst)), false)
+	offer(pdu.KeyMaxBurst, strconv.Itoa(int(o.maxBurst)), false)
+	return b
+}
+
+func yes(b bool) string {
+	if b {
+		return "Yes"
+	}
+	return "No"
+}
+
+// sendLogin sends the next Login Request.
+func (in *initiator) sendLogin() {
+	l := &in.login
+	data := in.keys()
+	b := in.header(pdu.LoginRequest)
+	b.SetImmediate()
+	next := uint8(pdu.StageFullFeature)
+	if l.stage == pdu.StageSecurity {
+		next = pdu.StageOperational
+	}
+	fl := byte(l.stage << 2)
+	if l.stage == pdu.StageSecurity || l.offered[pdu.KeyMaxBurst] || l.discovery {
+		fl |= pdu.FlagTransit | next
+	}
+	b.SetFlags(fl)
+	copy(b.ISID(), in.isid[:])
+	b.SetITT(l.itt)
+	b.SetCID(uint16(in.id))
+	b.SetCmdSN(in.cmdSN)
+	if in.statKnown {
+		b.SetExpStatSN(in.expStatSN)
+	}
+	if in.s.cfg.Trace {
+		in.s.line("initiator %d: %q", in.id, data)
+	}
+	l.requests++
+	if l.requests > 8 {
+		in.s.fail("login", "initiator %d: no end after %d requests", in.id, l.requests)
+	}
+	in.send(b, data)
+}
+
+// loginResponse takes a Login Response.
+func (in *initiator) loginResponse(b pdu.BHS, data []byte) {
+	s, l := in.s, &in.login
+	if b.Opcode() != pdu.LoginResponse || b.ITT() != l.itt {
+		s.fail("login", "initiator %d: opcode %#x, tag %#x during login", in.id, b.Opcode(), b.ITT())
+		return
+	}
+	if st := b.LoginStatus(); st != pdu.LoginSuccess {
+		in.loginRefused(st)
+		return
+	}
+	if in.statKnown && b.StatSN() != in.expStatSN {
+		s.fail("StatSN", "initiator %d: login response has %d, want %d", in.id, b.StatSN(), in.expStatSN)
+	}
+	in.expStatSN, in.statKnown = b.StatSN()+1, true
+	if string(b.ISID()) != string(in.isid[:]) || b.CSG() != l.stage {
+		s.fail("login", "initiator %d: ISID %x, stage %d in the response", in.id, b.ISID(), b.CSG())
+	}
+	in.negotiate(data)
+	if b.Flags()&pdu.FlagTransit != 0 {
+		l.stage = b.NSG()
+	}
+	if l.stage != pdu.StageFullFeature {
+		in.sendLogin()
+		return
+	}
+	in.fullFeature(b)
+}
+
+// loginRefused takes a refusal: right while the target is not as it was.
+func (in *initiator) loginRefused(st pdu.LoginStatus) {
+	s := in.s
+	s.count(LoginsRefused)
+	s.line("initiator %d: login refused with %04x", in.id, uint16(st))
+	if s.stable() && s.steadySince < in.dialled && st != pdu.LoginUnavailable && s.arenaFailures() == in.failures {
+		s.fail("login", "initiator %d: refused with status %04x", in.id, uint16(st))
+	}
+	in.excuse("login refused")
+}
+
+// negotiate takes the keys of a response.
+func (in *initiator) negotiate(data []byte) {
+	l := &in.login
+	for _, pair := range bytes.Split(data, []byte{0}) {
+		k, v, ok := bytes.Cut(pair, []byte{'='})
+		if !ok {
+			continue
+		}
+		in.key(string(k), string(v), l.offered[string(k)])
+	}
+}
+
+// key takes one key of the target's: the answer to ours, or its own offer,
+// which is answered with the next request.
+func (in *initiator) key(k, v string, answer bool) {
+	l, p, o := &in.login, &in.prm, &in.login.ours
+	reply := func(v string) {
+		if !answer {
+			l.offered[k] = true
+			l.answers = append(l.answers, k+"="+v+"\x00"...)
+		}
+	}
+	number := func(to *uint32, ours uint32) {
+		if v == pdu.ValueIrrelevant {
+			return
+		}
+		n, err := strconv.ParseUint(v, 10, 32)
+		if err != nil || answer && uint32(n) > ours {
+			in.s.fail("login", "initiator %d: %s=%s, ours was %d", in.id, k, v, ours)
+			return
+		}
+		*to = min(uint32(n), ours)
+		reply(strconv.Itoa(int(*to)))
+	}
+	boolean := func(to *bool, ours, or bool) {
+		his := v == "Yes"
+		res := his && ours
+		if or {
+			res = his || ours
+		}
+		if answer && his != res {
+			in.s.fail("login", "initiator %d: %s=%s is not what %s makes", in.id, k, v, yes(ours))
+		}
+		*to = res
+		reply(yes(res))
+	}
+	switch k {
+	case pdu.KeyHeaderDigest:
+		p.headerDigest = v == "CRC32C"
+		reply(v)
+	case pdu.KeyDataDigest:
+		p.dataDigest = v == "CRC32C"
+		reply(v)
+	case pdu.KeyInitialR2T:
+		boolean(&p.initialR2T, o.initialR2T, true)
+	case pdu.KeyImmediateData:
+		boolean(&p.immediate, o.immediate, false)
+	case pdu.KeyMaxBurst:
+		number(&p.maxBurst, o.maxBurst)
+	case pdu.KeyFirstBurst:
+		number(&p.firstBurst, o.firstBurst)
+	case pdu.KeyMaxOutstandingR2T:
+		number(&p.outstanding, o.outstanding)
+	case pdu.KeyMaxRecvData: // declared, not negotiated
+		n, _ := strconv.Atoi(v)
+		p.maxSend = uint32(n)
+	}
+}
+
+// fullFeature begins the session.
+func (in *initiator) fullFeature(b pdu.BHS) {
+	s, l := in.s, &in.login
+	if l.offered[pdu.KeyMaxRecvData] {
+		in.prm.maxRecv = l.ours.maxRecv
+	}
+	in.phase = full
+	in.expCmdSN, in.maxCmdSN = b.ExpCmdSN(), b.MaxCmdSN()
+	if in.expCmdSN != in.cmdSN || b.TSIH() == 0 {
+		s.fail("login", "initiator %d: ExpCmdSN %d, TSIH %d in the final response", in.id, in.expCmdSN, b.TSIH())
+	}
+	s.count(Logins)
+	if in.prm.headerDigest {
+		s.count(HeaderDigests)
+	}
+	if in.prm.dataDigest {
+		s.count(DataDigests)
+	}
+	if s.cfg.Trace {
+		s.line("initiator %d: logged in, %+v", in.id, in.prm)
+	}
+	if l.discovery {
+		s.count(Discoveries)
+		in.discover()
+		return
+	}
+	// The session replaces what was left of the one before it: nothing of that
+	// may reach the medium any more (RFC 7143 §6.3.5).
+	if len(in.old) > 0 {
+		s.count(Reinstatements)
+	}
+	for _, t := range in.old {
+		s.book.over(t.op, unsure, "the session was reinstated")
+		in.recycle(t)
+	}
+	in.old = in.old[:0]
+	in.wake = s.clk.T
+}
+
+// discover asks for the targets and logs out.
+func (in *initiator) discover() {
+	t := in.newTask(kindText)
+	b := in.request(t, pdu.TextRequest, pdu.FlagFinal, false)
+	b.SetTTT(pdu.ReservedTag)
+	in.send(b, []byte("SendTargets=All\x00"))
+	in.tasks = append(in.tasks, t)
+}
+
+func (in *initiator) header(op pdu.Opcode) pdu.BHS {
+	b := make(pdu.BHS, pdu.HeaderLen)
+	b.SetOpcode(op)
+	return b
+}
+
+// send queues a PDU for the connection, with the digests in force.
+func (in *initiator) send(b pdu.BHS, data []byte) {
+	b.SetDataLen(uint32(len(data)))
+	at := len(in.tx)
+	in.tx = append(in.tx, b...)
+	hd, dd := in.prm.headerDigest, in.prm.dataDigest
+	if in.phase == loggingIn {
+		hd, dd = false, false
+	}
+	if hd {
+		in.tx = le.AppendUint32(in.tx, pdu.Digest(in.tx[at:]))
+	}
+	if len(data) > 0 {
+		at = len(in.tx)
+		in.tx = append(append(in.tx, data...), pdu.PadBytes(uint32(len(data)))...)
+		if dd {
+			in.tx = le.AppendUint32(in.tx, pdu.Digest(in.tx[at:]))
+		}
+	}
+	if in.s.cfg.Trace {
+		in.s.line("initiator %d > %s", in.id, brief(b, false))
+	}
+}
+
+// brief is a PDU in a few words.
+func brief(b pdu.BHS, fromTarget bool) string {
+	text := fmt.Sprintf("%-9s itt=%x", opName(b.Opcode()), b.ITT())
+	if fromTarget {
+		text += fmt.Sprintf(" stat=%d exp=%d max=%d", b.StatSN(), b.ExpCmdSN(), b.MaxCmdSN())
+	} else {
+		text += fmt.Sprintf(" cmd=%d imm=%v", b.CmdSN(), b.Immediate())
+	}
+	switch b.Opcode() {
+	case pdu.SCSICommand:
+		text += fmt.Sprintf(" lun=%d cdb=%x edtl=%d fl=%02x", b.LUN()>>48, b.CDB(), b.EDTL(), b.Flags())
+	case pdu.DataIn, pdu.DataOut:
+		text += fmt.Sprintf(" sn=%d off=%d len=%d fl=%02x", b.DataSN(), b.Offset(), b.DataLen(), b.Flags())
+	case pdu.R2T:
+		text += fmt.Sprintf(" sn=%d off=%d len=%d", b.DataSN(), b.Offset(), b.Desired())
+	case pdu.SCSIResponse:
+		text += fmt.Sprintf(" status=%02x residual=%d fl=%02x", b.Status(), b.Residual(), b.Flags())
+	case pdu.TMFRequest:
+		text += fmt.Sprintf(" function=%d lun=%d ref=%x", b.TMF(), b.LUN()>>48, b.RefTag())
+	case pdu.TMFResponse, pdu.LogoutResp, pdu.Reject:
+		text += fmt.Sprintf(" response=%d", b.Response())
+	}
+	return text
+}
+
+func opName(o pdu.Opcode) string {
+	names := map[pdu.Opcode]string{
+		pdu.NopOut: "nop-out", pdu.SCSICommand: "command", pdu.TMFRequest: "tmf", pdu.LoginRequest: "login", pdu.TextRequest: "text",
+		pdu.DataOut: "data-out", pdu.LogoutReq: "logout", pdu.NopIn: "nop-in", pdu.SCSIResponse: "response", pdu.TMFResponse: "tmf-rsp",
+		pdu.LoginResponse: "login-rsp", pdu.TextResponse: "text-rsp", pdu.DataIn: "data-in", pdu.LogoutResp: "logout-rsp", pdu.R2T: "r2t",
+		pdu.AsyncMessage: "async", pdu.Reject: "reject",
+	}
+	return names[o]
+}

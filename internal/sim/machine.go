@@ -1,0 +1,105 @@
+package sim
+
+import (
+	"fmt"
+
+	"spindle/bdev"
+	"spindle/bdev/malloc"
+	"spindle/bdev/null"
+	"spindle/internal/invariants"
+	"spindle/internal/sim/linear"
+	"spindle/reactor"
+	"spindle/reactor/mem"
+)
+
+// MaxReactors is how many reactors a run may have.
+const MaxReactors = 3
+
+// Sizes of what a Machine maps once.
+const (
+	arenaSize   = 16 << 20
+	ramDisks    = 3
+	ramDiskSize = 2 << 20
+	zeroSpan    = 1 << 20
+)
+
+// Machine is the memory that runs use, one after the other.
+type Machine struct {
+	space   *mem.Space
+	regions [MaxReactors]*mem.Region
+	ram     [2][ramDisks]*malloc.Device // of blocks of 512 and of 4096 bytes
+	nothing mem.Ref                     // null's span
+	zeroes  mem.Ref
+	book    book
+	linear  linear.Checker
+	dirty   [MaxReactors]bool
+}
+
+// NewMachine maps a machine's memory.
+func NewMachine() (*Machine, error) {
+	m := &Machine{space: mem.NewSpace()}
+	var err error
+	for i := range m.regions {
+		if m.regions[i], err = m.space.Map(arenaSize, -1); err != nil {
+			return nil, fmt.Errorf("sim: %w", err)
+		}
+	}
+	for k, size := range [...]uint32{512, 4096} {
+		for i := range m.ram[k] {
+			m.ram[k][i], err = malloc.New(malloc.Config{Space: m.space, Node: -1, BlockSize: size, Blocks: ramDiskSize / uint64(size)})
+			if err != nil {
+				return nil, fmt.Errorf("sim: %w", err)
+			}
+		}
+	}
+	if m.nothing, err = null.NewSpan(m.space, 0); err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	z, err := m.space.Map(zeroSpan, -1)
+	if err != nil {
+		return nil, fmt.Errorf("sim: %w", err)
+	}
+	m.zeroes = z.Ref(0, zeroSpan)
+	return m, nil
+}
+
+// arena makes the arena of reactor i anew, of size bytes of its region, so that
+// a run does not depend on those before it.
+func (m *Machine) arena(i int, size uint64) (*mem.Arena, error) {
+	r := m.regions[i]
+	if m.dirty[i] {
+		invariants.Mangle(r.Ref(0, arenaSize).Bytes())
+	}
+	m.dirty[i] = false
+	return mem.NewArena(&mem.Region{Base: r.Base, Len: size, Index: r.Index, Kind: r.Kind})
+}
+
+// soil says that the arenas hold what a killed target left.
+func (m *Machine) soil() {
+	for i := range m.dirty {
+		m.dirty[i] = true
+	}
+}
+
+// ramDisk is RAM disk i with its first n bytes zeroed. It outlives the bdevs
+// around it: Close does nothing, and it has no listeners that could pile up.
+func (m *Machine) ramDisk(i int, blockSize uint32, n uint64) *ramDisk {
+	d := m.ram[0][i]
+	if blockSize == 4096 {
+		d = m.ram[1][i]
+	}
+	clear(d.Region().Ref(0, uint32(n)).Bytes())
+	return &ramDisk{d}
+}
+
+// ramDisk is a malloc device that is used by one run after the other.
+type ramDisk struct{ dev *malloc.Device }
+
+func (r *ramDisk) Info() *bdev.Info                              { return r.dev.Info() }
+func (r *ramDisk) Open(q *reactor.Reactor) (bdev.Channel, error) { return r.dev.Open(q) }
+func (r *ramDisk) Close() error                                  { return nil }
+
+// ReadAt copies content; it is for checkers.
+func (r *ramDisk) ReadAt(b []byte, off int64) {
+	copy(b, r.dev.Region().Ref(uint64(off), uint32(len(b))).Bytes())
+}

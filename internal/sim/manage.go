@@ -1,0 +1,254 @@
+package sim
+
+import (
+	"slices"
+
+	"spindle/iscsi/pdu"
+)
+
+// abortTask aborts an outstanding command: one that may never be answered
+// rather than another.
+func (in *initiator) abortTask() {
+	var list []*task
+	for _, t := range in.tasks {
+		if t.kind == kindCommand {
+			if t.maybe && in.rng.IntN(2) == 0 {
+				list = append(list[:0], t)
+				break
+			}
+			list = append(list, t)
+		}
+	}
+	if len(list) == 0 {
+		in.ping()
+		return
+	}
+	ref := list[in.rng.IntN(len(list))]
+	t, b := in.newManagement(pdu.TMFAbortTask, ref.lun)
+	b.SetRefTag(ref.itt)
+	b.SetRefCmdSN(ref.cmdSN)
+	t.refs = append(t.refs, ref)
+	in.send(b, nil)
+}
+
+func (in *initiator) newManagement(fn uint8, lun int) (*task, pdu.BHS) {
+	t := in.newTask(kindManage)
+	t.fn, t.lun = fn, lun
+	b := in.request(t, pdu.TMFRequest, pdu.FlagFinal|fn, true)
+	if lun >= 0 {
+		lu := in.s.luns[lun]
+		if u := &in.units[lun]; !u.used {
+			u.begin(in.s, lu)
+		}
+		b.SetLUN(lunField(lu.id))
+		t.maybe = lu.unsteady
+	}
+	b.SetRefTag(pdu.ReservedTag)
+	in.tasks = append(in.tasks, t)
+	return t, b
+}
+
+// manage sends a task management function for a set of tasks.
+func (in *initiator) manage(fn uint8, lun int) {
+	s := in.s
+	t, b := in.newManagement(fn, lun)
+	for _, o := range in.tasks {
+		if o.kind == kindCommand && (lun < 0 || o.lun == lun) {
+			t.refs = append(t.refs, o)
+		}
+	}
+	for i, lu := range s.luns {
+		if lun >= 0 && i != lun {
+			continue
+		}
+		switch fn {
+		case pdu.TMFLUNReset:
+			s.cause(lu, causeLUN)
+		case pdu.TMFWarmReset:
+			s.cause(lu, causeWarm)
+		case pdu.TMFColdReset:
+			s.cause(lu, causeCold)
+		case pdu.TMFClearTaskSet:
+			s.cause(lu, causeClear)
+		}
+		if fn != pdu.TMFAbortTaskSet {
+			s.excuseTasks(lu)
+			lu.resetting++
+			if fn != pdu.TMFClearTaskSet {
+				lu.free(s)
+			}
+		}
+	}
+	if fn == pdu.TMFColdReset {
+		s.coldOpen++
+		for _, o := range s.inits {
+			o.excuse("cold reset")
+		}
+	}
+	in.send(b, nil)
+}
+
+// excuseTasks lets every initiator's tasks of lu end without an answer.
+func (s *run) excuseTasks(lu *lun) {
+	place := s.placeOf(lu)
+	for _, in := range s.inits {
+		in.units[place].blurred = true
+		for _, t := range in.tasks {
+			if t.lun == place {
+				t.maybe = true
+			}
+		}
+	}
+}
+
+// managed takes a Task Management Function Response.
+func (in *initiator) managed(t *task, resp uint8) {
+	s := in.s
+	switch t.fn {
+	case pdu.TMFAbortTask:
+		s.count(AbortTask)
+		in.aborted(t, resp)
+		return
+	case pdu.TMFAbortTaskSet:
+		s.count(AbortTaskSet)
+	case pdu.TMFClearTaskSet:
+		s.count(ClearTaskSet)
+	case pdu.TMFLUNReset:
+		s.count(LUNReset)
+	case pdu.TMFWarmReset:
+		s.count(WarmReset)
+	case pdu.TMFColdReset:
+		s.count(ColdReset)
+		s.coldOpen--
+		s.coldOver = s.now()
+	}
+	lu := (*lun)(nil)
+	if t.lun >= 0 {
+		lu = s.luns[t.lun]
+	}
+	switch {
+	case resp == pdu.TMFComplete:
+		in.setEnded(t)
+	case resp == pdu.TMFNoLUN && lu != nil && (!lu.present || lu.unsteady || lu.changed > t.call):
+	case resp == pdu.TMFRejected && in.managing() > 1:
+		// The time box, or too many at once: whoever was to be aborted may be or not.
+		in.maybeAll(t)
+	default:
+		in.bad("task management", "function %d answered with %d", t.fn, resp)
+	}
+	in.overAll(t)
+	in.remove(t)
+}
+
+// twice tells whether another function that is not answered yet is about ref.
+func (in *initiator) twice(t, ref *task) bool {
+	for _, o := range in.tasks {
+		if o != t && slices.Contains(o.refs, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+func (in *initiator) managing() (n int) {
+	for _, t := range in.tasks {
+		if t.kind == kindManage {
+			n++
+		}
+	}
+	return n
+}
+
+func (in *initiator) maybeAll(t *task) {
+	for _, o := range t.refs {
+		o.maybe = true
+	}
+}
+
+// setEnded is the success of a function for a set of tasks: those that were
+// sent before it and have no answer will never have one.
+func (in *initiator) setEnded(t *task) {
+	refs := append([]*task(nil), t.refs...)
+	for _, o := range refs {
+		in.kill(o)
+	}
+}
+
+// overAll ends the causes that t had begun.
+func (in *initiator) overAll(t *task) {
+	s := in.s
+	if t.fn == pdu.TMFAbortTaskSet {
+		return
+	}
+	for i, lu := range s.luns {
+		if t.lun >= 0 && i != t.lun {
+			continue
+		}
+		lu.resetting = max(lu.resetting-1, 0)
+		s.excuseTasks(lu)
+		switch t.fn {
+		case pdu.TMFLUNReset:
+			s.caused(lu, causeLUN, t.call, in)
+		case pdu.TMFWarmReset:
+			s.caused(lu, causeWarm, t.call, in)
+		case pdu.TMFColdReset:
+			s.caused(lu, causeCold, t.call, in)
+		case pdu.TMFClearTaskSet:
+			s.caused(lu, causeClear, t.call, in)
+		}
+	}
+}
+
+// aborted takes the answer to ABORT TASK.
+func (in *initiator) aborted(t *task, resp uint8) {
+	s := in.s
+	var ref *task
+	if len(t.refs) > 0 {
+		ref = t.refs[0] // it has no answer yet
+	}
+	switch resp {
+	case pdu.TMFComplete:
+		if ref != nil {
+			in.kill(ref)
+		}
+	case pdu.TMFNoTask:
+		s.count(NoSuchTask)
+		if ref != nil && !ref.maybe && !in.twice(t, ref) {
+			in.bad("task management", "task %#x does not exist, says ABORT TASK, and has no answer", ref.itt)
+		}
+		if ref != nil && ref.maybe {
+			in.kill(ref)
+		}
+	case pdu.TMFNoLUN:
+	case pdu.TMFRejected:
+		if in.managing() < 2 {
+			in.bad("task management", "ABORT TASK answered with %d", resp)
+		}
+		in.maybeAll(t)
+	default:
+		in.bad("task management", "ABORT TASK answered with %d", resp)
+	}
+	in.remove(t)
+}
+
+// kill ends a command that a task management function has ended: it will have
+// no answer and no effect any more.
+func (in *initiator) kill(t *task) {
+	in.s.count(TasksAborted)
+	in.units[t.lun].blurred = true
+	in.s.book.over(t.op, unsure, "task management")
+	in.graves = append(in.graves, t.itt)
+	in.remove(t)
+}
+
+// answered fails when a task that must have an answer by now has none.
+func (in *initiator) answered(when string) {
+	if in.phase == down || in.phase == loggingIn || in.excused != "" {
+		return
+	}
+	for _, t := range in.tasks {
+		if !t.maybe {
+			in.bad("no answer", "%s: %v %#x (CmdSN %d, sent at instant %d) has no answer", when, t.kind, t.itt, t.cmdSN, t.call)
+		}
+	}
+}

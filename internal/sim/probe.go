@@ -1,0 +1,128 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"spindle/bdev"
+	"spindle/reactor"
+)
+
+// probe is a device between the device server and the modules. It sees when
+// each write enters the block layer and leaves it, which the initiators'
+// checks are held against, and that the block layer's own rules are kept.
+type probe struct {
+	bdev.Stacked
+	s       *run
+	lu      *lun
+	flushes int64 // when the last flush that ended well began; 0 is never
+}
+
+func newProbe(s *run, lu *lun, base bdev.Device) (*probe, error) {
+	p := &probe{s: s, lu: lu}
+	return p, p.Stack(base, func(*bdev.Info) {})
+}
+
+// Open implements bdev.Device.
+func (p *probe) Open(r *reactor.Reactor) (bdev.Channel, error) {
+	ch, err := p.Base().Open(r)
+	if err != nil {
+		return nil, err
+	}
+	return &probeChannel{p: p, r: r, ch: ch, epoch: p.s.epoch}, nil
+}
+
+type probeChannel struct {
+	p      *probe
+	r      *reactor.Reactor
+	ch     bdev.Channel
+	live   int
+	inside bool // a Submit runs
+	closed bool
+	epoch  int
+}
+
+// writeID is the value that a write's first block carries, 0 when it has none.
+func writeID(io *bdev.IO) value {
+	if io.Op != bdev.Write || io.Data.Len < 8 {
+		return 0
+	}
+	v := value(binary.LittleEndian.Uint64(io.Data.Bytes()))
+	if !v.ours() {
+		return 0
+	}
+	return v
+}
+
+// Submit implements bdev.Channel.
+func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
+	s := c.p.s
+	if c.closed {
+		s.fail("block layer", "submission to a closed channel of LUN %d", c.p.lu.id)
+	}
+	s.submits++
+	id, at := writeID(io), s.now()
+	if id != 0 {
+		s.book.enter(id)
+	}
+	io.Push(c, uint64(at))
+	c.inside = true
+	st := c.ch.Submit(io)
+	c.inside = false
+	switch {
+	case st == bdev.Pending:
+		c.live++
+		return st
+	case st == bdev.NoMem:
+		io.Pop()
+		if id != 0 {
+			s.book.leave(id)
+		}
+		return st
+	}
+	io.Pop()
+	c.ended(io, st, at)
+	return st
+}
+
+// IODone implements bdev.Completer.
+func (c *probeChannel) IODone(io *bdev.IO) {
+	at := int64(io.Pop())
+	s := c.p.s
+	if c.inside {
+		s.fail("block layer", "completion inside Submit on LUN %d", c.p.lu.id)
+	}
+	if c.live--; c.live < 0 {
+		s.fail("block layer", "LUN %d completed an I/O twice", c.p.lu.id)
+	}
+	c.ended(io, io.Status, at)
+	io.Complete(io.Status)
+}
+
+// ended notes the end of an I/O that was submitted at at.
+func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
+	s := c.p.s
+	if id := writeID(io); id != 0 {
+		s.book.leave(id)
+	}
+	if io.Op == bdev.Flush && st == bdev.OK {
+		c.p.flushes = max(c.p.flushes, at)
+	}
+	if st == bdev.Failed || st == bdev.NoSpace {
+		c.p.lu.faults++
+	}
+}
+
+// Abort implements bdev.Channel.
+func (c *probeChannel) Abort(io *bdev.IO) { c.ch.Abort(io) }
+
+// Release implements bdev.Channel.
+func (c *probeChannel) Release(io *bdev.IO) { c.ch.Release(io) }
+
+// Close implements bdev.Channel.
+func (c *probeChannel) Close() {
+	if c.live != 0 || c.closed {
+		c.p.s.fail("block layer", "LUN %d: channel closed with %d I/Os in flight", c.p.lu.id, c.live)
+	}
+	c.closed = true
+	c.ch.Close()
+}

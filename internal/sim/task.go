@@ -1,0 +1,181 @@
+package sim
+
+import (
+	"spindle/iscsi/pdu"
+)
+
+// taskKind is what an initiator waits for.
+type taskKind uint8
+
+const (
+	kindCommand taskKind = iota
+	kindManage
+	kindPing
+	kindText
+	kindLogout
+)
+
+func (k taskKind) String() string {
+	return [...]string{"command", "task management", "ping", "text", "logout"}[k]
+}
+
+// task is a request of an initiator that waits for its answer.
+type task struct {
+	kind  taskKind
+	itt   uint32
+	cmdSN uint32
+	imm   bool
+	call  int64 // instant it was sent
+	lun   int   // place in run.luns
+	maybe bool  // it may never be answered: others may have ended it
+
+	// SCSI commands.
+	class       class
+	lba         uint64
+	blocks      uint32 // that it reads or writes, whatever its CDB says
+	want        uint32 // bytes that the CDB moves
+	edtl        uint32
+	read, write bool
+	gated       bool // a unit attention stops it
+	illegal     bool // it has to be refused with ILLEGAL REQUEST
+	broken      bool // we break a rule with it: it may fail
+	op          int  // in the book
+	data        []byte
+	got         []byte
+	dataSN      uint32
+	r2tSN       uint32
+	asked       uint32 // end of what was sent or solicited
+	r2ts        uint32 // outstanding
+	solicited   bool
+	sent        uint32
+	old         []value // COMPARE AND WRITE, VERIFY: what it expects
+
+	// Task management.
+	fn   uint8
+	refs []*task
+}
+
+// burst is a sequence of Data-Out PDUs that is to be sent.
+type burst struct {
+	t       *task
+	ttt     uint32
+	off, to uint32
+	sn      uint32
+}
+
+// newTask takes a task with a fresh tag.
+func (in *initiator) newTask(k taskKind) *task {
+	var t *task
+	if n := len(in.free); n > 0 {
+		t, in.free = in.free[n-1], in.free[:n-1]
+	} else {
+		t = new(task)
+	}
+	*t = task{kind: k, itt: in.nextITT, data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
+	in.nextITT++
+	return t
+}
+
+func (in *initiator) recycle(t *task) { in.free = append(in.free, t) }
+
+// find returns the outstanding task of a tag.
+func (in *initiator) find(itt uint32) *task {
+	for _, t := range in.tasks {
+		if t.itt == itt {
+			return t
+		}
+	}
+	return nil
+}
+
+// remove takes t off the list; its tag is not used again.
+func (in *initiator) remove(t *task) {
+	for i, o := range in.tasks {
+		if o == t {
+			in.tasks = append(in.tasks[:i], in.tasks[i+1:]...)
+			break
+		}
+	}
+	k := 0
+	for _, b := range in.bursts {
+		if b.t != t {
+			in.bursts[k] = b
+			k++
+		}
+	}
+	in.bursts = in.bursts[:k]
+	for _, o := range in.tasks {
+		for i, r := range o.refs {
+			if r == t {
+				o.refs = append(o.refs[:i], o.refs[i+1:]...)
+				break
+			}
+		}
+	}
+	in.recycle(t)
+}
+
+// request is the header of t's PDU.
+func (in *initiator) request(t *task, op pdu.Opcode, flags byte, imm bool) pdu.BHS {
+	b := in.header(op)
+	b.SetFlags(flags)
+	b.SetITT(t.itt)
+	b.SetCmdSN(in.cmdSN)
+	b.SetExpStatSN(in.expStatSN)
+	t.cmdSN, t.imm, t.call = in.cmdSN, imm, in.s.now()
+	if imm {
+		b.SetImmediate()
+	} else {
+		in.cmdSN++
+	}
+	return b
+}
+
+// sendBurst sends one Data-Out PDU of one of the sequences that wait. Those of
+// one task go in order (DataSequenceInOrder).
+func (in *initiator) sendBurst() {
+	r := in.s.rng
+	k := r.IntN(len(in.bursts))
+	for i := range k {
+		if in.bursts[i].t == in.bursts[k].t {
+			k = i
+			break
+		}
+	}
+	q := &in.bursts[k]
+	n := min(q.to-q.off, in.prm.maxSend)
+	if n > 512 && r.IntN(2) == 0 {
+		n = 1 + uint32(r.IntN(int(n)))
+		if r.IntN(2) == 0 {
+			n = (n + 3) &^ 3
+		}
+		n = min(n, q.to-q.off)
+	}
+	b := in.header(pdu.DataOut)
+	b.SetITT(q.t.itt)
+	b.SetTTT(q.ttt)
+	b.SetLUN(lunField(in.s.luns[q.t.lun].id))
+	b.SetExpStatSN(in.expStatSN)
+	b.SetDataSN(q.sn)
+	b.SetOffset(q.off)
+	last := q.off+n == q.to
+	if last {
+		b.SetFlags(pdu.FlagFinal)
+	}
+	in.send(b, q.t.data[q.off:q.off+n])
+	q.off += n
+	q.sn++
+	if last {
+		if q.ttt != pdu.ReservedTag {
+			q.t.r2ts--
+		}
+		in.bursts = append(in.bursts[:k], in.bursts[k+1:]...)
+	}
+}
+
+func lunField(id uint16) uint64 {
+	if id > 255 {
+		return uint64(id|0x4000) << 48
+	}
+	return uint64(id) << 48
+}

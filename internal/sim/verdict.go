@@ -1,0 +1,239 @@
+package sim
+
+import (
+	"spindle/internal/sim/linear"
+	"spindle/scsi"
+)
+
+// ended takes the status of a command.
+func (in *initiator) ended(t *task, status uint8, sense []byte) {
+	s, lu := in.s, in.s.luns[t.lun]
+	if s.failed() {
+		return
+	}
+	switch scsi.Status(status) {
+	case scsi.Good:
+		in.good(t, lu)
+	case scsi.CheckCondition:
+		in.checked(t, lu, sense)
+	case scsi.ReservationConflict:
+		s.count(Conflicts)
+		if !lu.reserved {
+			in.bad("reservation", "conflict on LUN %d, which nobody has reserved", lu.id)
+		}
+		s.book.over(t.op, without, "RESERVATION CONFLICT")
+	case scsi.Busy:
+		s.count(Busies)
+		s.book.over(t.op, without, "BUSY")
+	case scsi.TaskSetFull:
+		s.count(TaskSetFulls)
+		if s.arenaFailures() == 0 {
+			in.bad("status", "TASK SET FULL with memory to spare")
+		}
+		s.book.over(t.op, without, "TASK SET FULL")
+	default:
+		in.bad("status", "%#x of task %#x", status, t.itt)
+	}
+	in.remove(t)
+}
+
+// good takes GOOD.
+func (in *initiator) good(t *task, lu *lun) {
+	s := in.s
+	u := &in.units[t.lun]
+	if t.illegal {
+		in.bad("status", "task %#x should have been refused", t.itt)
+	}
+	if t.gated && !u.blurred && !lu.unsteady {
+		switch {
+		case !u.first:
+			in.bad("unit attention", "LUN %d: task %#x ended well and no unit attention has come since login", lu.id, t.itt)
+		case u.owed != 0 && t.call > u.owed:
+			in.bad("unit attention", "LUN %d: task %#x ended well and nothing told of a reset before it", lu.id, t.itt)
+		}
+	}
+	if t.gated && t.class != classReserve && t.class != classRelease && lu.holder != nil && lu.holder != in && t.call > lu.since {
+		in.bad("reservation", "LUN %d: task %#x ended well although initiator %d holds a reservation", lu.id, t.itt, lu.holder.id)
+	}
+	switch t.class {
+	case classRead:
+		s.count(Reads)
+		in.readGood(t, lu)
+		return
+	case classFlush:
+		s.count(Flushes)
+		in.flushed(t, lu)
+	case classVerify:
+		s.count(Verifies)
+		in.same(t, lu, len(t.old))
+	case classReply:
+		s.count(Inquiries)
+		in.reply(t, lu)
+	case classSense:
+		in.sensed(t, u)
+	case classReserve:
+		s.count(Reservations)
+		if lu.freedAt < t.call {
+			lu.holder, lu.since = in, s.now()
+		}
+	case classWrite:
+		s.count(Writes)
+		if t.op != 0 && s.book.ops[t.op].fua {
+			s.count(FUAs)
+		}
+	case classZero:
+		s.count(Unmaps)
+	case classSame:
+		s.count(WriteSames)
+	case classSwap:
+		s.count(Swaps)
+	}
+	s.book.over(t.op, good, "GOOD")
+}
+
+// readGood compares data with what the blocks may hold.
+func (in *initiator) readGood(t *task, lu *lun) {
+	s := in.s
+	bs := lu.blockSize
+	if t.call < lu.born {
+		return // it may have read the medium before this one
+	}
+	for i := range uint32(len(t.got)) / bs {
+		b := t.got[i*bs:][:bs]
+		lba := t.lba + uint64(i)
+		if lu.kind == kindNull {
+			if !allBytes(b, 0) {
+				in.bad("stale byte", "null device, block %d holds % x", lba, b[:16])
+			}
+			continue
+		}
+		v, ok := s.look(lu, lba, b, t.call, false)
+		if s.failed() {
+			return
+		}
+		s.mix(uint64(v))
+		if ok {
+			in.saw(lu, lba, t.call, linear.Read, v)
+		}
+	}
+}
+
+// saw enters a read into the history of a block.
+func (in *initiator) saw(lu *lun, lba uint64, call int64, k linear.Kind, v value) {
+	if lu.kind == kindNull || call < lu.born {
+		return
+	}
+	c := &lu.cells[lba]
+	c.log = append(c.log, entry{call: call, end: in.s.now(), val: v, kind: k})
+}
+
+// same is a comparison that found the first n blocks as expected.
+func (in *initiator) same(t *task, lu *lun, n int) {
+	for i := range n {
+		if lu.kind == kindNull || t.call < lu.born || lu.cells[t.lba+uint64(i)].raw != nil {
+			continue
+		}
+		in.saw(lu, t.lba+uint64(i), t.call, linear.Read, t.old[i])
+	}
+}
+
+// flushed is a flush that ended well: what was over before it was sent is durable.
+func (in *initiator) flushed(t *task, lu *lun) {
+	if lu.kind == kindFile && lu.probe.flushes < t.call && !lu.unsteady && lu.changed < t.call {
+		in.bad("early flush", "LUN %d: task %#x ended well and no flush has ended since it was sent", lu.id, t.itt)
+	}
+	lu.flushed = max(lu.flushed, t.call)
+}
+
+// reply compares a reply with the first of its kind.
+func (in *initiator) reply(t *task, lu *lun) {
+	for i := range t.got {
+		if allBytes(t.got[i:min(i+4, len(t.got))], 0xCC) && i+4 <= len(t.got) {
+			in.bad("stale byte", "task %#x: memory that was given back, at byte %d of its reply: % x", t.itt, i, t.got)
+			return
+		}
+	}
+}
+
+// checked takes CHECK CONDITION.
+func (in *initiator) checked(t *task, lu *lun, b []byte) {
+	s := in.s
+	if len(b) < 18 || b[0]&0x7f != 0x70 {
+		in.bad("sense", "task %#x: % x", t.itt, b)
+		return
+	}
+	key, code := scsi.Key(b[2]&0xf), scsi.Code(be.Uint16(b[12:]))
+	st := without
+	switch key {
+	case scsi.UnitAttention:
+		in.attention(t, lu, code)
+	case scsi.IllegalRequest:
+		s.count(RefusedCDBs)
+		absent := code == scsi.LUNNotSupported && (lu.unsteady || !lu.present || lu.changed > t.call)
+		unsupported := code == scsi.InvalidOpcode && t.class == classZero && lu.kind == kindFile
+		if !t.illegal && !absent && !unsupported && !in.mayRefuse(t, code) {
+			in.bad("sense", "task %#x on LUN %d refused with %04x", t.itt, lu.id, uint16(code))
+		}
+	case scsi.Miscompare:
+		if st = in.miscompared(t, lu, b); s.failed() {
+			return
+		}
+	case scsi.MediumError, scsi.DataProtect:
+		s.count(MediumErrors)
+		st = unsure
+		if lu.faults == 0 {
+			in.bad("sense", "task %#x on LUN %d: key %x, code %04x, and no I/O has failed", t.itt, lu.id, byte(key), uint16(code))
+		}
+	case scsi.AbortedCommand:
+		s.count(AbortedCommands)
+		st = unsure
+		if !t.broken {
+			in.bad("sense", "task %#x on LUN %d aborted with %04x", t.itt, lu.id, uint16(code))
+		}
+	default:
+		in.bad("sense", "task %#x on LUN %d: key %x, code %04x", t.itt, lu.id, byte(key), uint16(code))
+	}
+	s.book.over(t.op, st, "CHECK CONDITION")
+}
+
+// mayRefuse tells whether a good command may be refused with code.
+func (in *initiator) mayRefuse(t *task, code scsi.Code) bool {
+	switch code {
+	case scsi.InvalidIUField: // the expected length is not what it has to be
+		return t.edtl != t.want
+	case scsi.InvalidFieldInCDB: // a page or a reply that the unit does not have
+		return t.class == classReply || t.class == classSame || t.class == classZero
+	}
+	return false
+}
+
+// miscompared takes MISCOMPARE: INFORMATION tells the first byte that differs.
+func (in *initiator) miscompared(t *task, lu *lun, b []byte) outcome {
+	if t.class == classWrite {
+		return unsure // WRITE AND VERIFY, and another write came between
+	}
+	if t.class != classSwap && t.class != classVerify {
+		in.bad("sense", "task %#x: MISCOMPARE of a command that compares nothing", t.itt)
+		return without
+	}
+	in.s.count(SwapsDiffered)
+	at := be.Uint32(b[3:]) / lu.blockSize
+	if b[0]&0x80 == 0 || at >= t.blocks {
+		in.bad("sense", "task %#x: MISCOMPARE at byte %d of %d blocks", t.itt, be.Uint32(b[3:]), t.blocks)
+		return without
+	}
+	in.same(t, lu, int(at))
+	in.saw(lu, t.lba+uint64(at), t.call, linear.Differs, t.old[at])
+	return without
+}
+
+// sensed takes the data of REQUEST SENSE, which may be a unit attention.
+func (in *initiator) sensed(t *task, u *unit) {
+	if len(t.got) < 14 {
+		u.blurred = u.blurred || len(t.got) < 3 || t.got[2]&0xf == byte(scsi.UnitAttention)
+		return
+	}
+	if t.got[2]&0xf == byte(scsi.UnitAttention) {
+		in.attention(t, in.s.luns[t.lun], scsi.Code(be.Uint16(t.got[12:])))
+	}
+}

@@ -2,6 +2,7 @@ package iscsitest
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"strings"
 
 	"spindle/iscsi/pdu"
@@ -37,7 +38,13 @@ type Conn struct {
 // Dial connects to the portal.
 func (g *Target) Dial() *Conn {
 	g.T.Helper()
-	p, err := g.World.Dial(g.Portal)
+	return g.DialFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+}
+
+// DialFrom connects to the portal from an address.
+func (g *Target) DialFrom(from netip.Addr) *Conn {
+	g.T.Helper()
+	p, err := g.World.DialFrom(from, g.Portal)
 	g.must(err)
 	return &Conn{g: g, Peer: p, CmdSN: 1, ISID: [6]byte{0x80, 1, 2, 3, 4, 5}, Answered: map[string]string{}}
 }
@@ -374,4 +381,10 @@ func (c *Conn) DataOutBHS(itt, ttt, sn, off uint32, final bool) pdu.BHS {
 	b.SetDataSN(sn)
 	b.SetOffset(off)
 	return b
+}
+
+// Discard drops what has arrived, whatever it is.
+func (c *Conn) Discard() {
+	c.pull()
+	c.rx = c.rx[:0]
 }

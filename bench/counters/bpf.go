@@ -253,7 +253,12 @@ func (p *programs) onWakeup(t Target) (asm.Instructions, error) {
 		}
 	}
 	return join(p.value(),
-		asm.Instructions{asm.LoadMem(rCtx, rCtx, 0, asm.DWord), asm.StoreImm(asm.RFP, -8, 0, asm.Word), asm.StoreImm(asm.RFP, -commLen, 0, asm.DWord)},
+		asm.Instructions{
+			asm.LoadMem(rCtx, rCtx, 0, asm.DWord),
+			asm.Mov.Imm(asm.R1, 0),
+			asm.StoreMem(asm.RFP, -8, asm.R1, asm.DWord),
+			asm.StoreMem(asm.RFP, -commLen, asm.R1, asm.DWord),
+		},
 		read(-commLen, prefixLen, comm), read(-8, 4, tgid),
 		asm.Instructions{asm.LoadMem(asm.R0, asm.RFP, -8, asm.Word)},
 		matches(t), count("match", atWakeups), out()), nil

@@ -1,11 +1,13 @@
 package counters
 
 import (
+	"errors"
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 )
 
 // sleeper is a process with a known behaviour: it sleeps n times, in a shell
@@ -20,16 +22,25 @@ func sleeper(t *testing.T, script string) *exec.Cmd {
 	return cmd
 }
 
-func TestCountsOfAProcess(t *testing.T) {
-	cmd := sleeper(t, "while read line; do :; done </dev/zero")
-	m, err := Open(Target{PID: cmd.Process.Pid}, true)
+// open skips the test only where the system refuses eBPF.
+func open(t *testing.T, target Target, syscalls bool) *Meter {
+	t.Helper()
+	if err := trusted(); errors.Is(err, os.ErrPermission) || errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skip("no eBPF here:", err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(target, syscalls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.Close()
-	if m.bpf == nil {
-		t.Skip(m.Note)
-	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func TestCountsOfAProcess(t *testing.T) {
+	cmd := sleeper(t, "while read line; do :; done </dev/zero")
+	m := open(t, Target{PID: cmd.Process.Pid}, true)
 	before, err := m.Read()
 	if err != nil {
 		t.Fatal(err)
@@ -47,14 +58,7 @@ func TestCountsOfAProcess(t *testing.T) {
 }
 
 func TestSwitchesAgreeWithTheKernel(t *testing.T) {
-	m, err := Open(Target{PID: os.Getpid()}, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	if m.bpf == nil {
-		t.Skip(m.Note)
-	}
+	m := open(t, Target{PID: os.Getpid()}, false)
 	read := func() (Counts, Counts) {
 		a, err := m.Read()
 		if err != nil {
@@ -82,14 +86,7 @@ func TestSwitchesAgreeWithTheKernel(t *testing.T) {
 }
 
 func TestKernelThreads(t *testing.T) {
-	m, err := Open(Target{Prefixes: []string{"kworker/", "ksoft"}}, false)
-	if err != nil {
-		if strings.Contains(err.Error(), "eBPF only") {
-			t.Skip(err)
-		}
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m := open(t, Target{Prefixes: []string{"kworker/", "ksoft"}}, false)
 	time.Sleep(500 * time.Millisecond)
 	c, err := m.Read()
 	if err != nil {

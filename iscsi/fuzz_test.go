@@ -43,7 +43,10 @@ func FuzzFullFeature(f *testing.F) {
 		other := dialAs(g, 9).Login()
 		c := g.Dial().Login("InitialR2T=Yes")
 		sense(t, c.Do(c.Command(1, 0, 0), nil, 0), 6, 0x2900)
-		for len(data) > 0 && c.Peer.Err() == nil && !c.Peer.EOF() {
+		for turns := 0; len(data) > 0 && c.Peer.Err() == nil && !c.Peer.EOF(); turns++ {
+			if turns > 20000 {
+				t.Fatalf("%d bytes are not taken", len(data))
+			}
 			data = data[c.Peer.Write(data):]
 			c.Discard()
 			g.Turn()

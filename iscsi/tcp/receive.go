@@ -252,9 +252,20 @@ func (c *Conn) starve() {
 	s := c.t.shards[c.r.ID]
 	c.starving = true
 	s.starved = append(s.starved, c)
-	if c.rx.bufN == 0 {
+	if !c.rx.holds() {
 		s.r.NeedFlush(&s.rearm) // buffers may be back already
 	}
+}
+
+// holds tells whether the connection will give a receive buffer back: what it
+// has spilled is memory of its own, and nobody is woken when that goes.
+func (x *receiver) holds() bool {
+	for i := range x.bufN {
+		if x.bufs[(x.bufAt+i)%len(x.bufs)].spilled.Empty() {
+			return true
+		}
+	}
+	return false
 }
 
 // Resume implements iscsi.Conn.

@@ -140,10 +140,12 @@ type QP interface {
 	// State asks the device.
 	State() (QPState, error)
 	// Fail moves the queue pair to the error state: every outstanding request
-	// completes with StatusFlushed, signalled or not, and so does every request
-	// posted later.
+	// completes with StatusFlushed, signalled or not, and so does every send
+	// posted later. A receive posted later may never complete (soft-RoCE does
+	// not look): who drains must not wait for it.
 	Fail() error
-	// Close destroys it. Completions not polled yet may be lost: drain first.
+	// Close destroys it: its requests touch no memory any more. Completions not
+	// polled yet may be lost, or come later.
 	Close() error
 }
 

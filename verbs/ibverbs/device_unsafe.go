@@ -6,7 +6,6 @@ package ibverbs
 import "C"
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -89,7 +88,7 @@ func (d *device) NextAsync(ev *verbs.AsyncEvent) bool {
 // stays in sysfs while it waits for us, but the library does not list it.
 func (d *device) gone() bool {
 	list, err := d.p.Scan()
-	return (err == nil || errors.Is(err, verbs.ErrNoDevice)) && !slices.ContainsFunc(list, func(o verbs.DeviceInfo) bool {
+	return err == nil && !slices.ContainsFunc(list, func(o verbs.DeviceInfo) bool {
 		return o.Name == d.info.Name && o.Index == d.info.Index && o.NodeGUID == d.info.NodeGUID
 	})
 }

@@ -313,6 +313,39 @@ func TestInjectedFaults(t *testing.T) {
 	}
 }
 
+// The exact words for a receive that is too small; implementations differ.
+func TestReceiveTooSmall(t *testing.T) {
+	w, a, b := established(t, Config{}, 256)
+	b.add(verbs.OpSend, 0, 0, 65, nil)
+	b.post()
+	w.Advance(time.Second)
+	mine, theirs := b.poll(), a.poll()
+	if len(mine) != 1 || mine[0].Status != verbs.StatusRemoteInvalid || len(theirs) != 8 || theirs[0].Status != verbs.StatusLocalLength || theirs[1].Status != verbs.StatusFlushed {
+		t.Errorf("%+v, %+v", mine, theirs)
+	}
+}
+
+func TestReceivesOfAFailedQueuePair(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		faults Faults
+		want   int
+	}{
+		{"flushed", Faults{}, 10},
+		{"never looked at", Faults{LostReceive: 1}, 8},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w, a, _ := established(t, Config{Faults: tc.faults}, 256)
+			check(t, a.qp.Fail())
+			a.recv(2)
+			w.Advance(time.Second)
+			if wcs := a.poll(); len(wcs) != tc.want || int(w.Counts.LostReceive) != 10-tc.want {
+				t.Errorf("%d completions, %d lost", len(wcs), w.Counts.LostReceive)
+			}
+		})
+	}
+}
+
 func TestOverrunFailsTheQueuePairs(t *testing.T) {
 	w, a, b := established(t, Config{}, 2)
 	for range 3 {

@@ -201,6 +201,9 @@ func (n *Node) postRecv(b *verbs.Batch, wr *verbs.RecvWR) int32 {
 	case q.recvTail-q.recvFree == uint64(len(q.recvs)):
 		return int32(syscall.ENOMEM)
 	}
+	if w := n.w; q.state == verbs.QPError && w.chance(w.Faults.LostReceive, &w.Counts.LostReceive, "lost receive", q.number) {
+		return 0
+	}
 	r := q.rqAt(q.recvTail)
 	r.wr = *wr
 	r.sges = append(r.sges[:0], b.SGEsOf(wr.First, wr.NumSGE)...)

@@ -73,7 +73,7 @@ type setup struct {
 func newSetup(t *testing.T, newPair func(*testing.T) *Pair) *setup {
 	t.Helper()
 	p := newPair(t)
-	s := &setup{Pair: p, t: t, space: mem.NewSpace(), port: 3260}
+	s := &setup{Pair: p, t: t, space: mem.NewSpace()}
 	s.a, s.b = s.newSide(p.Target), s.newSide(p.Peer)
 	return s
 }

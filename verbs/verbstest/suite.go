@@ -12,7 +12,7 @@ import (
 
 // Run runs the suite. newPair makes a fresh pair for each test.
 func Run(t *testing.T, newPair func(*testing.T) *Pair) {
-	for _, tc := range []struct {
+	for i, tc := range []struct {
 		name string
 		run  func(*setup)
 	}{
@@ -38,10 +38,11 @@ func Run(t *testing.T, newPair func(*testing.T) *Pair) {
 		{"objects in use cannot be closed", busy},
 		{"two connections at a time", two},
 		{"device removal and return", removal},
+		{"a wildcard listener outlives the device", wildcardRemoval},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSetup(t, newPair)
-			s.t = t
+			s.port = uint16(3260 + 10*i) // of its own: what a failed test left does not matter
 			tc.run(s)
 			if !t.Failed() && !t.Skipped() {
 				s.done()
@@ -319,7 +320,8 @@ func invalidate(s *setup) {
 	a.send(verbs.OpSendInv, verbs.FlagSignaled, 0, 16).RKey = key
 	a.post()
 	if !s.Invalidates {
-		if wc := a.completions(1)[0]; wc.Status == verbs.StatusOK {
+		sent, received := a.completions(1)[0], b.completions(1)[0]
+		if sent.Status == verbs.StatusOK && received.Status == verbs.StatusOK {
 			s.t.Error("the peer took an invalidation of what cannot be invalidated")
 		}
 		return
@@ -395,11 +397,12 @@ func tooSmall(s *setup) {
 	s.connect(7, 7, func() { s.a.recv(0, 2, 32) })
 	s.b.send(verbs.OpSend, 0, 0, 64)
 	s.b.post()
-	if wc := s.b.completions(1)[0]; wc.Status != verbs.StatusRemoteInvalid {
+	// Soft-RoCE finds fault with the receive, not with its length.
+	if wc := s.b.completions(1)[0]; wc.Status != verbs.StatusRemoteInvalid && wc.Status != verbs.StatusRemoteOp {
 		s.t.Errorf("sender: %v", wc.Status)
 	}
 	wcs := s.a.completions(2)
-	if wcs[0].Status != verbs.StatusLocalLength || wcs[0].ID.Slot() != 0 || wcs[0].ID.Op() != opRecv {
+	if wcs[0].Status != verbs.StatusLocalLength && wcs[0].Status != verbs.StatusLocalQPOp || wcs[0].ID.Slot() != 0 || wcs[0].ID.Op() != opRecv {
 		s.t.Errorf("receiver: %v", wcs[0].Status)
 	}
 	if wcs[1].Status != verbs.StatusFlushed || wcs[1].ID.Slot() != 1 {
@@ -436,9 +439,8 @@ func flush(s *setup) {
 	a.send(verbs.OpSend, 0, 10, 64)
 	a.send(verbs.OpSend, verbs.FlagSignaled, 11, 64)
 	a.post()
-	a.recv(5, 1, 64)
 	var sent, received []uint32
-	for _, wc := range a.completions(8) {
+	for _, wc := range a.completions(7) {
 		if wc.Status != verbs.StatusFlushed || wc.QPNum != a.qp.Num() || wc.ID.Gen() != 1 {
 			s.t.Errorf("%+v", wc)
 		}
@@ -448,7 +450,7 @@ func flush(s *setup) {
 			received = append(received, wc.ID.Slot())
 		}
 	}
-	if !slices.Equal(sent, []uint32{10, 11}) || !slices.Equal(received, []uint32{0, 1, 2, 3, 4, 5}) {
+	if !slices.Equal(sent, []uint32{10, 11}) || !slices.Equal(received, []uint32{0, 1, 2, 3, 4}) {
 		s.t.Errorf("sends %v, receives %v", sent, received)
 	}
 	if st, err := a.qp.State(); st != verbs.QPError || err != nil {
@@ -459,22 +461,24 @@ func flush(s *setup) {
 func full(s *setup) {
 	a := s.a
 	s.connect(7, 7, nil)
-	n := a.qp.Caps().MaxSend
-	if n > 100 {
-		n = 100 // granted far more: fill the batch, refuse by the handle below
-	}
-	for i := range n {
-		a.send(verbs.OpSend, 0, i, 8) // no receive: these stay
-	}
-	a.post()
-	if n == a.qp.Caps().MaxSend {
+	posted := 0 // no receive: these stay
+	for refused := 0; refused == 0; posted += 3 {
+		if posted > 8*a.qp.Caps().MaxSend {
+			s.t.Fatalf("%d requests in a queue of %d", posted, a.qp.Caps().MaxSend)
+		}
 		for i := range 3 {
 			a.send(verbs.OpSend, 0, i, 8)
 		}
-		if k := a.p.Post(a.b); k != 3 || a.b.Sends[0].Err != int32(syscall.ENOMEM) || a.b.Sends[1].Err == 0 {
-			s.t.Errorf("%d refused: %+v", k, a.b.Sends)
+		refused = a.p.Post(a.b)
+		for k := range a.b.Sends {
+			if err := a.b.Sends[k].Err; (err != 0) != (k >= 3-refused) || k == 3-refused && err != int32(syscall.ENOMEM) {
+				s.t.Errorf("%d refused: request %d has %v", refused, k, syscall.Errno(err))
+			}
 		}
 		a.b.Reset()
+	}
+	if posted < a.qp.Caps().MaxSend {
+		s.t.Errorf("refused after %d of %d", posted, a.qp.Caps().MaxSend)
 	}
 	for i, h := range []verbs.QPHandle{0, a.qp.Handle() + 1000, a.qp.Handle()} {
 		a.b.Recv(h, verbs.NewWRID(uint32(i), 1, opRecv), a.sge(i, 8))
@@ -608,11 +612,7 @@ func removal(s *setup) {
 	s.connect(7, 7, func() { a.recv(0, 3, 64) })
 	old := a.dev.Info().Index
 	s.Remove()
-	s.wait(s.t, "the device to go", func() bool {
-		infos, err := s.Target.Scan()
-		must(s.t, err)
-		return !slices.ContainsFunc(infos, func(d verbs.DeviceInfo) bool { return d.Name == s.Device })
-	})
+	s.waitGone()
 	var removed bool
 	s.wait(s.t, "the identifier to be told", func() bool {
 		for a.pull() {
@@ -643,4 +643,53 @@ func removal(s *setup) {
 	b.post()
 	b.ok(1)
 	a.ok(1)
+}
+
+// waitGone waits until the target's device is not listed.
+func (s *setup) waitGone() {
+	s.t.Helper()
+	s.wait(s.t, "the device to go", func() bool {
+		infos, err := s.Target.Scan()
+		must(s.t, err)
+		devs, err := s.Target.Devices()
+		must(s.t, err)
+		return !slices.ContainsFunc(infos, func(d verbs.DeviceInfo) bool { return d.Name == s.Device }) &&
+			!slices.ContainsFunc(devs, func(d verbs.Device) bool { return d.Info().Name == s.Device })
+	})
+}
+
+// wildcardRemoval: no event tells of the removal, because nothing of the
+// listener is on the device; but its Device is held.
+func wildcardRemoval(s *setup) {
+	if s.Remove == nil {
+		s.t.Skip("this provider's device cannot be removed here")
+	}
+	var err error
+	s.listener, err = s.a.ch.NewID()
+	must(s.t, err)
+	must(s.t, s.listener.Bind(netip.AddrPortFrom(netip.IPv4Unspecified(), s.port)))
+	must(s.t, s.listener.Listen(4))
+	for range 2 {
+		devs, err := s.Target.Devices()
+		must(s.t, err)
+		i := slices.IndexFunc(devs, func(d verbs.Device) bool { return d.Info().Name == s.Device })
+		if i < 0 {
+			s.t.Fatalf("%s is not there", s.Device)
+		}
+		s.a.open(devs[i], true)
+		s.Remove()
+		s.waitGone()
+		s.a.close()
+		for _, d := range devs {
+			must(s.t, d.Close())
+		}
+		s.a.dev = nil
+		s.wait(s.t, "the removal to end", s.Removed)
+		s.Add()
+	}
+	s.connect(7, 7, func() { s.a.recv(0, 1, 64) })
+	s.b.send(verbs.OpSend, verbs.FlagSignaled, 0, 8)
+	s.b.post()
+	s.b.ok(1)
+	s.a.ok(1)
 }

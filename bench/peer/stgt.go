@@ -42,8 +42,8 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The control port numbers a socket file, not a network port.
-	control := strconv.Itoa(port)
+	// The control port numbers a socket file, not a network port, and is at most 32767.
+	control := strconv.Itoa(port % 32768)
 	args := []string{"-f", "-C", control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", port)}
 	p, err := start(s.CPU, bin, append(args, s.Args...)...)
 	if err != nil {

@@ -1,0 +1,147 @@
+package compare
+
+import (
+	"encoding/json"
+	"os"
+	"time"
+
+	"spindle/bench/counters"
+)
+
+// Result is a comparison, as it is stored.
+type Result struct {
+	Tool     string        `json:"tool"`
+	Started  time.Time     `json:"started"`
+	Took     time.Duration `json:"took_ns"`
+	Machine  Machine       `json:"machine"`
+	Method   Method        `json:"method"`
+	Peers    []Peer        `json:"peers"`
+	Cells    []Cell        `json:"cells"`
+	Warnings []string      `json:"warnings,omitempty"`
+}
+
+// Method is how it was measured.
+type Method struct {
+	Rounds       int           `json:"rounds"`
+	Runtime      time.Duration `json:"runtime_ns"`
+	Ramp         time.Duration `json:"ramp_ns"`
+	TargetCPU    int           `json:"target_cpu"`
+	InitiatorCPU int           `json:"initiator_cpu"`
+	LUNSize      uint64        `json:"lun_size"`
+	MaxSpread    float64       `json:"max_spread"`
+	Congestion   string        `json:"congestion"`
+	Transport    string        `json:"transport"`
+	Subject      string        `json:"subject"` // the peer that ratios are of
+}
+
+// Peer is a target that took part, or why it did not.
+type Peer struct {
+	Name    string `json:"name"`
+	Title   string `json:"title"`
+	Version string `json:"version,omitempty"`
+	Absent  string `json:"absent,omitempty"`
+	Counted string `json:"counted,omitempty"` // by what: eBPF or /proc
+}
+
+// Cell is a workload and what every peer did with it.
+type Cell struct {
+	Workload Workload `json:"workload"`
+	Name     string   `json:"name"`
+	Title    string   `json:"title"`
+	Figures  []Figure `json:"figures"`
+	Ratios   []Ratio  `json:"ratios,omitempty"`
+}
+
+// Figure is what one peer did.
+type Figure struct {
+	Peer    string   `json:"peer"`
+	Samples []Sample `json:"samples"`
+	Error   string   `json:"error,omitempty"`
+
+	IOPS        Interval `json:"iops"`
+	P50         Interval `json:"p50_us"`
+	P99         Interval `json:"p99_us"`
+	P999        Interval `json:"p999_us"`
+	CPU         float64  `json:"cpu_ns_per_io"`           // of the target, all its threads
+	Busy        float64  `json:"busy_ns_per_io"`          // less what it polled in vain; 0 if it does not tell
+	Voluntary   float64  `json:"voluntary_per_io"`        // context switches of the target
+	Involuntary float64  `json:"involuntary_per_io"`      // context switches of the target
+	Wakeups     float64  `json:"wakeups_per_io"`          // counters.Unknown when unknown
+	Syscalls    float64  `json:"syscalls_per_io"`         // counters.Unknown when unknown
+	Initiator   float64  `json:"initiator_busy_ns_io"`    // of the load generator
+	Curve       []Point  `json:"latency_curve,omitempty"` // of all rounds together
+}
+
+// Point of a latency curve.
+type Point struct {
+	Percentile float64 `json:"p"`
+	Micros     float64 `json:"us"`
+}
+
+// Sample is one run.
+type Sample struct {
+	Round  int             `json:"round"`
+	IOPS   float64         `json:"iops"`
+	MBps   float64         `json:"mbps"`
+	Mean   float64         `json:"mean_us"`
+	P50    float64         `json:"p50_us"`
+	P99    float64         `json:"p99_us"`
+	P999   float64         `json:"p999_us"`
+	Max    float64         `json:"max_us"`
+	IOs    uint64          `json:"ios"`
+	Counts counters.Counts `json:"target"`
+	Busy   float64         `json:"target_busy_ns"`
+	Own    float64         `json:"initiator_busy_ns_io"`
+	// Idle is the share of the initiator's time in which nothing had arrived: near
+	// 0, it was the initiator that was measured.
+	Idle float64 `json:"initiator_idle"`
+}
+
+// Ratio is the subject's figure over another's.
+type Ratio struct {
+	Of       string    `json:"of"`
+	To       string    `json:"to"`
+	What     string    `json:"what"` // "iops" or "p50"
+	Interval Interval  `json:"interval"`
+	Rounds   []float64 `json:"rounds"`
+	Refused  bool      `json:"refused"` // the interval is too wide to mean anything
+}
+
+// Ratio finds what the subject had to another; nil when there is none.
+func (c *Cell) Ratio(to, what string) *Ratio {
+	for i := range c.Ratios {
+		if r := &c.Ratios[i]; r.To == to && r.What == what {
+			return r
+		}
+	}
+	return nil
+}
+
+// Figure finds a peer's.
+func (c *Cell) Figure(peer string) *Figure {
+	for i := range c.Figures {
+		if c.Figures[i].Peer == peer {
+			return &c.Figures[i]
+		}
+	}
+	return nil
+}
+
+// Save writes the result as JSON.
+func (r *Result) Save(path string) error {
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// Load reads what Save wrote.
+func Load(path string) (*Result, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{}
+	return r, json.Unmarshal(text, r)
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"spindle/bench/compare"
+	"spindle/bench/load"
+	"spindle/bench/peer"
+	"spindle/internal/sys"
+)
+
+func compareCommand() command {
+	return command{
+		name: "compare", args: "", short: "measure targets side by side, with ratios that can be trusted",
+		long: `Start targets, each on one CPU with an equal null LUN and an equal LUN in memory,
+and load them in turn with the same initiator on another CPU. Ratios are of rounds
+next to each other in time, with the interval they lie in; one whose interval is too
+wide is refused. What is not installed is left out, with how to get it.
+
+A workload is LUN:RW:BS:QD[:CONNECTIONS[:digests]], + separates alternatives:
+null:randread:512+4k:1+32 are four. The sets: ` + strings.ReplaceAll(compare.SetsHelp(), "\n", " ") + ".",
+		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
+			f := declareCompare(fs)
+			return func(ctx context.Context, s streams, args []string) error {
+				if len(args) > 0 {
+					return usagef("compare takes flags only, not %q", args[0])
+				}
+				p, err := f.plan(s)
+				if err != nil {
+					return err
+				}
+				return runCompare(ctx, s, p, f.out)
+			}
+		},
+	}
+}
+
+type compareFlags struct {
+	m                                    compare.Method
+	peers, workloads, size, out          string
+	spindle, spdk, spindleArgs, spdkArgs string
+	runtime, ramp                        seconds
+}
+
+func declareCompare(fs *flag.FlagSet) *compareFlags {
+	f := &compareFlags{runtime: seconds(time.Second), ramp: seconds(300 * time.Millisecond)}
+	fs.StringVar(&f.peers, "peers", "spindle,stgt,spdk,lio,limit", "`LIST` of spindle, stgt, spdk, lio, limit, or\nname=iscsi://host/target/lun for one that runs already")
+	fs.StringVar(&f.m.Transport, "transport", "tcp", "`tcp`; iSER is measured in the QEMU guest (make test-rig)")
+	fs.StringVar(&f.workloads, "workloads", "quick", "`LIST` of sets and workloads, see above")
+	fs.IntVar(&f.m.Rounds, "rounds", 5, "`N` rounds through all peers, for each workload")
+	fs.Var(&f.runtime, "runtime", "`TIME` that is measured in each run")
+	fs.Var(&f.ramp, "ramp", "`TIME` of load before that")
+	fs.IntVar(&f.m.InitiatorCPU, "cpu", -1, "`CPU` of the initiator (default the first)")
+	fs.IntVar(&f.m.TargetCPU, "target-cpu", -1, "`CPU` of the targets (default the last)")
+	fs.StringVar(&f.size, "lun-size", "256m", "`SIZE` of every LUN")
+	fs.Float64Var(&f.m.MaxSpread, "max-spread", 1.5, "`FACTOR` between the ends of an interval from which on a\nratio is refused")
+	fs.StringVar(&f.m.Congestion, "congestion", "cubic", "`NAME` of the initiator's TCP congestion control")
+	fs.StringVar(&f.out, "out", "bench-result", "`DIR` for result.json, report.html, report.md and pictures")
+	fs.StringVar(&f.spindle, "spindle", "", "`PATH` of spindle")
+	fs.StringVar(&f.spdk, "spdk", "", "`PATH` of SPDK's iscsi_tgt")
+	fs.StringVar(&f.spindleArgs, "spindle-args", "", "`FLAGS` more for spindle serve")
+	fs.StringVar(&f.spdkArgs, "spdk-args", "", "`FLAGS` more for iscsi_tgt")
+	return f
+}
+
+func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
+	p := &compare.Plan{Method: f.m, Tool: version}
+	m := &p.Method
+	if m.Transport != "tcp" {
+		return nil, usagef("--transport %q: only tcp here; iSER wants an RDMA device and is measured in the QEMU guest: make test-rig", m.Transport)
+	}
+	var err error
+	if p.Peers, err = peer.Find(peer.Drivers(peer.Paths{Spindle: f.spindle, SPDK: f.spdk}), f.peers); err != nil {
+		return nil, usageError{err}
+	}
+	if p.Workloads, err = compare.ParseWorkloads(f.workloads); err != nil {
+		return nil, usageError{err}
+	}
+	if m.LUNSize, err = load.ParseBytes(f.size); err != nil {
+		return nil, err
+	}
+	if m.LUNSize%(2<<20) != 0 {
+		return nil, usagef("--lun-size %s is not a multiple of 2m", f.size)
+	}
+	if m.Rounds < 1 || f.runtime <= 0 || f.ramp < 0 {
+		return nil, usagef("--rounds, --runtime and --ramp: want at least one round of some time")
+	}
+	m.Runtime, m.Ramp = time.Duration(f.runtime), time.Duration(f.ramp)
+	set, err := sys.Affinity()
+	if err != nil {
+		return nil, err
+	}
+	cpus := sys.CPUs(set)
+	if m.InitiatorCPU < 0 {
+		m.InitiatorCPU = cpus[0]
+	}
+	if m.TargetCPU < 0 {
+		m.TargetCPU = cpus[len(cpus)-1]
+	}
+	if m.InitiatorCPU == m.TargetCPU {
+		return nil, usagef("initiator and target would share CPU %d and measure each other", m.TargetCPU)
+	}
+	p.Args = map[string][]string{"spindle": strings.Fields(f.spindleArgs), "spdk": strings.Fields(f.spdkArgs)}
+	p.Log = func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) }
+	return p, nil
+}
+
+func runCompare(ctx context.Context, s streams, p *compare.Plan, out string) error {
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	r, err := compare.Run(ctx, *p)
+	if err != nil {
+		return err
+	}
+	return r.Save(filepath.Join(out, "result.json"))
+}

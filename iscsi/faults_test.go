@@ -33,7 +33,7 @@ func TestLosslessFaults(t *testing.T) {
 	for seed := range seeds() {
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := iscsitest.New(t, iscsitest.Options{
-				Seed: uint64(seed), Delayed: true, Reactors: 1 + seed%2, Memory: 32 << 20,
+				Seed: uint64(seed), Delayed: true, Reactors: 1 + seed%2, Memory: 12 << 20,
 				World: simring.Config{Faults: simring.AllFaults().Lossless(), Stall: 10 * time.Millisecond},
 			})
 			c := g.Dial().Login(shapes[seed%len(shapes)]...)
@@ -71,7 +71,7 @@ func TestLossyFaults(t *testing.T) {
 	for seed := range seeds() {
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := iscsitest.New(t, iscsitest.Options{
-				Seed: uint64(seed), Delayed: true, Reactors: 1 + seed%3, Memory: 32 << 20,
+				Seed: uint64(seed), Delayed: true, Reactors: 1 + seed%3, Memory: 12 << 20,
 				World:  simring.Config{Faults: faults, Stall: 10 * time.Millisecond},
 				Engine: options(func(o *iscsi.Options) { o.LoginTimeout, o.NopInInterval, o.NopTimeout = 2, 2, 2 }),
 			})

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,20 +19,21 @@ import (
 // devices: "1" in the rig's guest, nowhere else.
 const removable = "SPINDLE_TEST_RDMA_REMOVE"
 
-// findDevice finds the last RoCE device with an IPv4 address.
-func findDevice(p verbs.Provider) (name string, addr netip.Addr, err error) {
+// findDevice finds a device and its addresses: one a family, no link-local ones.
+func findDevice(p verbs.Provider) (name string, addrs []netip.Addr, err error) {
 	devs, err := p.Devices()
 	for _, d := range devs {
 		for _, port := range d.Info().Ports {
 			for _, g := range port.GIDs {
-				if g.Addr.Is4() {
-					name, addr = d.Info().Name, g.Addr
+				same := func(a netip.Addr) bool { return a.Is4() == g.Addr.Is4() }
+				if (name == "" || name == d.Info().Name) && !g.Addr.IsLinkLocalUnicast() && !slices.ContainsFunc(addrs, same) {
+					name, addrs = d.Info().Name, append(addrs, g.Addr)
 				}
 			}
 		}
 		err = errors.Join(err, d.Close())
 	}
-	return name, addr, err
+	return name, addrs, err
 }
 
 func TestConformance(t *testing.T) {
@@ -39,24 +41,27 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Skipf("left out: %v", err)
 	}
-	name, addr, err := findDevice(p)
+	name, addrs, err := findDevice(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if name == "" {
-		t.Skip("left out: no RDMA device with an IPv4 address; the rig has one")
+		t.Skip("left out: no RDMA device with an address; the rig has one")
 	}
-	t.Logf("on %s, %v, %v", name, addr, Memlock())
-	verbstest.Run(t, func(t *testing.T) *verbstest.Pair {
-		pair := &verbstest.Pair{
-			Target: p, Peer: p, Device: name, Addr: addr,
-			Step: func() { time.Sleep(2 * time.Millisecond) }, Patience: 5000,
-		}
-		if os.Getenv(removable) == "1" {
-			pair.Remove, pair.Removed, pair.Add = softRemove(t, name)
-		}
-		return pair
-	})
+	for _, addr := range addrs {
+		t.Run(name+" at "+addr.String(), func(t *testing.T) {
+			verbstest.Run(t, func(t *testing.T) *verbstest.Pair {
+				pair := &verbstest.Pair{
+					Target: p, Peer: p, Device: name, Addr: addr,
+					Step: func() { time.Sleep(2 * time.Millisecond) }, Patience: 5000,
+				}
+				if os.Getenv(removable) == "1" {
+					pair.Remove, pair.Removed, pair.Add = softRemove(t, name)
+				}
+				return pair
+			})
+		})
+	}
 }
 
 // softRemove deletes and adds a soft-RoCE device with iproute2.

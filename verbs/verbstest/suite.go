@@ -177,12 +177,16 @@ func addresses(s *setup) {
 	must(s.t, id.Destroy())
 	wild, err := s.a.ch.NewID()
 	must(s.t, err)
-	must(s.t, wild.Bind(netip.AddrPortFrom(netip.IPv4Unspecified(), s.port+1)))
+	mine, other := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	if s.Addr.Is6() {
+		mine, other = other, mine
+	}
+	must(s.t, wild.Bind(netip.AddrPortFrom(mine, s.port+1)))
 	must(s.t, wild.Listen(4))
-	six, err := s.a.ch.NewID()
+	family, err := s.a.ch.NewID() // the other one
 	must(s.t, err)
-	must(s.t, six.Bind(netip.AddrPortFrom(netip.IPv6Unspecified(), s.port+1)))
-	must(s.t, six.Listen(4))
+	must(s.t, family.Bind(netip.AddrPortFrom(other, s.port+1)))
+	must(s.t, family.Listen(4))
 	if d, err := wild.Device(); d != nil || err != nil {
 		s.t.Errorf("wildcard is on %v, %v", d, err)
 	}
@@ -192,14 +196,14 @@ func addresses(s *setup) {
 	must(s.t, s.b.id.Connect(params(7), nil))
 	req := s.a.event(verbs.EventConnectRequest)
 	if req.Listener != wild {
-		s.t.Error("an IPv4 request at the IPv6 listener")
+		s.t.Error("a request at the listener of the other address family")
 	}
 	s.take(&req)
 	must(s.t, s.a.id.SetAckTimeout(14))
 	must(s.t, s.a.id.Accept(params(7), nil))
 	s.b.event(verbs.EventEstablished)
 	must(s.t, wild.Destroy())
-	must(s.t, six.Destroy())
+	must(s.t, family.Destroy())
 }
 
 func sends(s *setup) {
@@ -667,7 +671,11 @@ func wildcardRemoval(s *setup) {
 	var err error
 	s.listener, err = s.a.ch.NewID()
 	must(s.t, err)
-	must(s.t, s.listener.Bind(netip.AddrPortFrom(netip.IPv4Unspecified(), s.port)))
+	wild := netip.IPv4Unspecified()
+	if s.Addr.Is6() {
+		wild = netip.IPv6Unspecified()
+	}
+	must(s.t, s.listener.Bind(netip.AddrPortFrom(wild, s.port)))
 	must(s.t, s.listener.Listen(4))
 	for range 2 {
 		devs, err := s.Target.Devices()

@@ -364,7 +364,7 @@ func (in *initiator) nonsense(t *task, lu *lun) cdb {
 	switch in.rng.IntN(3) {
 	case 0:
 		t.read, t.edtl = true, 512
-		return cdb16(0x88, 0, lu.blocks, 1)
+		return cdb16(0x88, 0, 1<<32, 1)
 	case 1:
 		return cdb{b: [16]byte{0xc1}}
 	}

@@ -245,6 +245,4 @@ func (s *run) resize(c reactor.Caller, lu *lun) {
 	lu.disk.Resize(lu.disk.Size() + int64(8*lu.blockSize))
 	c.Block(func() { s.must(lu.file.Rescan()) })
 	lu.blocks = lu.bdev.Info().Blocks
-	c.(*coroutine).pause(time.Millisecond)
-	lu.over[causeResize]++
 }

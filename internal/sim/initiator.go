@@ -57,6 +57,7 @@ type initiator struct {
 	bursts             []burst
 	units              []unit   // by place in run.luns
 	old                []*task  // of the session before, of the same nexus
+	heard              bool    // the target has said something in full feature phase
 	plain              bool     // the next command counts in the window
 	asked              bool     // the target wants a logout
 	graves             []uint32 // tags of commands that task management ended
@@ -210,6 +211,7 @@ func (in *initiator) receive() {
 
 // excuse gives a reason why the connection may end.
 func (in *initiator) excuse(why string) {
+	in.letGoAll() // what it has reserved is the next one's
 	if in.peer != nil && in.excused == "" {
 		in.excused = why
 	}
@@ -229,6 +231,9 @@ func (in *initiator) lost() {
 	}
 	if in.phase == loggingIn && !s.stable() {
 		in.excuse("the target is changing")
+	}
+	if !in.heard && s.plan.options.MaxPendingLogins < 10 {
+		in.excuse("too many logins")
 	}
 	if in.excused == "" && s.arenaFailures() != in.failures {
 		in.excused = "no memory"
@@ -263,7 +268,7 @@ func (in *initiator) endSession() {
 	in.old = append(in.old, in.tasks...)
 	in.tasks = in.tasks[:0]
 	in.bursts, in.graves = in.bursts[:0], in.graves[:0]
-	in.phase, in.excused, in.asked = down, "", false
+	in.phase, in.excused, in.asked, in.heard = down, "", false, false
 	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
 	in.deaf = 0
 	clear(in.units)
@@ -304,6 +309,10 @@ func (s *run) observe(e simring.Event) {
 		}
 		if s.cfg.Trace && e.Op != "split" {
 			s.line("fault %s at %d", e.Op, e.ID)
+		}
+	case simring.Complete:
+		if s.cfg.Trace && (e.Op == "recv" || e.Op == "cancel") {
+			s.line("  reactor %d %s: %d flags %#x tag %x", e.ID, e.Op, e.N, e.Flags&3, e.Tag)
 		}
 	case simring.Storage:
 		if s.cfg.Trace {

@@ -330,6 +330,9 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		s.count(Reinstatements)
 	}
 	for _, t := range in.old {
+		if t.kind == kindManage && t.fn != pdu.TMFAbortTask {
+			in.overAll(t)
+		}
 		s.book.over(t.op, unsure, "the session was reinstated")
 		in.recycle(t)
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"slices"
+	"time"
 
 	"spindle/iscsi/pdu"
 )
@@ -33,7 +34,7 @@ func (in *initiator) abortTask() {
 
 func (in *initiator) newManagement(fn uint8, lun int) (*task, pdu.BHS) {
 	t := in.newTask(kindManage)
-	t.fn, t.lun = fn, lun
+	t.fn, t.lun, t.at = fn, lun, in.s.clk.T
 	b := in.request(t, pdu.TMFRequest, pdu.FlagFinal|fn, true)
 	if lun >= 0 {
 		lu := in.s.luns[lun]
@@ -130,8 +131,8 @@ func (in *initiator) managed(t *task, resp uint8) {
 	case resp == pdu.TMFComplete:
 		in.setEnded(t)
 	case resp == pdu.TMFNoLUN && lu != nil && (!lu.present || lu.unsteady || lu.changed > t.call):
-	case resp == pdu.TMFRejected && in.managing() > 1:
-		// The time box, or too many at once: whoever was to be aborted may be or not.
+	case resp == pdu.TMFRejected && s.mayReject(in, t):
+		// Whoever was to be aborted may be or not.
 		in.maybeAll(t)
 	default:
 		in.bad("task management", "function %d answered with %d", t.fn, resp)
@@ -159,6 +160,12 @@ func (in *initiator) managing() (n int) {
 	return n
 }
 
+// mayReject tells whether a function may be rejected: there are many at once,
+// or its time box has closed over the answers of a peer that does not read.
+func (s *run) mayReject(in *initiator, t *task) bool {
+	return in.managing() > 15 || s.clk.T.Sub(t.at) >= 10*time.Second && (s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
+}
+
 func (in *initiator) maybeAll(t *task) {
 	for _, o := range t.refs {
 		o.maybe = true
@@ -170,6 +177,9 @@ func (in *initiator) maybeAll(t *task) {
 func (in *initiator) setEnded(t *task) {
 	refs := append([]*task(nil), t.refs...)
 	for _, o := range refs {
+		if t.lun < 0 && in.s.luns[o.lun].unsteady {
+			continue // a unit that is being taken away is not the target's any more
+		}
 		in.kill(o)
 	}
 }
@@ -186,6 +196,9 @@ func (in *initiator) overAll(t *task) {
 		}
 		lu.resetting = max(lu.resetting-1, 0)
 		s.excuseTasks(lu)
+		if t.fn != pdu.TMFClearTaskSet {
+			lu.free(s)
+		}
 		switch t.fn {
 		case pdu.TMFLUNReset:
 			s.caused(lu, causeLUN, t.call, in)
@@ -221,7 +234,7 @@ func (in *initiator) aborted(t *task, resp uint8) {
 		}
 	case pdu.TMFNoLUN:
 	case pdu.TMFRejected:
-		if in.managing() < 2 {
+		if !s.mayReject(in, t) {
 			in.bad("task management", "ABORT TASK answered with %d", resp)
 		}
 		in.maybeAll(t)

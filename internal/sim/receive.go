@@ -70,6 +70,7 @@ func (in *initiator) bad(rule, format string, args ...any) {
 
 // pdu takes a PDU in full feature phase.
 func (in *initiator) pdu(b pdu.BHS, data []byte) {
+	in.heard = true
 	in.window(b)
 	switch b.Opcode() {
 	case pdu.DataIn:

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
 )
 
 // taskKind is what an initiator waits for.
@@ -52,6 +53,7 @@ type task struct {
 
 	// Task management.
 	fn   uint8
+	at   clock.Time // it was sent
 	refs []*task
 }
 

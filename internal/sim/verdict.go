@@ -73,7 +73,7 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.sensed(t, u)
 	case classReserve:
 		s.count(Reservations)
-		if lu.freedAt < t.call {
+		if lu.freedAt < t.call && lu.resetting == 0 {
 			lu.holder, lu.since = in, s.now()
 		}
 	case classWrite:

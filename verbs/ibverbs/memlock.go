@@ -41,5 +41,5 @@ func (m MemlockLimit) String() string {
 	if m.Unlimited {
 		return "locked memory is not limited"
 	}
-	return fmt.Sprintf("%d KiB may be locked: raise it with ulimit -l or LimitMEMLOCK=infinity in the unit, or give CAP_IPC_LOCK", m.Bytes>>10)
+	return fmt.Sprintf("%d KiB may be locked (ulimit -l, LimitMEMLOCK in the unit, CAP_IPC_LOCK)", m.Bytes>>10)
 }

@@ -57,7 +57,7 @@ type initiator struct {
 	bursts             []burst
 	units              []unit   // by place in run.luns
 	old                []*task  // of the session before, of the same nexus
-	heard              bool    // the target has said something in full feature phase
+	heard              bool     // the target has said something in full feature phase
 	plain              bool     // the next command counts in the window
 	asked              bool     // the target wants a logout
 	graves             []uint32 // tags of commands that task management ended

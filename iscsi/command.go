@@ -12,10 +12,10 @@ import (
 //spindle:hot
 func (c *Connection) commandHeader(p *PDU) Sink {
 	s, b := c.sess, p.BHS
+	c.verdict = s.window.judge(b)
 	if s.nexus == nil {
 		return Sink{} // discovery session: rejected when it is whole
 	}
-	c.verdict = s.window.judge(b)
 	switch c.verdict {
 	case early:
 		if s.isHeld(b.CmdSN()) {
@@ -163,6 +163,10 @@ func (c *Connection) refuseCommand(p *PDU) {
 	s := c.sess
 	switch {
 	case s.nexus == nil:
+		if c.verdict == inOrder {
+			s.window.ExpCmdSN++
+			s.runHeld()
+		}
 		c.reject(p.BHS, pdu.RejectProtocol)
 	case c.verdict == outside || c.verdict == early:
 		c.e.Stats.Dropped.Add(1) // RFC 7143 §4.2.2.1: silently ignored

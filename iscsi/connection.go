@@ -230,7 +230,7 @@ func (c *Connection) Closed(why error) {
 		c.e.Stats.LoginFailures.Add(1)
 	}
 	if !c.slots.Empty() {
-		sh.r.Arena.Free(c.slots)
+		sh.free(c.slots)
 		c.slots = mem.Ref{}
 	}
 	c.logClosed(was, why)

@@ -21,7 +21,7 @@ type loginState struct {
 // drop gives the login's memory back.
 func (l *loginState) drop(c *Connection) {
 	if !l.buf.Empty() {
-		c.sh.r.Arena.Free(l.buf)
+		c.sh.free(l.buf)
 		l.buf = mem.Ref{}
 	}
 }
@@ -169,7 +169,7 @@ func (c *Connection) enter() {
 		return
 	}
 	sh.remove(c)
-	sh.r.Arena.Free(c.slots)
+	sh.free(c.slots)
 	c.slots = mem.Ref{}
 	c.phase = phaseMoving
 	c.tp.Move(r, func(err error) {
@@ -202,6 +202,7 @@ func (c *Connection) fullFeature() {
 	if s.node != nil {
 		s.nexus = s.node.newNexus(sh.r, s, c)
 	}
+	c.seq.MaxSendData = s.params.maxSendData
 	c.openText()
 	c.login = nil
 	c.phase = phaseFull
@@ -222,7 +223,7 @@ func (s *Session) transportParams() Params {
 	q := &s.params
 	return Params{
 		HeaderDigest: q.headerDigest, DataDigest: q.dataDigest,
-		MaxSendData: q.maxSendData, MaxBurst: q.maxBurst,
+		MaxBurst:  q.maxBurst,
 		Discovery: s.node == nil, Window: s.depth,
 		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, WholeBuffer: q.wholeBuffer,
 	}

@@ -44,7 +44,7 @@ func (c *Connection) nopOut(b pdu.BHS) {
 
 // sendLimit is the longest data segment this connection may send, in bytes.
 func (c *Connection) sendLimit() uint32 {
-	n := c.sess.params.maxSendData
+	n := c.seq.MaxSendData
 	if m := c.tp.Traits().MaxSendData; m != 0 {
 		n = min(n, m)
 	}

@@ -91,7 +91,7 @@ func (g *registry) enter(q *registration) {
 	opt := g.e.inventory.Load().opt
 	old := g.byKey[q.key]
 	switch {
-	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load():
+	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load(), g.e.inventory.Load().portalGroup(q.key.portalTag) == nil:
 		q.answer(pdu.LoginTargetRemoved, "target is being removed")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
 		g.e.Stats.Reinstatements.Add(1)

@@ -200,7 +200,7 @@ func (s *Session) closed() {
 		}
 		s.ended = true
 		if !s.slots.Empty() {
-			s.sh.r.Arena.Free(s.slots)
+			s.sh.free(s.slots)
 			s.slots = mem.Ref{}
 			s.sh.keepTasks(taskSet{s.tasks, s.tags})
 			s.tasks, s.tags, s.free = nil, nil, nil

@@ -1,7 +1,10 @@
 package iscsi
 
 import (
+	"time"
+
 	"spindle/reactor"
+	"spindle/reactor/clock"
 	"spindle/reactor/mem"
 )
 
@@ -20,11 +23,18 @@ type shard struct {
 	waitConns []*Connection
 	waiters   int
 	retry     reactor.FlushNode
+	again     reactor.Timer // memory comes back by other ways than free, too
 }
 
 func newShard(e *Engine, r *reactor.Reactor) *shard {
 	s := &shard{e: e, r: r}
 	s.retry.To = s
+	s.again.Fire = func(clock.Time) {
+		if s.waiters > 0 {
+			s.Flush()
+			s.r.Arm(&s.again, s.r.Now().Add(retryBuffers))
+		}
+	}
 	return s
 }
 
@@ -81,6 +91,9 @@ func (s *shard) free(b mem.Ref) {
 	}
 }
 
+// retryBuffers is how often commands that wait for a buffer look again.
+const retryBuffers = 10 * time.Millisecond
+
 // wait queues t until a buffer is free. False: too many wait already.
 func (s *shard) wait(t *Task) bool {
 	if s.waiters >= MaxBufferWaiters {
@@ -95,6 +108,9 @@ func (s *shard) wait(t *Task) bool {
 	}
 	c.waitTail, t.waitNext = t, nil
 	s.waiters++
+	if !s.again.Armed() {
+		s.r.Arm(&s.again, s.r.Now().Add(retryBuffers))
+	}
 	s.e.Stats.BufferWaits.Add(1)
 	return true
 }

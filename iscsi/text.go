@@ -24,6 +24,7 @@ func (c *Connection) textRequest(b pdu.BHS) {
 	}
 	r := c.text.Step(b, data)
 	c.dropData()
+	c.seq.MaxSendData = c.text.MaxSendData()
 	if r.Reject != 0 {
 		c.reject(b, r.Reject)
 		return

@@ -41,6 +41,7 @@ func (c *Connection) manage(b pdu.BHS) {
 		answer(pdu.TMFNotSupported)
 		return
 	}
+	s.abortHeld(b)
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
 		Fn: fn, LUN: b.LUN(), Ref: ref,
@@ -52,6 +53,21 @@ func (c *Connection) manage(b pdu.BHS) {
 			}
 		},
 	})
+}
+
+// abortHeld ends the commands before a task set function that wait for a gap in
+// CmdSN: it affects them although the device server has not seen them (RFC 7143
+// §4.2.2.3.3).
+func (s *Session) abortHeld(b pdu.BHS) {
+	for t := s.held; t != nil; {
+		next := t.heldNext
+		every := b.TMF() == pdu.TMFWarmReset || b.TMF() == pdu.TMFColdReset
+		if b.TMF() != pdu.TMFAbortTask && !t.raw && pdu.SNLess(t.cmdSN, b.CmdSN()) &&
+			(every || pdu.BHS(t.bhs[:]).LUN() == b.LUN()) {
+			t.TaskAbort(&t.SCSI)
+		}
+		t = next
+	}
 }
 
 // abortUnseen answers ABORT TASK for a task that is not there: one still on its

@@ -47,7 +47,6 @@ type Listener interface {
 // Params are the results of negotiation that a transport needs to move PDUs.
 type Params struct {
 	HeaderDigest, DataDigest bool
-	MaxSendData              uint32 // bytes: the peer's MaxRecvDataSegmentLength
 	MaxRecvData              uint32 // bytes: what we declared
 	MaxBurst                 uint32 // bytes: a Data-In sequence ends here (RFC 7143 §11.7.2)
 
@@ -153,6 +152,9 @@ const (
 type Sequence struct {
 	StatSN uint32  // of the connection
 	Window *Window // of the session
+	// MaxSendData is the initiator's MaxRecvDataSegmentLength, in bytes: it may
+	// declare another in full feature phase (RFC 7143 §13.12).
+	MaxSendData uint32
 }
 
 // Window is the command window of a session.

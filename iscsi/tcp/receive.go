@@ -103,8 +103,16 @@ func (x *receiver) recvInto(b mem.Ref) {
 	c.r.NeedFlush(&x.again) // the submission queue is full
 }
 
-// logged handles a login-mode receive.
+// logged handles a login-mode receive, all of it inside the recover frame: what
+// it touches is this login's own.
 func (x *receiver) logged(e ring.CQE) {
+	defer x.c.guard()
+	x.decoding = true
+	x.loginStep(e)
+	x.decoding = false
+}
+
+func (x *receiver) loginStep(e ring.CQE) {
 	c := x.c
 	if c.closing {
 		return

@@ -156,7 +156,7 @@ func (c *Conn) gather() {
 func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 	x := &c.tx
 	for p.Off < p.Data.Len {
-		n := min(p.Data.Len-p.Off, c.p.MaxSendData)
+		n := min(p.Data.Len-p.Off, c.seq.MaxSendData, MaxSendBytes)
 		if b := c.p.MaxBurst; b > 0 {
 			n = min(n, b-p.Off%b)
 		}

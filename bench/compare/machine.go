@@ -3,6 +3,7 @@ package compare
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -53,6 +54,11 @@ func describe() Machine {
 			}
 		}
 		m.Commit += dirty
+	}
+	if m.Commit == "unknown" { // not stamped: the tree that one stands in, then
+		if out, err := exec.Command("git", "describe", "--always", "--dirty=, modified").Output(); err == nil {
+			m.Commit = strings.TrimSpace(string(out))
+		}
 	}
 	return m
 }

@@ -21,6 +21,12 @@ import (
 // slows them, and those that make many would pay for it in the figures.
 const syscallRun = 300 * time.Millisecond
 
+// fillTime and maxFill bound the filling of a LUN.
+const (
+	fillTime = time.Minute
+	maxFill  = 16 << 30
+)
+
 // busyLoad is the load average above which a machine is not at rest.
 const busyLoad = 0.5
 
@@ -36,9 +42,10 @@ type Plan struct {
 
 // contestant is a peer that runs.
 type contestant struct {
-	name string
-	run  *peer.Running
-	dead error
+	name   string
+	run    *peer.Running
+	dead   error
+	filled bool // its RAM LUN was written through
 }
 
 // Run compares.
@@ -133,6 +140,13 @@ func (p *Plan) cell(ctx context.Context, w Workload, list []*contestant, r *Resu
 	for i := range order {
 		order[i] = i
 	}
+	if w.LUN == peer.RAM {
+		for _, c := range list {
+			if err := p.fill(ctx, c); err != nil {
+				return nil, fmt.Errorf("%s: filling the LUN in memory: %w", c.name, err)
+			}
+		}
+	}
 	for round := range p.Method.Rounds {
 		for _, i := range order {
 			f, c := &cell.Figures[i], list[i]
@@ -193,6 +207,26 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	}
 	o.Pattern, err = load.ParsePattern(w.RW, w.Mix)
 	return o, err
+}
+
+// fill writes a LUN in memory through once: the first touch of a page costs the
+// kernel's clearing of it, which would be measured instead of the target.
+func (p *Plan) fill(ctx context.Context, c *contestant) error {
+	if c.filled || c.dead != nil {
+		return nil
+	}
+	w := Workload{LUN: peer.RAM, RW: "write", Size: 256 << 10, Depth: 4, Connections: 1}
+	o, err := p.options(w, c)
+	if err != nil {
+		return err
+	}
+	o.Once, o.Ramp, o.Runtime = true, 0, fillTime
+	o.Span = min(p.Method.LUNSize, maxFill)
+	c.run.Resume()
+	defer c.run.Pause()
+	_, err = load.Run(ctx, o)
+	c.filled = true
+	return err
 }
 
 // measure is one run with its counters.

@@ -2,6 +2,8 @@ package counters
 
 import (
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"testing"
@@ -102,6 +104,24 @@ func TestProcOfAnEndedProcess(t *testing.T) {
 	_ = cmd.Wait()
 	if _, err := Open(Target{PID: cmd.Process.Pid}, false); err == nil {
 		t.Error("a process that has ended was opened")
+	}
+}
+
+func TestListener(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	if got := Listener(addr); got != os.Getpid() {
+		t.Errorf("process %d listens on %v, want %d", got, addr, os.Getpid())
+	}
+	l.Close()
+	if got := Listener(addr); got != 0 {
+		t.Errorf("process %d listens on a closed port", got)
+	}
+	if got := Listener(netip.MustParseAddrPort("192.0.2.1:3260")); got != 0 {
+		t.Errorf("process %d listens on another machine", got)
 	}
 }
 

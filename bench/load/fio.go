@@ -9,7 +9,7 @@ import (
 // Percentiles that are printed, as fio prints them.
 var percentiles = []float64{1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.5, 99.9, 99.95, 99.99}
 
-type object map[string]any
+type object = map[string]any
 
 // FIO is the result with the names that fio gives the same things in
 // --output-format=json, for tools that read those. What fio has and this

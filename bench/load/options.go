@@ -162,6 +162,7 @@ type Options struct {
 	Data        bool   // digests (RFC 7143 §13.1)
 	Congestion  string // TCP congestion control; "" leaves the system's
 	Seed        uint64
+	Once        bool // end when a sequential pattern has gone through the span
 
 	// Window, if set, is called on the loading thread right before the measured
 	// time begins (true) and right after it ends (false).
@@ -192,6 +193,8 @@ func (o *Options) Check() error {
 		return badOption("negative ramp time or rate")
 	case o.Verify && len(o.Sizes) > 1:
 		return badOption("--verify wants one block size, not a split")
+	case o.Once && (o.Pattern.Random || o.Connections > 1 || o.Ramp > 0):
+		return badOption("once through a LUN wants one connection, a sequential pattern and no ramp")
 	case o.Pattern.Name == "":
 		return badOption("no pattern")
 	}

@@ -49,7 +49,8 @@ type generator struct {
 	checking bool // the pass at the end of a verified run
 
 	issuing   bool
-	allowed   int // commands that may start this turn
+	through   bool // once through the span, as was asked for
+	allowed   int  // commands that may start this turn
 	interval  float64
 	started   float64 // time the next command is due at, with a rate
 	inflight  int
@@ -371,7 +372,7 @@ func (g *generator) wait(limit time.Duration, done func() bool) error {
 //
 //spindle:hot
 func (g *generator) until(t clock.Time, measured bool) error {
-	for g.now < t && !g.stop.Load() {
+	for g.now < t && !g.stop.Load() && (!g.through || g.inflight > 0) {
 		before, worked := g.now, g.worked
 		if err := g.turn(); err != nil {
 			return err
@@ -510,6 +511,10 @@ func (g *generator) choose(c *conn, s *slot) bool {
 		s.lba = g.rng.below(g.blocks/per) * per
 	} else {
 		if c.seq+per > g.blocks {
+			if g.o.Once {
+				g.through = true
+				return false
+			}
 			c.seq = 0
 		}
 		s.lba = c.seq

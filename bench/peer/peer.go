@@ -28,6 +28,8 @@ type Setup struct {
 	Size uint64 // of each LUN, in bytes
 	Dir  string // for its files
 	Args []string
+	// NullOnly leaves the LUN in memory out, where that is a choice.
+	NullOnly bool
 }
 
 // Driver knows one kind of target.
@@ -47,8 +49,9 @@ type Running struct {
 	// Control is the RPC socket of those that have one, with SPDK's methods.
 	Control string
 
-	proc  *process
-	clean func()
+	proc     *process
+	farewell func() // before it is told to end
+	clean    func() // after
 }
 
 // Stop ends the peer and removes what it left.
@@ -56,6 +59,9 @@ func (r *Running) Stop() error {
 	var err error
 	if r.proc != nil {
 		r.proc.resume() // a stopped process does not see that it is to end
+		if r.farewell != nil && r.proc.alive() == nil {
+			r.farewell()
+		}
 		err = r.proc.stop()
 	}
 	if r.clean != nil {

@@ -166,7 +166,10 @@ func (d limitDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 			return nil, err
 		}
 	}
-	args := []string{"limit", "--listen", "127.0.0.1:0", "--size", strconv.FormatUint(s.Size, 10), "--ram", "--cpu", strconv.Itoa(s.CPU)}
+	args := []string{"limit", "--listen", "127.0.0.1:0", "--size", strconv.FormatUint(s.Size, 10), "--cpu", strconv.Itoa(s.CPU)}
+	if !s.NullOnly {
+		args = append(args, "--ram")
+	}
 	p, err := start(s.CPU, self, args...)
 	if err != nil {
 		return nil, err

@@ -51,9 +51,17 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	}
 	r := running(p, port, "", 1, 2)
 	var files []string
+	r.farewell = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout/2)
+		defer cancel()
+		_ = tgtadm(ctx, control, "--op", "delete", "--mode", "system", "--force") // SIGTERM alone it ignores while there are targets
+	}
 	r.clean = func() {
 		for _, f := range files {
 			_ = os.Remove(f) // in memory, of ours
+		}
+		for _, end := range []string{"", ".lock"} {
+			_ = os.Remove("/run/tgtd/socket." + control + end) // which it leaves behind
 		}
 	}
 	err = p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port))

@@ -3,14 +3,20 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
+	"spindle/bench/counters"
 	"spindle/bench/load"
+	"spindle/bench/peer"
+	"spindle/internal/sys"
 )
 
 func runCommand() command {
@@ -25,6 +31,9 @@ Writing destroys what is on the LUN.`,
 			f := declareLoad(fs)
 			fs.BoolVar(&f.json, "json", false, "print JSON with fio's field names instead of text")
 			fs.BoolVar(&f.quiet, "quiet", false, "print no progress line")
+			fs.BoolVar(&f.limit, "limit", false, "run the same against the built-in canned responder, and print\nboth in one table: that is what the machine allows")
+			fs.IntVar(&f.limitCPU, "limit-cpu", -1, "`CPU` of that responder (default the last)")
+			fs.IntVar(&f.pid, "pid", 0, "`PID` of the target, to count its context switches and CPU time\n(default whoever listens there, on this machine)")
 			return func(ctx context.Context, s streams, args []string) error {
 				o, err := f.options(args)
 				if err != nil {
@@ -58,6 +67,7 @@ type loadFlags struct {
 	mix                         int
 	runtime, ramp               seconds
 	json, quiet, limit          bool
+	pid, limitCPU               int
 }
 
 func declareLoad(fs *flag.FlagSet) *loadFlags {
@@ -115,22 +125,156 @@ func (f *loadFlags) options(args []string) (load.Options, error) {
 	return o, o.Check()
 }
 
+// outcome is a run with what it cost the target.
+type outcome struct {
+	name   string
+	r      *load.Result
+	counts *counters.Counts // nil: not counted
+	note   string
+}
+
 func run(ctx context.Context, s streams, o load.Options, f *loadFlags) error {
-	if !f.quiet && !f.json {
-		stop := showProgress(s.err, &o)
-		defer stop()
+	if f.limit && (o.Header || o.Data || o.Verify) {
+		return usagef("--limit: the canned responder has no digests and stores nothing to verify")
 	}
-	r, err := load.Run(ctx, o)
+	if f.pid == 0 {
+		if addr, err := netip.ParseAddrPort(o.Address.Host); err == nil {
+			f.pid = counters.Listener(addr)
+		}
+	}
+	target, err := measure(ctx, s, o, f, "target", f.pid)
 	if err != nil {
 		return err
 	}
-	if f.json {
-		e := json.NewEncoder(s.out)
-		e.SetIndent("", "  ")
-		return e.Encode(r.FIO(&o, version))
+	var limit *outcome
+	if f.limit {
+		if limit, err = againstLimit(ctx, s, o, f); err != nil {
+			return fmt.Errorf("limit: %w", err)
+		}
 	}
-	_, err = io.WriteString(s.out, r.Human(&o))
+	if f.json {
+		return printJSON(s.out, &o, target, limit)
+	}
+	text := target.r.Human(&o) + target.costs()
+	if limit != nil {
+		text += table(target, limit)
+	}
+	_, err = io.WriteString(s.out, text)
 	return err
+}
+
+// measure loads once and counts what process pid does meanwhile.
+func measure(ctx context.Context, s streams, o load.Options, f *loadFlags, name string, pid int) (*outcome, error) {
+	out := &outcome{name: name}
+	var failed error
+	if pid != 0 {
+		m, err := counters.Open(counters.Target{PID: pid}, false)
+		if err != nil {
+			return nil, err
+		}
+		defer m.Close()
+		out.note = m.Source
+		if m.Note != "" {
+			out.note += ", " + m.Note
+		}
+		var from counters.Counts
+		o.Window = func(begins bool) {
+			c, err := m.Read()
+			failed = errors.Join(failed, err)
+			if begins {
+				from = c
+				return
+			}
+			c = c.Sub(from)
+			out.counts = &c
+		}
+	}
+	if !f.quiet && !f.json {
+		defer showProgress(s.err, &o)()
+	}
+	var err error
+	out.r, err = load.Run(ctx, o)
+	return out, errors.Join(err, failed)
+}
+
+// againstLimit repeats the load against the canned responder on a CPU of its own.
+func againstLimit(ctx context.Context, s streams, o load.Options, f *loadFlags) (*outcome, error) {
+	cpu := f.limitCPU
+	if cpu < 0 {
+		set, err := sys.Affinity()
+		if err != nil {
+			return nil, err
+		}
+		cpus := sys.CPUs(set)
+		cpu = cpus[len(cpus)-1]
+	}
+	if cpu == o.CPU {
+		return nil, usagef("--limit-cpu %d is the initiator's", cpu)
+	}
+	drivers, err := peer.Find(peer.Drivers(peer.Paths{}), "limit")
+	if err != nil {
+		return nil, err
+	}
+	l, err := drivers[0].Start(ctx, peer.Setup{CPU: cpu, Size: limitSize, NullOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Stop()
+	if o.Address, err = load.ParseURL(l.URLs[peer.Null]); err != nil {
+		return nil, err
+	}
+	return measure(ctx, s, o, f, "limit", l.PID)
+}
+
+// limitSize of the canned LUN: it takes no memory.
+const limitSize = 1 << 40
+
+// costs says what the target spent on an I/O.
+func (o *outcome) costs() string {
+	if o.counts == nil {
+		return "  target: not counted; name its process with --pid if it is on this machine\n"
+	}
+	n := float64(max(1, o.r.IOs()))
+	return fmt.Sprintf("  target: CPU %.0f ns/IO, context switches/IO voluntary %.4f, involuntary %.4f (%s)\n",
+		float64(o.counts.Run)/n, float64(o.counts.Voluntary)/n, float64(o.counts.Involuntary)/n, o.note)
+}
+
+// table is the target beside the limit.
+func table(rows ...*outcome) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%-8s %10s %10s %10s %10s %10s %12s\n", "", "IOPS", "p50 us", "p99 us", "p99.9 us", "CPU ns/IO", "switches/IO")
+	for _, o := range rows {
+		h := o.r.Both()
+		us := func(p float64) float64 { return float64(h.ValueAtPercentile(p)) / 1e3 }
+		fmt.Fprintf(&b, "%-8s %10s %10.1f %10.1f %10.1f", o.name, load.SI(o.r.IOPS()), us(50), us(99), us(99.9))
+		if o.counts != nil {
+			n := float64(max(1, o.r.IOs()))
+			fmt.Fprintf(&b, " %10.0f %12.4f", float64(o.counts.Run)/n, float64(o.counts.Voluntary+o.counts.Involuntary)/n)
+		}
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(&b, "target / limit: %.2f of its IOPS, in one run each; \"spindle-bench compare\" gives intervals\n", rows[0].r.IOPS()/rows[1].r.IOPS())
+	return b.String()
+}
+
+// printJSON prints fio's document, with one job for each run.
+func printJSON(w io.Writer, o *load.Options, target, limit *outcome) error {
+	doc := target.r.FIO(o, version)
+	jobs := doc["jobs"].([]map[string]any)
+	if limit != nil {
+		more := limit.r.FIO(o, version)["jobs"].([]map[string]any)
+		more[0]["jobname"] = limit.name
+		jobs = append(jobs, more...)
+	}
+	for i, x := range []*outcome{target, limit} {
+		if x != nil && x.counts != nil {
+			jobs[i]["target"] = x.counts
+		}
+	}
+	doc["jobs"] = jobs
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(doc)
 }
 
 // showProgress writes a line a second over itself, on a terminal only.

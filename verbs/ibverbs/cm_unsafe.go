@@ -265,13 +265,13 @@ func (i *id) CreateQP(with verbs.PD, c verbs.QPConfig) (verbs.QP, error) {
 		max_send: C.uint32_t(c.MaxSend), max_recv: C.uint32_t(c.MaxRecv), max_send_sge: C.uint32_t(c.MaxSendSGE),
 		max_recv_sge: C.uint32_t(c.MaxRecvSGE), max_inline: C.uint32_t(c.MaxInline),
 	}
-	var num C.uint32_t
-	if err := fail(C.sp_create_qp(i.c, pd.c, send.handle, recv.handle, &caps, &q.handle, &num), "queue pair"); err != nil {
+	var handle, num C.uint32_t
+	if err := fail(C.sp_create_qp(i.c, pd.c, C.uint32_t(send.handle), C.uint32_t(recv.handle), &caps, &handle, &num), "queue pair"); err != nil {
 		return nil, err
 	}
 	c.MaxSend, c.MaxRecv, c.MaxInline = int(caps.max_send), int(caps.max_recv), int(caps.max_inline)
 	c.MaxSendSGE, c.MaxRecvSGE = int(caps.max_send_sge), int(caps.max_recv_sge)
-	q.caps, q.num = c, uint32(num)
+	q.handle, q.num, q.caps = verbs.QPHandle(handle), uint32(num), c
 	i.qp = q
 	pd.users++
 	send.users++
@@ -284,19 +284,19 @@ type queuePair struct {
 	id         *id
 	pd         *domain
 	send, recv *queue
-	handle     C.uint32_t
+	handle     verbs.QPHandle
 	num        uint32
 	caps       verbs.QPConfig
 	closed     bool
 }
 
-func (q *queuePair) Handle() verbs.QPHandle { return verbs.QPHandle(q.handle) }
+func (q *queuePair) Handle() verbs.QPHandle { return q.handle }
 func (q *queuePair) Num() uint32            { return q.num }
 func (q *queuePair) Caps() verbs.QPConfig   { return q.caps }
-func (q *queuePair) Fail() error            { return fail(C.sp_fail_qp(q.handle), "queue pair") }
+func (q *queuePair) Fail() error            { return fail(C.sp_fail_qp(C.uint32_t(q.handle)), "queue pair") }
 
 func (q *queuePair) State() (verbs.QPState, error) {
-	rc := C.sp_query_qp(q.handle)
+	rc := C.sp_query_qp(C.uint32_t(q.handle))
 	return verbs.QPState(max(rc, 0)), fail(rc, "queue pair")
 }
 
@@ -309,5 +309,5 @@ func (q *queuePair) Close() error {
 	q.pd.users--
 	q.send.users--
 	q.recv.users--
-	return fail(C.sp_destroy_qp(q.id.c, q.handle), "queue pair")
+	return fail(C.sp_destroy_qp(q.id.c, C.uint32_t(q.handle)), "queue pair")
 }

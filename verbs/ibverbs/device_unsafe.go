@@ -145,7 +145,8 @@ func (p *domain) RegisterRemote(m mem.Ref, access verbs.Access) (verbs.MR, error
 
 func (p *domain) register(addr, n uint64, access verbs.Access) (verbs.MR, error) {
 	r := &region{pd: p}
-	rc := C.sp_reg_mr(p.c, C.uint64_t(addr), C.uint64_t(n), C.int(access), &r.c, &r.lkey, &r.rkey)
+	var lkey, rkey C.uint32_t
+	rc := C.sp_reg_mr(p.c, C.uint64_t(addr), C.uint64_t(n), C.int(access), &r.c, &lkey, &rkey)
 	if syscall.Errno(-rc) == syscall.ENOMEM {
 		if m := Memlock(); !m.Unlimited {
 			return nil, fmt.Errorf("%s: register %d MiB: %w: %v", p.dev.info.Name, n>>20, verbs.ErrMemlock, m)
@@ -154,6 +155,7 @@ func (p *domain) register(addr, n uint64, access verbs.Access) (verbs.MR, error)
 	if err := fail(rc, "%s: register %d bytes", p.dev.info.Name, n); err != nil {
 		return nil, err
 	}
+	r.lkey, r.rkey = uint32(lkey), uint32(rkey)
 	p.users++
 	return r, nil
 }
@@ -174,12 +176,12 @@ func (p *domain) Close() error {
 type region struct {
 	pd         *domain
 	c          unsafe.Pointer
-	lkey, rkey C.uint32_t
+	lkey, rkey uint32
 	closed     bool
 }
 
-func (r *region) LKey() uint32 { return uint32(r.lkey) }
-func (r *region) RKey() uint32 { return uint32(r.rkey) }
+func (r *region) LKey() uint32 { return r.lkey }
+func (r *region) RKey() uint32 { return r.rkey }
 
 func (r *region) Close() error {
 	if r.closed {
@@ -234,10 +236,11 @@ func (d *device) NewCQ(n int, with verbs.CompChannel) (verbs.CQ, error) {
 		c = q.ch.c
 	}
 	var granted C.int
-	if err := fail(C.sp_create_cq(d.ctx, C.int(n), c, &q.handle, &granted), "%s: completion queue of %d", d.info.Name, n); err != nil {
+	var handle C.uint32_t
+	if err := fail(C.sp_create_cq(d.ctx, C.int(n), c, &handle, &granted), "%s: completion queue of %d", d.info.Name, n); err != nil {
 		return nil, err
 	}
-	q.size = int(granted)
+	q.handle, q.size = verbs.CQHandle(handle), int(granted)
 	d.users++
 	if q.ch != nil {
 		q.ch.users++
@@ -249,13 +252,13 @@ func (d *device) NewCQ(n int, with verbs.CompChannel) (verbs.CQ, error) {
 type queue struct {
 	dev    *device
 	ch     *compChannel
-	handle C.uint32_t
+	handle verbs.CQHandle
 	size   int
 	users  int
 	closed bool
 }
 
-func (q *queue) Handle() verbs.CQHandle { return verbs.CQHandle(q.handle) }
+func (q *queue) Handle() verbs.CQHandle { return q.handle }
 func (q *queue) Size() int              { return q.size }
 
 func (q *queue) Close() error {
@@ -270,5 +273,5 @@ func (q *queue) Close() error {
 	if q.ch != nil {
 		q.ch.users--
 	}
-	return fail(C.sp_destroy_cq(q.handle), "completion queue")
+	return fail(C.sp_destroy_cq(C.uint32_t(q.handle)), "completion queue")
 }

@@ -141,8 +141,8 @@ type QP interface {
 	State() (QPState, error)
 	// Fail moves the queue pair to the error state: every outstanding request
 	// completes with StatusFlushed, signalled or not, and so does every send
-	// posted later. A receive posted later may never complete (soft-RoCE does
-	// not look): who drains must not wait for it.
+	// posted later. A receive posted later may not complete by itself
+	// (soft-RoCE does not look): call Fail again for it to be flushed.
 	Fail() error
 	// Close destroys it: its requests touch no memory any more. Completions not
 	// polled yet may be lost, or come later.

@@ -9,7 +9,7 @@ type Faults struct {
 	LateRead     float64 // an RDMA READ takes up to 64 latencies
 	RemoteAccess float64 // an RDMA WRITE or READ is answered "remote access error"
 	Fatal        float64 // the queue pair fails by itself
-	LostReceive  float64 // a receive posted to a failed queue pair never completes
+	LateReceive  float64 // a receive posted to a failed queue pair waits for the next flush: another Fail
 
 	// Completion queues.
 	ShortPoll float64 // Poll returns a part of what is there
@@ -24,7 +24,7 @@ type Faults struct {
 // AllFaults is every fault at a rate that leaves runs able to progress.
 func AllFaults() Faults {
 	return Faults{
-		Delay: 0.1, RNR: 0.01, LateRead: 0.2, RemoteAccess: 0.0005, Fatal: 0.0002, LostReceive: 0.5,
+		Delay: 0.1, RNR: 0.01, LateRead: 0.2, RemoteAccess: 0.0005, Fatal: 0.0002, LateReceive: 0.5,
 		ShortPoll: 0.2, Spurious: 0.05,
 		EarlyReceive: 0.3, EventDelay: 0.2, DupEvent: 0.2,
 	}
@@ -39,7 +39,7 @@ func (f Faults) Lossless() Faults {
 // Counts tells how often each fault of the same name was injected, and how
 // often the caller brought the others about.
 type Counts struct {
-	Delay, RNR, LateRead, RemoteAccess, Fatal, LostReceive uint64
+	Delay, RNR, LateRead, RemoteAccess, Fatal, LateReceive uint64
 	ShortPoll, Spurious                                    uint64
 	EarlyReceive, EventDelay, DupEvent                     uint64
 
@@ -57,7 +57,7 @@ func (c *Counts) Each(f func(name string, n uint64)) {
 		name string
 		n    uint64
 	}{
-		{"Delay", c.Delay}, {"RNR", c.RNR}, {"LateRead", c.LateRead}, {"RemoteAccess", c.RemoteAccess}, {"Fatal", c.Fatal}, {"LostReceive", c.LostReceive},
+		{"Delay", c.Delay}, {"RNR", c.RNR}, {"LateRead", c.LateRead}, {"RemoteAccess", c.RemoteAccess}, {"Fatal", c.Fatal}, {"LateReceive", c.LateReceive},
 		{"ShortPoll", c.ShortPoll}, {"Spurious", c.Spurious},
 		{"EarlyReceive", c.EarlyReceive}, {"EventDelay", c.EventDelay}, {"DupEvent", c.DupEvent},
 		{"NoReceive", c.NoReceive}, {"ReadStalls", c.ReadStalls}, {"EarlyMessages", c.EarlyMessages},
@@ -74,7 +74,7 @@ func (c *Counts) Add(o *Counts) {
 	c.LateRead += o.LateRead
 	c.RemoteAccess += o.RemoteAccess
 	c.Fatal += o.Fatal
-	c.LostReceive += o.LostReceive
+	c.LateReceive += o.LateReceive
 	c.ShortPoll += o.ShortPoll
 	c.Spurious += o.Spurious
 	c.EarlyReceive += o.EarlyReceive

@@ -332,15 +332,21 @@ func TestReceivesOfAFailedQueuePair(t *testing.T) {
 		want   int
 	}{
 		{"flushed", Faults{}, 10},
-		{"never looked at", Faults{LostReceive: 1}, 8},
+		{"not looked at", Faults{LateReceive: 1}, 8},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w, a, _ := established(t, Config{Faults: tc.faults}, 256)
 			check(t, a.qp.Fail())
+			w.Advance(time.Second)
 			a.recv(2)
 			w.Advance(time.Second)
-			if wcs := a.poll(); len(wcs) != tc.want || int(w.Counts.LostReceive) != 10-tc.want {
-				t.Errorf("%d completions, %d lost", len(wcs), w.Counts.LostReceive)
+			if wcs := a.poll(); len(wcs) != tc.want || int(w.Counts.LateReceive) != 10-tc.want {
+				t.Errorf("%d completions, %d late", len(wcs), w.Counts.LateReceive)
+			}
+			check(t, a.qp.Fail())
+			w.Advance(time.Second)
+			if wcs := a.poll(); len(wcs) != 10-tc.want {
+				t.Errorf("%d completions after failing again", len(wcs))
 			}
 		})
 	}

@@ -114,6 +114,9 @@ func (q *queuePair) rqAt(index uint64) *recv { return &q.recvs[index%uint64(len(
 func (q *queuePair) State() (verbs.QPState, error) { return q.state, q.dev().usable() }
 
 func (q *queuePair) Fail() error {
+	if q.state == verbs.QPError && !q.closed {
+		q.flushLater()
+	}
 	q.fail()
 	q.w.settle()
 	return nil
@@ -201,14 +204,11 @@ func (n *Node) postRecv(b *verbs.Batch, wr *verbs.RecvWR) int32 {
 	case q.recvTail-q.recvFree == uint64(len(q.recvs)):
 		return int32(syscall.ENOMEM)
 	}
-	if w := n.w; q.state == verbs.QPError && w.chance(w.Faults.LostReceive, &w.Counts.LostReceive, "lost receive", q.number) {
-		return 0
-	}
 	r := q.rqAt(q.recvTail)
 	r.wr = *wr
 	r.sges = append(r.sges[:0], b.SGEsOf(wr.First, wr.NumSGE)...)
 	q.recvTail++
-	if q.state == verbs.QPError {
+	if w := n.w; q.state == verbs.QPError && !w.chance(w.Faults.LateReceive, &w.Counts.LateReceive, "late receive", q.number) {
 		q.flushLater()
 	}
 	return 0

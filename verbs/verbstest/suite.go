@@ -460,6 +460,13 @@ func flush(s *setup) {
 	if st, err := a.qp.State(); st != verbs.QPError || err != nil {
 		s.t.Errorf("state %v, %v", st, err)
 	}
+	a.recv(5, 2, 64)
+	must(s.t, a.qp.Fail()) // once more, for those posted since
+	for i, wc := range a.completions(2) {
+		if wc.Status != verbs.StatusFlushed || wc.ID.Slot() != uint32(5+i) {
+			s.t.Errorf("late receive %d: %+v", i, wc)
+		}
+	}
 }
 
 func full(s *setup) {

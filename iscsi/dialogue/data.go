@@ -243,7 +243,7 @@ func (p *Player) matchData(lines []string, k packet) error {
 	return p.matchText(lines, k.data)
 }
 
-// matchBytes compares bytes; in hex lines ?? is any byte, ... any rest.
+// matchBytes compares bytes; in hex lines ? is any digit, ... any rest.
 func (p *Player) matchBytes(lines []string, got []byte) error {
 	at := 0
 	for _, line := range lines {
@@ -267,8 +267,10 @@ func (p *Player) matchBytes(lines []string, got []byte) error {
 				if at >= len(got) {
 					return fmt.Errorf("data ends after %d bytes", at)
 				}
-				if v, err := strconv.ParseUint(h[:2], 16, 8); h[:2] != "??" && (err != nil || byte(v) != got[at]) {
-					return fmt.Errorf("byte %d is %02x, want %s", at, got[at], h[:2])
+				for i, have := range []byte(hex.EncodeToString(got[at : at+1])) {
+					if h[i] != '?' && h[i] != have {
+						return fmt.Errorf("byte %d is %02x, want %s", at, got[at], h[:2])
+					}
 				}
 				at++
 			}
@@ -319,7 +321,7 @@ func (p *Player) matchText(lines []string, data []byte) error {
 	return nil
 }
 
-// matchSense compares sense data with KEY/ASCASCQ, as 5/2400. It follows its
+// matchSense compares sense data with KEY/ASCASCQ, as 5/2400, or one of several. It follows its
 // length in a response (RFC 7143 §11.4.7.1), in fixed or descriptor format
 // (SPC-5 §4.4).
 func matchSense(want string, data []byte) error {
@@ -331,8 +333,11 @@ func matchSense(want string, data []byte) error {
 	if s[0]&0x7e == 0x72 {
 		key, asc = s[1]&15, s[2:4]
 	}
-	if got := fmt.Sprintf("%x/%02x%02x", key, asc[0], asc[1]); got != strings.ToLower(want) {
-		return fmt.Errorf("sense %s, want %s", got, want)
+	got := fmt.Sprintf("%x/%02x%02x", key, asc[0], asc[1])
+	for _, w := range strings.Split(want, "|") {
+		if w == got {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("sense %s, want %s", got, want)
 }

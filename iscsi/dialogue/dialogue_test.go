@@ -93,7 +93,7 @@ func (g simTarget) player() *Player {
 		},
 		Wait: func(d time.Duration) { g.Advance(d) },
 		Vars: map[string]string{"target": iscsitest.Node, "initiator": iscsitest.Initiator, "lun": "1",
-			"portal": g.Portal.String(), "chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
+			"portal": g.Portal.String(), "virtual": "yes", "chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
 	}
 }
 
@@ -142,7 +142,7 @@ func TestSimulated(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) {
 			g := newSim(t)
 			p := g.player()
-			if m := missing(s, p.Vars); m != nil {
+			if m := missing(s, p.Vars); len(m) > 0 {
 				t.Fatalf("the simulated target lacks %v", m)
 			}
 			if err := p.Play(s); err != nil {

@@ -12,6 +12,7 @@ import (
 	"spindle/bench/compare"
 	"spindle/bench/load"
 	"spindle/bench/peer"
+	"spindle/bench/report"
 	"spindle/internal/sys"
 )
 
@@ -119,5 +120,42 @@ func runCompare(ctx context.Context, s streams, p *compare.Plan, out string) err
 	if err != nil {
 		return err
 	}
-	return r.Save(filepath.Join(out, "result.json"))
+	path := filepath.Join(out, "result.json")
+	if err := r.Save(path); err != nil {
+		return err
+	}
+	return show(s, r, out, path)
+}
+
+// show writes the report and names its files.
+func show(s streams, r *compare.Result, out string, more ...string) error {
+	files, err := report.Write(r, out)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.out, "%s\nwritten: %s\n", report.Text(r), strings.Join(append(more, files...), ", "))
+	return err
+}
+
+func reportCommand() command {
+	return command{
+		name: "report", args: "result.json", short: "write the report of a comparison again",
+		long: "Write report.html, report.md and the pictures from a stored result.",
+		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
+			out := fs.String("out", ".", "`DIR` to write to")
+			return func(_ context.Context, s streams, args []string) error {
+				if len(args) != 1 {
+					return usagef("report: name one result.json")
+				}
+				r, err := compare.Load(args[0])
+				if err != nil {
+					return err
+				}
+				if err := os.MkdirAll(*out, 0o755); err != nil {
+					return err
+				}
+				return show(s, r, *out)
+			}
+		},
+	}
 }

@@ -1,0 +1,329 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"spindle/bench/compare"
+	"spindle/bench/load"
+)
+
+// colours of the peers: Okabe and Ito's, which colour-blind readers can tell apart.
+var colours = map[string]string{"spindle": "#0072b2", "stgt": "#e69f00", "spdk": "#009e73", "lio": "#cc79a7", "limit": "#7b8794"}
+
+// spares are for peers without a colour of their own.
+var spares = []string{"#d55e00", "#56b4e9", "#000000", "#b5a800"}
+
+// Picture is an SVG.
+type Picture struct {
+	Name, Title, SVG string
+}
+
+// charts draws what the result has.
+func charts(r *compare.Result) (list []Picture) {
+	for _, draw := range []func(*compare.Result) Picture{ratioChart, depthChart, latencyChart, costChart} {
+		if p := draw(r); p.SVG != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func colour(r *compare.Result, peer string) string {
+	if c := colours[peer]; c != "" {
+		return c
+	}
+	i := slices.IndexFunc(r.Peers, func(p compare.Peer) bool { return p.Name == peer })
+	return spares[max(i, 0)%len(spares)]
+}
+
+func title(r *compare.Result, peer string) string {
+	for _, p := range r.Peers {
+		if p.Name == peer {
+			return p.Title
+		}
+	}
+	return peer
+}
+
+// legend names the peers that have figures, from x on.
+func legend(c *canvas, r *compare.Result, x, y float64) {
+	for _, p := range present(r) {
+		c.rect(x, y-9, 12, 10, colour(r, p), "")
+		c.text(x+17, y, left, ink, 12, title(r, p))
+		x += 40 + 7*float64(len(title(r, p)))
+	}
+}
+
+// present are the peers that took part.
+func present(r *compare.Result) (list []string) {
+	for _, p := range r.Peers {
+		if p.Absent == "" {
+			list = append(list, p.Name)
+		}
+	}
+	return list
+}
+
+const chartWidth = 960
+
+// ratioChart shows the subject's IOPS over every other's, with intervals.
+func ratioChart(r *compare.Result) Picture {
+	type row struct {
+		cell  string
+		ratio *compare.Ratio
+	}
+	var rows []row
+	values := []float64{1}
+	for i := range r.Cells {
+		for j := range r.Cells[i].Ratios {
+			if q := &r.Cells[i].Ratios[j]; q.What == "iops" {
+				rows = append(rows, row{r.Cells[i].Title, q})
+				values = append(values, q.Interval.Low, q.Interval.High)
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return Picture{}
+	}
+	const step, top, labels = 24.0, 56.0, 330.0
+	name := fmt.Sprintf("IOPS of %s over the others' (median of rounds and its interval; right of 1 is faster)", title(r, r.Method.Subject))
+	c := &canvas{w: chartWidth, h: top + step*float64(len(rows)) + 40}
+	c.text(12, 22, left, ink, 15, name)
+	s := logScale(values, labels, chartWidth-90)
+	bottom := c.h - 30
+	for _, t := range s.ticks() {
+		c.line(s.at(t), top-12, s.at(t), bottom, grid, 1)
+		c.text(s.at(t), bottom+16, middle, faint, 11, number(t))
+	}
+	c.line(s.at(1), top-12, s.at(1), bottom, ink, 1.5)
+	last := ""
+	for i, row := range rows {
+		y := top + step*float64(i)
+		if row.cell != last {
+			c.text(12, y+11, left, ink, 12, row.cell)
+			last = row.cell
+		}
+		q := row.ratio
+		c.text(labels-10, y+11, right, faint, 12, title(r, q.To))
+		col := colour(r, q.To)
+		from, to := s.at(q.Interval.Low), s.at(q.Interval.High)
+		if q.Refused {
+			c.rect(from, y+3, to-from, 8, "none", fmt.Sprintf(`stroke="%s" stroke-dasharray="3 2"`, col))
+			c.text(to+8, y+11, left, faint, 12, "too wide")
+			continue
+		}
+		x0, x1 := min(s.at(1), s.at(q.Interval.Median)), max(s.at(1), s.at(q.Interval.Median))
+		c.rect(x0, y, x1-x0, 14, col, `opacity="0.75"`)
+		c.line(from, y+7, to, y+7, ink, 1.5)
+		c.line(from, y+3, from, y+11, ink, 1.5)
+		c.line(to, y+3, to, y+11, ink, 1.5)
+		c.text(max(to, x1)+8, y+11, left, ink, 12, fmt.Sprintf("%.2f", q.Interval.Median))
+	}
+	return Picture{"ratios", name, c.String(name)}
+}
+
+// panel is a small chart with two logarithmic axes.
+type panel struct {
+	c          *canvas
+	x, y, w, h float64
+}
+
+func (p panel) frame(title, unit string, ys scale) {
+	p.c.text(p.x, p.y-10, left, ink, 13, title)
+	for _, t := range ys.ticks() {
+		p.c.line(p.x, ys.at(t), p.x+p.w, ys.at(t), grid, 1)
+		p.c.text(p.x-6, ys.at(t)+4, right, faint, 11, number(t))
+	}
+	p.c.line(p.x, p.y, p.x, p.y+p.h, faint, 1)
+	p.c.line(p.x, p.y+p.h, p.x+p.w, p.y+p.h, faint, 1)
+	p.c.text(p.x+p.w, p.y-10, right, faint, 11, unit)
+}
+
+// panels lays n panels out, two to a row, under a heading and a legend.
+func panels(r *compare.Result, n int, name string) (*canvas, func(int) panel) {
+	const top, height, gap, margin = 64.0, 210.0, 70.0, 64.0
+	width := (chartWidth - 3*margin) / 2.0
+	rows := (n + 1) / 2
+	c := &canvas{w: chartWidth, h: top + float64(rows)*(height+gap) + 10}
+	c.text(12, 22, left, ink, 15, name)
+	legend(c, r, 12, 44)
+	return c, func(i int) panel {
+		return panel{c, margin + float64(i%2)*(width+margin), top + 24 + float64(i/2)*(height+gap), width, height}
+	}
+}
+
+// depthChart shows IOPS against queue depth, for what was measured at several.
+func depthChart(r *compare.Result) Picture {
+	type group struct {
+		title string
+		cells []*compare.Cell
+	}
+	var groups []*group
+	for i := range r.Cells {
+		cell := &r.Cells[i]
+		w := cell.Workload
+		w.Depth = 1
+		key := w.Title()
+		j := slices.IndexFunc(groups, func(g *group) bool { return g.title == key })
+		if j < 0 {
+			j = len(groups)
+			groups = append(groups, &group{title: key})
+		}
+		groups[j].cells = append(groups[j].cells, cell)
+	}
+	groups = slices.DeleteFunc(groups, func(g *group) bool { return len(g.cells) < 2 })
+	if len(groups) == 0 {
+		return Picture{}
+	}
+	name := "IOPS against queue depth"
+	c, at := panels(r, len(groups), name)
+	for i, g := range groups {
+		p := at(i)
+		var depths, values []float64
+		for _, cell := range g.cells {
+			depths = append(depths, float64(cell.Workload.Depth))
+			for _, f := range cell.Figures {
+				values = append(values, f.IOPS.Low, f.IOPS.High)
+			}
+		}
+		xs := scale{slices.Min(depths), slices.Max(depths), p.x, p.x + p.w}
+		ys := logScale(values, p.y+p.h, p.y)
+		w := g.cells[0].Workload
+		p.frame(fmt.Sprintf("%s, %s %s", w.LUN, load.FormatBytes(uint64(w.Size)), w.RW), "IOPS", ys)
+		for _, d := range depths {
+			c.text(xs.at(d), p.y+p.h+16, middle, faint, 11, fmt.Sprintf("QD %.0f", d))
+		}
+		for _, who := range present(r) {
+			var line []point
+			for _, cell := range g.cells {
+				if f := cell.Figure(who); f != nil && f.IOPS.N > 0 {
+					x := xs.at(float64(cell.Workload.Depth))
+					c.line(x, ys.at(f.IOPS.Low), x, ys.at(f.IOPS.High), colour(r, who), 1)
+					line = append(line, point{x, ys.at(f.IOPS.Median)})
+				}
+			}
+			slices.SortFunc(line, func(a, b point) int { return int(math.Copysign(1, a.x-b.x)) })
+			c.path(line, colour(r, who))
+			for _, q := range line {
+				c.dot(q.x, q.y, colour(r, who))
+			}
+		}
+	}
+	return Picture{"depth", name, c.String(name)}
+}
+
+// nines spreads the tail of a distribution: each nine of a percentile is as wide
+// as the others.
+func nines(p float64) float64 { return -math.Log10(1 - min(p, 99.999)/100) }
+
+// latencyChart shows the distribution of latencies in each cell.
+func latencyChart(r *compare.Result) Picture {
+	var cells []*compare.Cell
+	for i := range r.Cells {
+		if slices.ContainsFunc(r.Cells[i].Figures, func(f compare.Figure) bool { return len(f.Curve) > 0 }) {
+			cells = append(cells, &r.Cells[i])
+		}
+	}
+	if len(cells) == 0 {
+		return Picture{}
+	}
+	name := "Latency by percentile, all rounds together"
+	c, at := panels(r, len(cells), name)
+	for i, cell := range cells {
+		p := at(i)
+		var values []float64
+		for _, f := range cell.Figures {
+			for _, q := range f.Curve {
+				values = append(values, q.Micros)
+			}
+		}
+		ys := logScale(values, p.y+p.h, p.y)
+		p.frame(cell.Title, "µs", ys)
+		x := func(percentile float64) float64 { return p.x + p.w*nines(percentile)/nines(99.999) }
+		for _, t := range []float64{0, 50, 90, 99, 99.9, 99.99} {
+			c.line(x(t), p.y, x(t), p.y+p.h, grid, 1)
+			c.text(x(t), p.y+p.h+16, middle, faint, 11, fmt.Sprintf("p%g", t))
+		}
+		for _, f := range cell.Figures {
+			var line []point
+			for _, q := range f.Curve {
+				line = append(line, point{x(q.Percentile), ys.at(q.Micros)})
+			}
+			if len(line) > 0 {
+				c.path(line, colour(r, f.Peer))
+			}
+		}
+	}
+	return Picture{"latency", name, c.String(name)}
+}
+
+// costChart shows what an I/O costs the target: CPU time and context switches.
+func costChart(r *compare.Result) Picture {
+	measures := []struct {
+		title string
+		of    func(compare.Figure) float64
+	}{
+		{"CPU time of the target, ns per I/O", func(f compare.Figure) float64 { return f.CPU }},
+		{"context switches of the target per I/O", func(f compare.Figure) float64 { return f.Voluntary + f.Involuntary }},
+	}
+	rows := 0
+	for _, cell := range r.Cells {
+		rows += len(cell.Figures)
+	}
+	if rows == 0 {
+		return Picture{}
+	}
+	const bar, gap, top, labels = 14.0, 12.0, 84.0, 230.0
+	name := "What an I/O costs the target (left is better; a polling target's CPU time includes its polling)"
+	c := &canvas{w: chartWidth, h: top + bar*float64(rows) + gap*float64(len(r.Cells)) + 40}
+	c.text(12, 22, left, ink, 15, name)
+	legend(c, r, 12, 44)
+	width := (chartWidth - labels - 150) / 2.0
+	for k, m := range measures {
+		var values []float64
+		for _, cell := range r.Cells {
+			for _, f := range cell.Figures {
+				values = append(values, m.of(f))
+			}
+		}
+		x0 := labels + float64(k)*(width+80)
+		s := logScale(values, x0, x0+width)
+		bottom := c.h - 30
+		c.text(x0, 70, left, ink, 12, m.title)
+		for _, t := range s.ticks() {
+			c.line(s.at(t), top-6, s.at(t), bottom, grid, 1)
+			c.text(s.at(t), bottom+16, middle, faint, 11, number(t))
+		}
+		y := top
+		for _, cell := range r.Cells {
+			if k == 0 {
+				c.text(12, y+bar, left, ink, 12, cell.Title)
+			}
+			for _, f := range cell.Figures {
+				v := m.of(f)
+				if v > 0 && f.IOPS.N > 0 {
+					c.rect(x0, y+1, max(s.at(v)-x0, 2), bar-3, colour(r, f.Peer), "")
+					c.text(max(s.at(v), x0+2)+5, y+bar-3, left, faint, 10, number(v))
+				}
+				y += bar
+			}
+			y += gap
+		}
+	}
+	return Picture{"cost", name, c.String(name)}
+}
+
+// number writes a figure briefly.
+func number(v float64) string {
+	switch {
+	case v >= 1000:
+		return load.SI(v)
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 0.1:
+		return fmt.Sprintf("%.3g", v)
+	}
+	return fmt.Sprintf("%.2g", v)
+}

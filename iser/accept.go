@@ -63,7 +63,7 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 		return nil, err
 	}
 	s := m.leastLoaded()
-	cfg := d.queuePair(m.t.opt.Unsolicited)
+	cfg := d.queuePair(&m.t.opt)
 	q, err := d.queueFor(s, cfg.MaxSend+cfg.MaxRecv)
 	if err != nil {
 		return nil, err
@@ -89,14 +89,14 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 }
 
 // queuePair is what a connection's queue pair is asked to have.
-func (d *device) queuePair(unsolicited bool) verbs.QPConfig {
+func (d *device) queuePair(o *Options) verbs.QPConfig {
 	info := d.v.Info()
 	recvs := iscsi.MaxQueueDepth + ReserveReceives
-	if unsolicited {
+	if o.Unsolicited {
 		recvs = maxReceives
 	}
 	return verbs.QPConfig{
-		MaxSend: min(sendRequests, info.MaxQPWR), MaxRecv: min(recvs, info.MaxQPWR),
+		MaxSend: min(o.SendQueue, info.MaxQPWR), MaxRecv: min(recvs, info.MaxQPWR),
 		MaxSendSGE: min(sendSGEs, info.MaxSGE), MaxRecvSGE: 1, MaxInline: d.inline,
 	}
 }

@@ -112,6 +112,9 @@ func newConn(t *Transport, s *shard, l *listener, d *device, q *queue, ev *verbs
 	c.local, c.peer = ev.ID.Addrs()
 	c.depth = min(int(ev.Param.InitiatorDepth), info.MaxInitReadAtoms, MaxReads)
 	c.maxMessage = maxMessageOf(info, ev.ID.Port())
+	if n := t.opt.maxMessage; n != 0 {
+		c.maxMessage = min(c.maxMessage, n)
+	}
 	c.invalidate = wantsInvalidate(ev.Private()) && info.MemMgtExtensions
 	c.told.Run = c.signalled
 	c.ctl.Run = c.called

@@ -32,12 +32,12 @@ const (
 	// bound is usually lower.
 	MaxReads = 128
 
-	// sendRequests is the depth of a send queue, maxReceives the most receives a
+	// sendQueue is the default depth of a send queue, maxReceives the most receives a
 	// connection posts, sendSGEs what a SEND needs: headers, data, padding.
-	sendRequests = 512
-	maxReceives  = 1 << indexBits
-	sendSGEs     = 3
-	wantInline   = 128 // bytes
+	sendQueue   = 512
+	maxReceives = 1 << indexBits
+	sendSGEs    = 3
+	wantInline  = 128 // bytes
 
 	// queueEntries is the size of a completion queue that is asked for.
 	queueEntries = 32 << 10
@@ -67,6 +67,10 @@ type Options struct {
 	// Unsolicited allows InitialR2T=No. Each command may then bring several
 	// Data-Out PDUs, which all need a receive posted.
 	Unsolicited bool
+	// SendQueue is the depth of a connection's send queue, 512.
+	SendQueue int
+
+	maxMessage uint32 // tests: the longest message, when less than the port's
 }
 
 // Transport is iSCSI over iSER. It implements iscsi.Transport.
@@ -101,6 +105,9 @@ type Stats struct {
 // New makes the transport for these reactors. Nothing is opened before the
 // first Listen.
 func New(o Options) *Transport {
+	if o.SendQueue == 0 {
+		o.SendQueue = sendQueue
+	}
 	t := &Transport{opt: o, log: o.Log, shards: make([]*shard, len(o.Reactors))}
 	if t.log == nil {
 		t.log = slog.New(slog.NewTextHandler(io.Discard, nil))

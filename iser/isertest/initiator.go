@@ -20,7 +20,7 @@ const (
 	loginRecv  = HeadersLen + 8192
 	fullRecv   = HeadersLen + 128
 	fullRecvs  = 132 // cmds_max, and a few
-	sendSlots  = 64
+	sendSlots  = 512
 	slotSize   = 16 << 10
 )
 
@@ -48,6 +48,7 @@ type Conn struct {
 	wcs            []verbs.WC
 	batch          *verbs.Batch
 	sent, slots    int
+	sending        int // not completed
 
 	Private   []byte // what the target sent along
 	Up        bool   // ESTABLISHED
@@ -103,7 +104,7 @@ func (g *Target) newHost() *Conn {
 	c.dev = devs[0]
 	c.pd, err = c.dev.NewPD()
 	g.must(err)
-	c.region, err = g.space.Map(16<<20, -1)
+	c.region, err = g.space.Map(64<<20, -1)
 	g.must(err)
 	c.mr, err = c.pd.Register(c.region)
 	g.must(err)
@@ -197,8 +198,15 @@ const sendID = verbs.WRID(1) << 62
 // SendRaw sends a message as it is.
 func (c *Conn) SendRaw(w []byte) {
 	c.g.T.Helper()
+	if c.sending == sendSlots {
+		c.pull()
+	}
+	if c.sending == sendSlots {
+		c.g.T.Fatal("the initiator's send slots are used up")
+	}
 	off := uint64(c.slots + c.sent%sendSlots*slotSize)
 	c.sent++
+	c.sending++
 	m := c.region.Ref(off, uint32(len(w)))
 	copy(m.Bytes(), w)
 	c.batch.Send(verbs.SendWR{ID: sendID, QP: c.QP.Handle(), Flags: verbs.FlagSignaled}, verbs.SGE{Addr: uint64(m.Addr), Len: m.Len, LKey: c.mr.LKey()})
@@ -290,6 +298,8 @@ func (c *Conn) completed(w *verbs.WC) {
 		if c.Status == 0 {
 			c.Status = w.Status
 		}
+	case w.Op == verbs.WCSend:
+		c.sending--
 	case w.Op == verbs.WCRecv:
 		c.posted--
 		if w.Flags&verbs.WCInvalidated != 0 {
@@ -397,8 +407,9 @@ func (c *Conn) login(b pdu.BHS, text []byte) uint16 {
 	c.ExpStatSN = p.BHS.StatSN() + 1
 	c.TSIH = p.BHS.TSIH()
 	if p.BHS.LoginStatus() == 0 && p.BHS.Flags()&pdu.FlagTransit != 0 && p.BHS.NSG() == pdu.StageFullFeature {
-		// libiscsi posts these only now.
-		for range fullRecvs {
+		// libiscsi posts these only now; ib_iser has none in a discovery session but
+		// that of login.
+		for n := 0; n < fullRecvs && !c.discovery; n++ {
 			c.PostRecv(fullRecv)
 		}
 		c.full, c.spoken = true, false
@@ -419,36 +430,22 @@ func (c *Conn) Login(kv ...string) *Conn {
 	return c
 }
 
-// Read sends a READ (10) of LUN 1 and checks everything about its answer but
-// the data, which it returns.
+// Read reads and checks everything about the answer but the data.
 func (c *Conn) Read(lun uint16, lba uint32, blocks uint16) []byte {
 	c.g.T.Helper()
-	n := uint32(blocks) * 512
-	buf := c.Buffer(n, verbs.AccessRemoteWrite)
-	b := c.Command(lun, pdu.FlagRead, n, iscsitest.Read10(lba, blocks)...)
-	c.SendTags(Tags{Read: buf.MR.RKey(), ReadA: uint64(buf.Ref.Addr)}, b, nil, nil)
-	if r := c.Finish(b.ITT()); r.Status != 0 || r.Residual != 0 {
+	itt, buf := c.StartRead(lun, lba, blocks)
+	if r := c.Finish(itt); r.Status != 0 || r.Residual != 0 {
 		c.g.T.Fatalf("read: %+v", r)
 	}
 	c.done(buf)
-	return buf.Bytes()
+	return append([]byte(nil), buf.Bytes()...)
 }
 
-// Write sends a WRITE (10) with so many bytes of immediate data; the rest is in
-// memory that begins behind it, as initiators have it.
-func (c *Conn) Write(lun uint16, lba uint32, data []byte, immediate int) {
+// Write writes and checks the answer.
+func (c *Conn) Write(lun uint16, lba uint32, data []byte, s Shape) {
 	c.g.T.Helper()
-	n := uint32(len(data))
-	b := c.Command(lun, pdu.FlagWrite, n, iscsitest.Write10(lba, uint16(n/512))...)
-	var t Tags
-	var buf Buffer
-	if immediate < len(data) {
-		buf = c.Buffer(n-uint32(immediate), verbs.AccessRemoteRead)
-		copy(buf.Bytes(), data[immediate:])
-		t = Tags{Write: buf.MR.RKey(), WriteA: uint64(buf.Ref.Addr)}
-	}
-	c.SendTags(t, b, nil, data[:immediate])
-	if r := c.Finish(b.ITT()); r.Status != 0 || r.Residual != 0 {
+	itt, buf := c.StartWrite(lun, lba, data, s)
+	if r := c.Finish(itt); r.Status != 0 || r.Residual != 0 {
 		c.g.T.Fatalf("write: %+v", r)
 	}
 	c.done(buf)
@@ -456,9 +453,68 @@ func (c *Conn) Write(lun uint16, lba uint32, data []byte, immediate int) {
 
 // done deregisters a command's memory.
 func (c *Conn) done(b Buffer) {
-	if b.MR != nil {
-		c.g.must(b.MR.Close())
+	if b.MR == nil {
+		return
 	}
+	c.g.must(b.MR.Close())
+	if n := (b.Ref.Len + 4095) &^ 4095; b.Ref.Addr-c.region.Base+uintptr(n) == uintptr(c.heap) {
+		c.heap -= n // the youngest: its memory can be used again
+	}
+}
+
+// Release deregisters a command's memory: the target must not reach it any more.
+func (c *Conn) Release(b Buffer) { c.done(b) }
+
+// Shape is how the data of a write goes to the target.
+type Shape struct {
+	Immediate   int
+	Unsolicited int  // bytes of Data-Out PDUs
+	Segment     int  // of each, 8192
+	Whole       bool // the tagged buffer begins with the first byte
+}
+
+// StartWrite sends a WRITE (10) in a shape, and returns its tag and what it
+// advertised.
+func (c *Conn) StartWrite(lun uint16, lba uint32, data []byte, s Shape) (uint32, Buffer) {
+	c.g.T.Helper()
+	n, ahead := len(data), s.Immediate+s.Unsolicited
+	b := c.Command(lun, pdu.FlagWrite, uint32(n), iscsitest.Write10(lba, uint16(n/512))...)
+	if s.Unsolicited > 0 {
+		b.SetFlags(b.Flags() &^ pdu.FlagFinal)
+	}
+	var t Tags
+	var buf Buffer
+	if ahead < n {
+		from := ahead
+		if s.Whole {
+			from = 0
+		}
+		buf = c.Buffer(uint32(n-from), verbs.AccessRemoteRead)
+		copy(buf.Bytes(), data[from:])
+		clear(buf.Bytes()[:ahead-from]) // the target has no business there
+		t = Tags{Write: buf.MR.RKey(), WriteA: uint64(buf.Ref.Addr)}
+	}
+	c.SendTags(t, b, nil, data[:s.Immediate])
+	seg := s.Segment
+	if seg == 0 {
+		seg = 8192
+	}
+	for off, sn := s.Immediate, uint32(0); off < ahead; sn++ {
+		m := min(seg, ahead-off)
+		c.Send(c.DataOutBHS(b.ITT(), pdu.ReservedTag, sn, uint32(off), off+m == ahead), nil, data[off:off+m])
+		off += m
+	}
+	return b.ITT(), buf
+}
+
+// StartRead sends a READ (10) and returns its tag and where the data goes.
+func (c *Conn) StartRead(lun uint16, lba uint32, blocks uint16) (uint32, Buffer) {
+	c.g.T.Helper()
+	n := uint32(blocks) * 512
+	buf := c.Buffer(n, verbs.AccessRemoteWrite)
+	b := c.Command(lun, pdu.FlagRead, n, iscsitest.Read10(lba, blocks)...)
+	c.SendTags(Tags{Read: buf.MR.RKey(), ReadA: uint64(buf.Ref.Addr)}, b, nil, nil)
+	return b.ITT(), buf
 }
 
 // Finish collects the response of the command with this tag.
@@ -474,6 +530,30 @@ func (c *Conn) Finish(itt uint32) iscsitest.Result {
 		r.Sense = p.Data[2:]
 	}
 	return r
+}
+
+// RoundTrip sends a message that is answered by one PDU and returns the first
+// bytes of that; it allocates nothing.
+func (c *Conn) RoundTrip(w []byte) (head [HeadersLen]byte) {
+	c.SendRaw(w)
+	for {
+		n, _ := c.Host.Poll([]verbs.CQHandle{c.cq.Handle()}, c.wcs)
+		got := false
+		for i := range c.wcs[:n] {
+			w := &c.wcs[i]
+			if w.Op == verbs.WCSend {
+				c.sending--
+			} else if w.Op == verbs.WCRecv {
+				copy(head[:], c.region.Ref(uint64(w.ID), HeadersLen).Bytes())
+				c.repost(w.ID, fullRecv)
+				got = true
+			}
+		}
+		if got {
+			return head
+		}
+		c.g.Turn()
+	}
 }
 
 // Disconnect ends the connection from this side.

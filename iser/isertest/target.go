@@ -48,6 +48,7 @@ type Target struct {
 	Fabric *memverbs.World
 	Node   *memverbs.Node // the target's
 	ISER   *iser.Transport
+	OnTurn func() // called in each turn, before the reactors
 	device verbs.DeviceInfo
 	space  *mem.Space // of the initiators
 	hosts  int
@@ -67,7 +68,12 @@ func (offload) Go(work func(), r *reactor.Reactor, done *reactor.Msg) {
 func New(t testing.TB, o Options) *Target {
 	t.Helper()
 	g := &Target{space: mem.NewSpace(), device: o.Device}
-	o.Target.Also = func() { g.Fabric.AdvanceTo(g.Clock.T) }
+	o.Target.Also = func() {
+		g.Fabric.AdvanceTo(g.Clock.T)
+		if g.OnTurn != nil {
+			g.OnTurn()
+		}
+	}
 	o.Target.ISER = func(b *iscsitest.Target) iscsi.Transport {
 		g.Target = b
 		o.Fabric.Clock, o.Fabric.Rand = b.Clock, rand.New(rand.NewPCG(o.Seed, 2))

@@ -185,6 +185,10 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 		return err
 	}
 	n := &Node{cfg: cfg, dev: scsi.NewDevice(name, e.reactors), removed: new(atomic.Bool)}
+	if e.store != nil {
+		n.dev.Persist(e.store, e.offload)
+	}
+	n.dev.SetPorts(cfg.ports())
 	for i, l := range cfg.LUNs {
 		if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, l.options()); err != nil {
 			for _, l := range cfg.LUNs[:i] {
@@ -194,6 +198,30 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 		}
 	}
 	e.change(func(v *inventory) { v.nodes = append(slices.Clip(v.nodes), n) })
+	return nil
+}
+
+// ports are the tags of the portal groups that lead to the node: its target ports.
+func (cfg *NodeConfig) ports() []uint16 {
+	var tags []uint16
+	for _, m := range cfg.Maps {
+		tags = append(tags, m.PortalTag)
+	}
+	return tags
+}
+
+// SetPortGroupState changes the asymmetric access state of a node's portal
+// group (ALUA).
+func (e *Engine) SetPortGroupState(c reactor.Caller, name string, tag uint16, state scsi.PortState) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.inventory.Load().node(name)
+	if n == nil {
+		return fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	if err := n.dev.SetPortGroupState(c, tag, state); err != nil {
+		return fmt.Errorf("node %s: %w", name, err)
+	}
 	return nil
 }
 
@@ -313,7 +341,10 @@ func (e *Engine) AddMaps(name string, maps []Map) error {
 			return fmt.Errorf("map %d:%d: %w", m.PortalTag, m.InitiatorTag, ErrExists)
 		}
 	}
-	e.update(n, func(cfg *NodeConfig) { cfg.Maps = append(cfg.Maps, maps...) })
+	e.update(n, func(cfg *NodeConfig) {
+		cfg.Maps = append(cfg.Maps, maps...)
+		n.dev.SetPorts(cfg.ports())
+	})
 	return nil
 }
 
@@ -334,6 +365,7 @@ func (e *Engine) RemoveMaps(name string, maps []Map) error {
 	}
 	e.update(n, func(cfg *NodeConfig) {
 		cfg.Maps = slices.DeleteFunc(cfg.Maps, func(o Map) bool { return slices.ContainsFunc(maps, o.same) })
+		n.dev.SetPorts(cfg.ports())
 	})
 	return nil
 }

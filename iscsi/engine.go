@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"spindle/reactor"
+	"spindle/scsi"
 )
 
 // Limits that are not settings. Settings are in Options.
@@ -42,6 +43,10 @@ type Config struct {
 	// Held: portals listen, but connections wait for Open, so that nobody is
 	// told that a node does not exist while the configuration is loaded.
 	Held bool
+	// Reservations keeps persistent reservations (APTPL), written through
+	// Offload; without it APTPL is refused.
+	Reservations scsi.PRStore
+	Offload      reactor.Offload
 }
 
 // Engine is the target: nodes, groups, portals and the sessions they have.
@@ -52,6 +57,8 @@ type Engine struct {
 	transport Transport
 	iser      Transport
 	entropy   io.Reader
+	store     scsi.PRStore
+	offload   reactor.Offload
 	log       *slog.Logger
 	shards    []*shard
 	registry  *registry
@@ -111,6 +118,8 @@ func New(c Config) *Engine {
 		transport: c.Transport,
 		iser:      c.ISER,
 		entropy:   c.Entropy,
+		store:     c.Reservations,
+		offload:   c.Offload,
 		log:       c.Log,
 		listeners: map[uint16]*listening{},
 	}

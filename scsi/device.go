@@ -26,6 +26,10 @@ type Device struct {
 	reactors  []*reactor.Reactor
 	sides     []*side
 	table     *table
+	ports     []port // as control wants them; the control thread's
+	wanted    atomic.Pointer[[]port]
+	store     PRStore
+	offload   reactor.Offload
 	inventory atomic.Pointer[inventory]
 }
 
@@ -49,6 +53,7 @@ type LUNInfo struct {
 func NewDevice(name string, reactors []*reactor.Reactor) *Device {
 	d := &Device{name: name, reactors: reactors, table: newTable()}
 	d.inventory.Store(&inventory{})
+	d.wanted.Store(new([]port))
 	for i, r := range reactors {
 		s := &side{r: r, index: i}
 		s.wake.Run = s.settle
@@ -90,6 +95,9 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 	}
 	lu, err := newLogicalUnit(d, lun, b, opt)
 	if err != nil {
+		return nil, fmt.Errorf("LUN %d: %w", lun, err)
+	}
+	if err := lu.restore(c); err != nil {
 		return nil, fmt.Errorf("LUN %d: %w", lun, err)
 	}
 	if err := b.Share(); err != nil {

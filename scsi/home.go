@@ -25,6 +25,7 @@ const (
 	callLost                    // the nexus of an I_T_L ended
 	callResize                  // the bdev may have another size
 	callWiped                   // SANITIZE has ended
+	callPorts                   // control changed the target ports
 	callSoil                    // an erased unit is about to be written
 )
 
@@ -46,6 +47,7 @@ type homeCall struct {
 	claim   *claim // callHold
 	hold    *hold  // answer to callHold
 	snap    *snapshot
+	done    func() // callPorts: in place of an answer
 }
 
 func (c *homeCall) run(*reactor.Reactor) {
@@ -126,6 +128,7 @@ type home struct {
 	idle     []*hold
 	holdWait callQueue // no hold is idle
 
+	saving  saving
 	prevent []NexusID // those that prevent the removal of the medium
 	wipe    wipe
 }
@@ -201,6 +204,10 @@ func (lu *LogicalUnit) next() {
 		r := &lu.rounds
 		*r = round{call: c, uas: r.uas[:0], fence: r.fence[:0]}
 		lu.apply(c, r)
+		if r.keeps {
+			lu.save(r)
+			break
+		}
 		lu.start(r)
 	}
 	lu.running = false
@@ -220,6 +227,9 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 	case callResize:
 		lu.queued = false
 		lu.applyResize(r)
+		lu.applyPorts(r)
+	case callPorts:
+		lu.applyPorts(r)
 	case callWiped:
 		lu.applyWiped(r)
 	case callSoil:

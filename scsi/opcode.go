@@ -45,6 +45,7 @@ const (
 	opServiceIn16        = 0x9e
 	opReportLUNs         = 0xa0
 	opMaintenanceIn      = 0xa3
+	opMaintenanceOut     = 0xa4
 	opRead12             = 0xa8
 	opWrite12            = 0xaa
 	opWriteVerify12      = 0xae
@@ -56,6 +57,7 @@ const (
 const (
 	saReadCapacity16 = 0x10
 	saGetLBAStatus   = 0x12
+	saReportPorts    = 0x0a // in MAINTENANCE IN; in MAINTENANCE OUT it sets them
 	saReportOpcodes  = 0x0c
 	saReportTMF      = 0x0d
 
@@ -74,6 +76,8 @@ const (
 	cmdWhole                            // names several ranges: holds and is held as the whole unit
 	cmdAbsent                           // answered for a logical unit that is not there
 	cmdUnready                          // works without a medium
+	cmdStandby                          // works by a path in standby
+	cmdAnyPath                          // works by every path
 	cmdBusy                             // works while SANITIZE is at work, and after it failed
 )
 
@@ -166,6 +170,9 @@ func (tb *table) add(r row) {
 	}
 	if c.gate&gateUA != 0 {
 		c.gate |= gateState
+		if c.flags&cmdAnyPath == 0 {
+			c.gate |= gatePath
+		}
 	}
 	if r.flags&cmdService != 0 {
 		c.sa = uint16(u[1] & 0x1f)

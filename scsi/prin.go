@@ -7,14 +7,14 @@ const (
 	prCapabilities    = 0x02
 	prReadFullStatus  = 0x03
 
-	prRegister        = 0x00
-	prReserve         = 0x01
-	prRelease         = 0x02
-	prClear           = 0x03
-	prPreempt         = 0x04
-	prPreemptAbort    = 0x05
-	prRegisterIgnore  = 0x06
-	prParameterLength = 24
+	prRegister       = 0x00
+	prReserve        = 0x01
+	prRelease        = 0x02
+	prClear          = 0x03
+	prPreempt        = 0x04
+	prPreemptAbort   = 0x05
+	prRegisterIgnore = 0x06
+	prRegisterMove   = 0x07
 )
 
 func prepPersistentIn(t *Task) Result { return t.wantReply(uint32(be.Uint16(t.CDB[7:]))) }
@@ -33,9 +33,10 @@ func doPersistentIn(t *Task) action {
 	case prReadReservation:
 		s.report(&p)
 	case prCapabilities:
+		keeps := t.View.lu.dev.store != nil
 		p.u16(8)
-		p.u8(0)    // no CRH, SIP_C, ATP_C, PTPL_C
-		p.u8(0x80) // TMV: the type mask is valid
+		p.u8(prSpecIPT | prAllTgPt | bit(keeps, 0)) // SIP_C, ATP_C, PTPL_C; no CRH
+		p.u8(0x80 | bit(s.aptpl, 0))                // TMV: the type mask is valid; PTPL_A
 		p.u8(supportedTypesByte4)
 		p.u8(supportedTypesByte5)
 		p.u16(0)
@@ -86,21 +87,4 @@ func (s *reservations) fullStatus(p *reply) {
 		p.length32(at)
 	}
 	p.length32(4)
-}
-
-// transportID writes an iSCSI TransportID with initiator session id (SPC-5 §7.6.4.6).
-func (id *NexusID) transportID(p *reply) {
-	const hexDigits = "0123456789abcdef"
-	p.u8(0x45) // TPID format 01b, protocol iSCSI
-	p.u8(0)
-	n := len(id.InitiatorName) + len(",i,0x") + 2*len(id.ISID)
-	room := max((n+4)&^3, 20)
-	p.u16(uint16(room))
-	p.str(id.InitiatorName)
-	p.str(",i,0x")
-	for _, b := range id.ISID {
-		p.u8(hexDigits[b>>4])
-		p.u8(hexDigits[b&15])
-	}
-	p.zero(room - n)
 }

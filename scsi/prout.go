@@ -8,6 +8,18 @@ const (
 	prFlagByte = 20
 )
 
+// Layout of the parameter lists, in bytes: the basic one, which TransportIDs may
+// follow, and that of REGISTER AND MOVE (SPC-5 §6.17.3, §6.17.4).
+const (
+	prParameterLength = 24
+	prTransportIDs    = 28
+	prMoveFlags       = 17
+	prMovePort        = 18
+	prMoveLength      = 20
+	prMoveUnreg       = 0x02
+	maxPRList         = prTransportIDs + MaxRegistrants*(transportHeader+maxTransportLen)
+)
+
 func prepPersistentOut(t *Task) Result {
 	switch t.op.sa {
 	case prReserve, prRelease, prPreempt, prPreemptAbort:
@@ -18,10 +30,15 @@ func prepPersistentOut(t *Task) Result {
 			return t.badCDB(2, 3)
 		}
 	}
-	if be.Uint32(t.CDB[5:]) != prParameterLength {
+	n := be.Uint32(t.CDB[5:])
+	most := uint32(prParameterLength)
+	if t.op.sa == prRegister || t.op.sa == prRegisterMove {
+		most = maxPRList
+	}
+	if n < prParameterLength || n > most {
 		return t.fail(IllegalRequest, ParameterListLength)
 	}
-	return t.wantList(prParameterLength)
+	return t.wantList(n)
 }
 
 // prOut is a PERSISTENT RESERVE OUT at work: next is the state it makes.
@@ -29,6 +46,7 @@ type prOut struct {
 	lu        *LogicalUnit
 	t         *Task
 	r         *round
+	list      []byte
 	next      reservations
 	me        int // index among the registrants, -1 for none
 	key, key2 uint64
@@ -37,22 +55,18 @@ type prOut struct {
 
 // homePersistentOut runs PERSISTENT RESERVE OUT (SPC-5 §5.14, §6.17).
 func homePersistentOut(lu *LogicalUnit, t *Task, r *round) {
-	list := t.Data.Bytes()[:prParameterLength]
+	list := t.Data.Bytes()[:t.Want]
 	cur := lu.current.pr
 	if cur.reserved { // RESERVE excludes persistent reservations, even the owner's
 		t.Status = ReservationConflict
 		return
 	}
 	o := prOut{
-		lu: lu, t: t, r: r, next: *cur, me: cur.find(t.Nexus.ID),
+		lu: lu, t: t, r: r, list: list, next: *cur, me: cur.find(t.Nexus.ID),
 		key: be.Uint64(list), key2: be.Uint64(list[8:]), kind: prType(t.CDB[2] & 0x0f),
 	}
 	o.next.regs = append([]registrant(nil), cur.regs...)
 	if sa := t.op.sa; sa == prRegister || sa == prRegisterIgnore {
-		if f := list[prFlagByte]; f&(prSpecIPT|prAllTgPt|prAPTPL) != 0 {
-			o.refuseFlag(f)
-			return
-		}
 		o.register(sa == prRegisterIgnore)
 		return
 	}
@@ -69,61 +83,21 @@ func homePersistentOut(lu *LogicalUnit, t *Task, r *round) {
 		o.clear()
 	case prPreempt, prPreemptAbort:
 		o.preempt(t.op.sa == prPreemptAbort)
+	case prRegisterMove:
+		o.move()
 	}
 }
 
-// refuseFlag points at the option that is not supported: SPEC_I_PT, ALL_TG_PT
-// or APTPL, as REPORT CAPABILITIES says.
-func (o *prOut) refuseFlag(f byte) {
-	for n := uint8(3); ; n-- {
-		if f&(1<<n)&(prSpecIPT|prAllTgPt|prAPTPL) != 0 {
-			o.t.badParam(prFlagByte, n)
-			return
-		}
-	}
-}
-
-// commit makes next the state.
+// commit makes next the state, once it is kept if APTPL asks for that.
 func (o *prOut) commit() {
 	n := o.next
+	if n.aptpl || o.lu.current.pr.aptpl {
+		o.r.keeps = true
+		if n.aptpl {
+			o.r.save = n.encode()
+		}
+	}
 	o.lu.change(o.r).pr = &n
-}
-
-func (o *prOut) register(ignoreKey bool) {
-	id := o.t.Nexus.ID
-	if !ignoreKey && (o.me < 0 && o.key != 0 || o.me >= 0 && o.next.regs[o.me].key != o.key) {
-		o.t.Status = ReservationConflict
-		return
-	}
-	switch {
-	case o.me < 0 && o.key2 == 0:
-		return
-	case o.me < 0 && len(o.next.regs) >= MaxRegistrants:
-		o.t.fail(IllegalRequest, InsufficientRegistry)
-		return
-	case o.me < 0:
-		o.next.regs = append(o.next.regs, registrant{id, o.key2})
-	case o.key2 == 0:
-		o.unregister(id)
-	default:
-		o.next.regs[o.me].key = o.key2
-	}
-	o.next.generation++
-	o.commit()
-}
-
-// unregister removes id, and the reservation with it when it was the holder,
-// or the last of those who hold an all-registrants one (SPC-5 §5.14.11.2).
-func (o *prOut) unregister(id NexusID) {
-	held := o.next.holds(id)
-	o.next.regs = append(o.next.regs[:o.me], o.next.regs[o.me+1:]...)
-	if !held || o.next.kind.all() && len(o.next.regs) != 0 {
-		return
-	}
-	if o.next.kind.open() {
-		o.tellRegistrants(ReservationsReleased)
-	}
-	o.next.drop()
 }
 
 // drop ends the reservation.

@@ -12,6 +12,7 @@ const MaxRegistrants = 128
 // reservations is the reservation state of a unit; immutable, part of a snapshot.
 type reservations struct {
 	generation uint32 // PRGENERATION
+	aptpl      bool   // kept over power loss
 	regs       []registrant
 	held       bool
 	kind       prType
@@ -87,6 +88,9 @@ func (i *ITL) regate() {
 	i.gate = i.gate&^gateShared | s.pr.gates(i.nexus.ID)
 	if s.state != unitReady {
 		i.gate |= gateState
+	}
+	if p := s.port(i.nexus.ID.TPGT); p != nil && !p.state.active() {
+		i.gate |= gatePath
 	}
 }
 

@@ -135,12 +135,10 @@ func TestRegister(t *testing.T) {
 	if gen, keys := a.keys(); gen != 6 || len(keys) != 0 {
 		t.Errorf("generation %d, keys %x", gen, keys)
 	}
-	for flag, at := range map[byte]byte{prSpecIPT: 3, prAllTgPt: 2, prAPTPL: 0} {
-		a.do(0, cdb("17"), nil, 0)
-		q := a.do(0, cdb("5f 00 00 00 00 00 00 00 18"), prOutList(0, 1, flag), 0)
-		if q.outcome() != "05/2600" || q.Sense[15] != 0x88|at || be.Uint16(q.Sense[16:]) != 20 {
-			t.Errorf("flag %02x: %s, % x", flag, q.outcome(), q.Sense[15:18])
-		}
+	a.do(0, cdb("17"), nil, 0)
+	q := a.do(0, cdb("5f 00 00 00 00 00 00 00 18"), prOutList(0, 1, prAPTPL), 0)
+	if q.outcome() != "05/2600" || q.Sense[15] != 0x88 || be.Uint16(q.Sense[16:]) != 20 {
+		t.Errorf("APTPL without a store: %s, % x", q.outcome(), q.Sense[15:18])
 	}
 }
 

@@ -26,7 +26,9 @@ type round struct {
 	uas     []attention
 	fence   []NexusID // their older tasks leave the backend first
 	drain   bool      // every older task leaves the backend first
-	then    func()    // runs at home once all have acknowledged, before the answer
+	save    []byte    // reservations to keep before the round starts, when keeps
+	keeps   bool
+	then    func() // runs at home once all have acknowledged, before the answer
 	abort   abortScope
 	tas     bool // aborted tasks of other nexuses end with TASK ABORTED
 	from    NexusID
@@ -101,8 +103,11 @@ func (lu *LogicalUnit) acknowledged() {
 		r.then()
 	}
 	c := r.call
-	if c.from != nil { // a resize has nobody to tell
+	switch {
+	case c.from != nil: // a resize has nobody to tell
 		lu.answer(c)
+	case c.done != nil:
+		c.done()
 	}
 	lu.next()
 }

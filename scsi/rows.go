@@ -21,8 +21,8 @@ const (
 
 // Commands that need no medium: those that only look work beside SANITIZE too.
 const (
-	looks   = cmdUnready | cmdBusy
-	changes = cmdUnready
+	looks   = cmdUnready | cmdBusy | cmdStandby
+	changes = cmdUnready | cmdStandby
 )
 
 // primaryRows are the commands of SPC-5.
@@ -32,12 +32,12 @@ func primaryRows() []row {
 		{"03010000ff04", cmdAbsent, gatesFree, quick, prepRequestSense, doRequestSense, nil},
 		{"1201ffffff04", cmdAbsent, gatesFree, quick, prepInquiry, doInquiry, nil},
 		{"15110000ff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
-		{"160000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeReserve},
-		{"170000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"160000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"170000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeRelease},
 		{"1a08ffffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
 		{"55110000000000ffff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
-		{"56000000000000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeReserve},
-		{"57000000000000000004", looks, gateCommand, quick, prepReserve, doAtHome, homeRelease},
+		{"56000000000000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeReserve},
+		{"57000000000000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeRelease},
 		{"5a18ffff000000ffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
 		{"a000ff000000ffffffff0004", cmdAbsent, gatesFree, quick, prepReportLUNs, doReportLUNs, nil},
 	}
@@ -49,8 +49,8 @@ func blockRows() []row {
 	return []row{
 		{"081fffffff04", cmdMedium, gatesRead, data, prepRead6, doRead, nil},
 		{"0a1fffffff04", w, gatesWrite, data, prepWrite6, doWrite, nil},
-		{"1b01000ff704", changes, gatesWrite, quick, prepStartStop, doStartStop, homeStartStop},
-		{"1e0000000104", changes, gatesOther, quick, prepPrevent, doAtHome, homePrevent},
+		{"1b01000ff704", cmdUnready, gatesWrite, quick, prepStartStop, doStartStop, homeStartStop},
+		{"1e0000000104", cmdUnready, gatesOther, quick, prepPrevent, doAtHome, homePrevent},
 		{"2500ffffffff00000104", 0, gatesOther, quick, prepReadCapacity10, doReadCapacity10, nil},
 		{"28f8ffffffff3fffff04", cmdMedium, gatesRead, data, prepRead10, doRead, nil},
 		{"2af8ffffffff3fffff04", w, gatesWrite, data, prepWrite10, doWrite, nil},
@@ -98,9 +98,12 @@ func serviceRows() []row {
 		{"5f04ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"5f05ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"5f06000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"5f07000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"9e10ffffffffffffffffffffffff0104", cmdService, gatesOther, quick, prepReadCapacity16, doReadCapacity16, nil},
 		{"9e12ffffffffffffffffffffffff0004", cmdService, gatesRead, quick, prepGetLBAStatus, doGetLBAStatus, nil},
+		{"a3ea00000000ffffffff0004", cmdService | looks | cmdAnyPath, gatesOther, quick, prepReportPorts, doReportPorts, nil},
 		{"a30c87ffffffffffffff0004", cmdService | looks, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
 		{"a30d80000000ffffffff0004", cmdService | looks, gatesOther, quick, prepReportTMF, doReportTMF, nil},
+		{"a40a00000000ffffffff0004", cmdService | looks | cmdAnyPath, gatesWrite, quick, prepSetPorts, doAtHome, homeSetPorts},
 	}
 }

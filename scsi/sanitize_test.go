@@ -79,15 +79,17 @@ func TestSanitizeErase(t *testing.T) {
 		op        bdev.Op
 		want      string
 		mapped    byte
+		home      bool // the first write comes from the home reactor
 	}{
-		{"block erase", "48 02", allCaps, bdev.Unmap, "good", 1},
-		{"block erase on a thick device", "48 02", bdev.CapFlush, 0, "05/2400", 0},
-		{"block erase with a list", "48 02 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0},
-		{"crypto erase", "48 03", allCaps, bdev.WriteZeroes, "good", 0},
-		{"crypto erase with a list", "48 03 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0},
-		{"service action 4", "48 04", allCaps, 0, "05/2400", 0},
-		{"exit without a failure", "48 1f", allCaps, 0, "good", 0},
-		{"exit with a list", "48 1f 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0},
+		{"block erase", "48 02", allCaps, bdev.Unmap, "good", 1, false},
+		{"block erase, written at home", "48 02", allCaps, bdev.Unmap, "good", 1, true},
+		{"block erase on a thick device", "48 02", bdev.CapFlush, 0, "05/2400", 0, false},
+		{"block erase with a list", "48 02 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0, false},
+		{"crypto erase", "48 03", allCaps, bdev.WriteZeroes, "good", 0, false},
+		{"crypto erase with a list", "48 03 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0, false},
+		{"service action 4", "48 04", allCaps, 0, "05/2400", 0, false},
+		{"exit without a failure", "48 1f", allCaps, 0, "good", 0, false},
+		{"exit with a list", "48 1f 00 00 00 00 00 00 08", allCaps, 0, "05/2400", 0, false},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -109,7 +111,11 @@ func TestSanitizeErase(t *testing.T) {
 				}
 			}
 			status(tc.mapped)
-			if got := b.do(0, cdb("2a 00 00 00 00 07 00 00 01"), fill(1, 512), 0).outcome(); got != "good" || d.data[7*512] != 1 {
+			w := b
+			if tc.home {
+				w = a
+			}
+			if got := w.do(0, cdb("2a 00 00 00 00 07 00 00 01"), fill(1, 512), 0).outcome(); got != "good" || d.data[7*512] != 1 {
 				t.Errorf("write: %s", got)
 			}
 			status(0)

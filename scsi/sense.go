@@ -25,6 +25,9 @@ type Code uint16
 const (
 	NoAdditionalSense      Code = 0x0000
 	NotReadyCause          Code = 0x0400
+	PortInTransition       Code = 0x040a
+	PortInStandby          Code = 0x040b
+	PortIsUnavailable      Code = 0x040c
 	SanitizeInProgress     Code = 0x041b
 	WriteError             Code = 0x0c00
 	InvalidIUField         Code = 0x0e03
@@ -50,11 +53,13 @@ const (
 	ReservationsPreempted  Code = 0x2a03
 	ReservationsReleased   Code = 0x2a04
 	RegistrationsPreempted Code = 0x2a05
+	AccessStateChanged     Code = 0x2a06
 	CapacityChanged        Code = 0x2a09
 	CommandsCleared        Code = 0x2f00
 	SanitizeFailed         Code = 0x3103
 	SavingNotSupported     Code = 0x3900
 	MediumNotPresent       Code = 0x3a00
+	InternalTargetFailure  Code = 0x4400
 	ReportedLUNsChanged    Code = 0x3f0e
 	RemovalPrevented       Code = 0x5302
 	InsufficientResources  Code = 0x5503

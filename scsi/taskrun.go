@@ -100,6 +100,7 @@ func (t *Task) stopped(g uint8) bool {
 		t.Status = Busy
 	case g&gateUA != 0:
 		t.check(sense{key: UnitAttention, code: t.itl.takeUA()})
+	case g&gatePath != 0 && t.unreachable():
 	case g&gateReserved != 0:
 		t.Status = ReservationConflict
 	case g&gateState != 0 && t.unready():

@@ -23,6 +23,7 @@ type snapshot struct {
 	align     uint32 // of I/O memory, bytes
 	mode      modeValues
 	pr        *reservations
+	ports     []port
 	state     unitState
 	forgives  bool // a SANITIZE that failed may be left: its AUSE bit
 	erased    bool // block erased and not written since: nothing is mapped
@@ -113,6 +114,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		lend:  info.Caps&bdev.CapLend != 0,
 		align: max(info.Align, 1),
 		pr:    &reservations{},
+		ports: *lu.dev.wanted.Load(),
 	}
 	for 1<<s.shift < s.blockSize {
 		s.shift++

@@ -117,14 +117,13 @@ func (v *View) linked() {
 
 // regard says whether Execute has to look at holds.
 func (v *View) regard() {
-	v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 || v.snap.erased
+	v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 || v.snap.erased || v.soiling
 }
 
 // soil has home note that the unit is about to be written.
 func (v *View) soil() {
 	if !v.soiling {
 		v.soiling = true
-		v.soiler.want = false
 		v.call(&v.soiler, callSoil)
 	}
 }
@@ -155,9 +154,11 @@ func (v *View) blocked(t *Task) bool {
 	if !v.active {
 		return true
 	}
-	if v.snap.erased && t.op.flags&cmdWrites != 0 {
+	if (v.snap.erased || v.soiling) && t.op.flags&cmdWrites != 0 {
 		v.soil()
-		return true
+		if v.soiling {
+			return true
+		}
 	}
 	lba, n := t.span()
 	for _, h := range v.holds {
@@ -359,6 +360,7 @@ func (v *View) answered(c *homeCall) {
 		return
 	case callSoil:
 		v.soiling = false
+		v.regard()
 		v.reconsider()
 		return
 	case callReset:

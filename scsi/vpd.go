@@ -82,6 +82,7 @@ const (
 	designNAA    = 0x03
 	designPort   = 0x04
 	designGroup  = 0x05
+	designUnits  = 0x06
 	designString = 0x08
 )
 
@@ -99,6 +100,7 @@ func (t *Task) vpdIdentity(p *reply) {
 	p.u16(n.RelativePort)
 	p.bytes([]byte{protoISCSI | codeBinary, pivISCSI | assocPort | designGroup, 0, 4, 0, 0})
 	p.u16(n.TPGT)
+	p.bytes([]byte{codeBinary, assocUnit | designUnits, 0, 4, 0, 0, 0, 0}) // all units have the same port groups
 	p.name(pivISCSI|assocPort|designString, portName(n))
 	p.name(pivISCSI|assocTarget|designString, n.TargetName)
 }

@@ -78,7 +78,8 @@ func (e *Engine) StartPortalGroup(c reactor.Caller, tag uint16) error {
 	return nil
 }
 
-// RemovePortalGroup closes the portals and ends the sessions that came by them.
+// RemovePortalGroup closes the portals and ends the logins and the sessions that
+// came by them.
 // Maps that name the group stay and mean nothing.
 func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
 	e.mu.Lock()
@@ -91,6 +92,7 @@ func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
 		v.portals = slices.DeleteFunc(slices.Clone(v.portals), func(g *portalGroup) bool { return g == pg })
 	})
 	e.unlisten(c, tag)
+	e.endLogins(c, func(k *Connection) bool { return k.portalTag == tag })
 	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag }, errShutdown)
 	return nil
 }

@@ -8,6 +8,8 @@
 package iscsitest
 
 import (
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -46,6 +48,10 @@ type Options struct {
 	// calls Also.
 	ISER func(*Target) iscsi.Transport
 	Also func()
+	// Entropy, when set, is the engine's instead of a sequence that repeats; Log
+	// what it writes to.
+	Entropy io.Reader
+	Log     *slog.Logger
 }
 
 // Target is a target under test.
@@ -108,7 +114,10 @@ func New(t testing.TB, o Options) *Target {
 		g.Reactors = append(g.Reactors, reactor.New(reactor.Config{ID: i, Core: -1, Ring: q, Clock: clk, Arena: a}))
 	}
 	g.TCP = tcp.New(g.World, g.Reactors, tcp.Options{})
-	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: new(entropy), Options: *o.Engine}
+	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log}
+	if c.Entropy == nil {
+		c.Entropy = new(entropy)
+	}
 	if o.ISER != nil {
 		c.ISER = o.ISER(g)
 	}

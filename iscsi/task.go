@@ -21,13 +21,18 @@ const (
 
 // Task is one command of a session, preallocated and reused.
 type Task struct {
-	SCSI scsi.Task
-	sess *Session
-	conn *Connection
+	// What every command touches comes first, so that it shares cache lines.
+	sess     *Session
+	conn     *Connection
+	hashNext *Task // bucket of the session's tag table
+	freeNext *Task
 
 	itt      uint32
 	cmdSN    uint32
 	lun      uint64
+	edtl     uint32
+	need     uint32 // bytes of write data the command takes
+	got      uint32 // contiguous bytes received
 	index    uint16
 	gen      uint16 // with index, the target transfer tag
 	state    taskState
@@ -38,25 +43,22 @@ type Task struct {
 	stream   bool // a data segment is being received into its buffer
 	fetching bool // a Fetch reads into its buffer (Traits.Reads)
 	badAHS   bool // its additional header segments are malformed
+	r2tWait  bool // waits for a free Out
 
 	// Write data (RFC 7143 §11.7, §11.8).
-	edtl     uint32
-	need     uint32 // bytes of write data the command takes
-	got      uint32 // contiguous bytes received
 	burstEnd uint32 // end of the sequence being received
 	dataSN   uint32 // expected in that sequence
 	r2tSN    uint32
 	asked    uint32 // bytes solicited so far, or covered by unsolicited data
 	r2ts     uint32 // R2Ts outstanding
-	r2tWait  bool   // waits for a free Out
-	r2tNext  *Task
 
 	reply Reply
-	fetch Fetch
-	bhs   [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
+	SCSI  scsi.Task
 
-	hashNext *Task // bucket of the session's tag table
-	freeNext *Task
+	// What few commands touch.
+	fetch    Fetch
+	bhs      [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
+	r2tNext  *Task
 	waitNext *Task // shard's buffer queue
 	heldNext *Task // session's early commands, by CmdSN
 }

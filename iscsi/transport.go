@@ -175,9 +175,17 @@ func (s *Sequence) Stamp(b pdu.BHS, how Stamp) {
 		b.SetStatSN(s.StatSN)
 		s.StatSN++
 	}
-	b.SetExpCmdSN(s.Window.ExpCmdSN)
-	b.SetMaxCmdSN(s.Window.MaxCmdSN)
-	s.Window.Told = s.Window.MaxCmdSN
+	exp, most := s.Window.Tell()
+	b.SetExpCmdSN(exp)
+	b.SetMaxCmdSN(most)
+}
+
+// Tell returns the counters for a PDU that leaves now.
+//
+//spindle:hot
+func (w *Window) Tell() (expCmdSN, maxCmdSN uint32) {
+	w.Told = w.MaxCmdSN
+	return w.ExpCmdSN, w.MaxCmdSN
 }
 
 // A slot is the arena memory of an Out.

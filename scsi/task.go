@@ -63,50 +63,47 @@ type Owner interface {
 //	         engine: sends Data[:DataLen] and Status, with Sense
 //	End      takes it off the view's list; the engine frees it
 type Task struct {
-	// Request, filled in by the engine.
-	CDB    [MaxCDB]byte
-	CDBLen uint8
-	Attr   Attr
-	EDTL   uint32 // expected data transfer length, bytes
-	ExpDir Direction
-	Owner  Owner
-	Arg    any // the engine's own task, set once when it is allocated
+	// What every command touches comes first, so that it shares cache lines.
+	Owner      Owner    // set once when the task is allocated
+	Nexus      *Nexus   // set by Begin
+	View       *View    // set by Begin
+	itl        *ITL     // set by Begin
+	op         *command // the dispatch table's row; nil for an unknown opcode
+	prev, next *Task    // the view's list
 
-	// Set by Begin.
-	Nexus *Nexus
-	View  *View
-	itl   *ITL
-
-	// Set by Prepare.
-	Dir     Direction
-	Want    uint32 // bytes the CDB asks to move; for DataIn an upper bound of DataLen
-	Scratch uint32 // bytes of working memory behind Want in Data
-	Lend    bool   // DataIn only: no buffer is needed, Execute points Data at lent memory until End
-
-	// The buffer, set by the engine before Execute.
-	Data mem.Ref
-
-	// Result.
-	Status   Status
-	SenseLen uint8
-	Sense    [MaxSense]byte
-	DataLen  uint32 // bytes of data-in made
-
-	IO bdev.IO
-	op *command // the dispatch table's row; nil for an unknown opcode
+	// Request, filled in by the engine: EDTL, CDBLen, Attr, ExpDir, CDB.
+	// Set by Prepare: Want, Scratch, Dir, Lend. Result: DataLen, Status, Sense.
+	EDTL    uint32  // expected data transfer length, bytes
+	Want    uint32  // bytes the CDB asks to move; for DataIn an upper bound of DataLen
+	Scratch uint32  // bytes of working memory behind Want in Data
+	DataLen uint32  // bytes of data-in made
+	Data    mem.Ref // the buffer, set by the engine before Execute
 
 	// Owned by the view. The range is what holds and ORDERED tasks look at.
-	state      taskState
-	step       uint8
-	flags      taskFlags
-	seq        uint64 // order of Begin on this view
-	lba        uint64
-	blocks     uint32
-	cursor     uint32 // blocks (or descriptors) done
-	arg        uint32 // a word of the command's own
-	prev, next *Task  // the view's list
-	parkNext   *Task  // the queue it waits in
-	hold       *hold  // granted to it
-	claim      *claim // waits for one
-	call       homeCall
+	lba    uint64
+	seq    uint64 // order of Begin on this view
+	blocks uint32
+	cursor uint32 // blocks (or descriptors) done
+	arg    uint32 // a word of the command's own
+
+	CDBLen   uint8
+	Attr     Attr
+	ExpDir   Direction
+	Dir      Direction
+	Lend     bool // DataIn only: no buffer is needed, Execute points Data at lent memory until End
+	Status   Status
+	SenseLen uint8
+	state    taskState
+	step     uint8
+	flags    taskFlags
+	CDB      [MaxCDB]byte
+	IO       bdev.IO
+
+	// What few commands touch.
+	Arg      any    // the engine's own task, set once when it is allocated
+	parkNext *Task  // the queue it waits in
+	hold     *hold  // granted to it
+	claim    *claim // waits for one
+	call     homeCall
+	Sense    [MaxSense]byte
 }

@@ -27,6 +27,16 @@ func pointer(addr uintptr) unsafe.Pointer {
 	return unsafe.Add(a, addr-uintptr(a))
 }
 
+// PutIovec writes a struct iovec to off-heap memory at addr.
+//
+//spindle:hot
+func PutIovec(addr, base uintptr, n uint32) {
+	*(*iovec)(pointer(addr)) = iovec{base: uint64(base), len: uint64(n)}
+}
+
+// iovec is struct iovec, with the address as a number.
+type iovec struct{ base, len uint64 }
+
 // PutMsghdr writes a struct msghdr of n vectors at vecs, and nothing else, to
 // off-heap memory at addr.
 //

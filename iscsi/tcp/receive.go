@@ -327,33 +327,43 @@ func (x *receiver) read() {
 	c := x.c
 	budget := MaxPDUsPerTurn
 	for !c.closing && !x.blocked {
-		if x.stage == whole {
-			if budget == 0 {
-				c.r.NeedFlush(&x.again)
-				return
-			}
-			budget--
-			if !c.h.Received(&x.pdu) {
-				x.stop()
-				return
-			}
-			x.stage, x.hdrGot = inHeader, 0
-			continue
-		}
-		if x.bufN == 0 {
+		if x.stage == whole && !x.deliver(&budget) || x.bufN == 0 {
 			return
 		}
 		h := &x.bufs[x.bufAt]
-		b := h.spilled
-		if b.Empty() {
-			b = c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
+		m := h.spilled
+		if m.Empty() {
+			m = c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
 		}
-		h.off += x.parse(b.Slice(h.off, h.len-h.off).Bytes())
-		if h.off == h.len && x.stage != whole {
+		b := m.Bytes()[:h.len]
+		for h.off < h.len && !c.closing {
+			h.off += x.parse(b[h.off:])
+			if x.stage == whole && !x.deliver(&budget) {
+				return
+			}
+		}
+		if h.off == h.len {
 			x.keepHeader()
 			x.release()
 		}
 	}
+}
+
+// deliver hands over the PDU that is whole. False: not now, and reading stops.
+//
+//spindle:hot
+func (x *receiver) deliver(budget *int) bool {
+	if *budget == 0 {
+		x.c.r.NeedFlush(&x.again)
+		return false
+	}
+	*budget--
+	if !x.c.h.Received(&x.pdu) {
+		x.stop()
+		return false
+	}
+	x.stage, x.hdrGot = inHeader, 0
+	return true
 }
 
 // release gives the oldest buffer back.
@@ -501,7 +511,10 @@ func (x *receiver) decode(hdr []byte) bool {
 		c.Close(errHeaderDigest)
 		return false
 	}
-	x.pdu = iscsi.PDU{BHS: hdr[:pdu.HeaderLen:pdu.HeaderLen], AHS: hdr[pdu.HeaderLen:end:end]}
+	x.pdu.BHS, x.pdu.AHS, x.pdu.BadData = hdr[:pdu.HeaderLen:pdu.HeaderLen], nil, false
+	if end > pdu.HeaderLen {
+		x.pdu.AHS = hdr[pdu.HeaderLen:end:end]
+	}
 	x.dataLen = x.pdu.BHS.DataLen()
 	if x.dataLen > MaxRecvData {
 		c.Close(errTooLong)

@@ -174,24 +174,18 @@ func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 			trail = c.block.Slice(x.own*slotSize+slotTrail, 8)
 			x.own++
 		}
-		b := pdu.BHS(hdr.Bytes()[:pdu.HeaderLen:pdu.HeaderLen])
-		b.Clear(pdu.DataIn)
-		b.SetITT(p.ITT)
-		b.SetTTT(pdu.ReservedTag)
-		b.SetDataLen(n)
-		b.SetDataSN(p.DataSN)
-		b.SetOffset(p.Off)
-		how := iscsi.StampNone
+		h := pdu.DataInHeader{ITT: p.ITT, DataLen: n, DataSN: p.DataSN, Offset: p.Off}
 		switch {
 		case status:
-			b.SetFlags(pdu.FlagFinal | pdu.FlagStatus | p.Flags)
-			b.SetStatus(p.Status)
-			b.SetResidual(p.Residual)
-			how = iscsi.StampNext
+			h.Flags = pdu.FlagFinal | pdu.FlagStatus | p.Flags
+			h.Status, h.Residual = p.Status, p.Residual
+			h.StatSN = c.seq.StatSN
+			c.seq.StatSN++
 		case end || c.p.MaxBurst > 0 && (p.Off+n)%c.p.MaxBurst == 0:
-			b.SetFlags(pdu.FlagFinal)
+			h.Flags = pdu.FlagFinal
 		}
-		c.seq.Stamp(b, how)
+		h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
+		h.Put(pdu.BHS(hdr.Bytes()))
 		c.put(hdr, trail, p.Data.Slice(p.Off, n))
 		p.Off += n
 		p.DataSN++

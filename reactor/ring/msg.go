@@ -3,6 +3,7 @@ package ring
 import (
 	"encoding/binary"
 
+	"spindle/internal/sys"
 	"spindle/reactor/mem"
 )
 
@@ -26,9 +27,11 @@ func (m Msg) Cap() int { return (int(m.Len) - MsgHeader) / VecSize }
 
 // SetVec makes vector i point at addr.
 func (m Msg) SetVec(i int, addr uintptr, n uint32) {
-	b := m.Slice(MsgHeader+uint32(i)*VecSize, VecSize).Bytes()
-	le.PutUint64(b, uint64(addr))
-	le.PutUint64(b[8:], uint64(n))
+	at := MsgHeader + uint32(i)*VecSize
+	if at+VecSize > m.Len {
+		panic("ring: vector beyond the message")
+	}
+	sys.PutIovec(m.Addr+uintptr(at), addr, n)
 }
 
 // Vec returns vector i.

@@ -95,7 +95,7 @@ func ratioChart(r *compare.Result) Picture {
 	bottom := c.h - 30
 	for _, t := range s.ticks() {
 		c.line(s.at(t), top-12, s.at(t), bottom, grid, 1)
-		c.text(s.at(t), bottom+16, middle, faint, 11, number(t))
+		c.text(s.at(t), bottom+16, middle, faint, 11, tick(t))
 	}
 	c.line(s.at(1), top-12, s.at(1), bottom, ink, 1.5)
 	last := ""
@@ -134,7 +134,7 @@ func (p panel) frame(title, unit string, ys scale) {
 	p.c.text(p.x, p.y-10, left, ink, 13, title)
 	for _, t := range ys.ticks() {
 		p.c.line(p.x, ys.at(t), p.x+p.w, ys.at(t), grid, 1)
-		p.c.text(p.x-6, ys.at(t)+4, right, faint, 11, number(t))
+		p.c.text(p.x-6, ys.at(t)+4, right, faint, 11, tick(t))
 	}
 	p.c.line(p.x, p.y, p.x, p.y+p.h, faint, 1)
 	p.c.line(p.x, p.y+p.h, p.x+p.w, p.y+p.h, faint, 1)
@@ -294,7 +294,7 @@ func costChart(r *compare.Result) Picture {
 		c.text(x0, 70, left, ink, 12, m.title)
 		for _, t := range s.ticks() {
 			c.line(s.at(t), top-6, s.at(t), bottom, grid, 1)
-			c.text(s.at(t), bottom+16, middle, faint, 11, number(t))
+			c.text(s.at(t), bottom+16, middle, faint, 11, tick(t))
 		}
 		y := top
 		for _, cell := range r.Cells {
@@ -313,6 +313,17 @@ func costChart(r *compare.Result) Picture {
 		}
 	}
 	return Picture{"cost", name, c.String(name)}
+}
+
+// tick writes the mark of an axis.
+func tick(v float64) string {
+	switch {
+	case v >= 1e6:
+		return fmt.Sprintf("%gM", v/1e6)
+	case v >= 1e3:
+		return fmt.Sprintf("%gk", v/1e3)
+	}
+	return fmt.Sprintf("%.3g", v)
 }
 
 // number writes a figure briefly.

@@ -1,0 +1,180 @@
+package report
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"image"
+	_ "image/png"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"spindle/bench/compare"
+	"spindle/bench/counters"
+)
+
+// sample is a result with everything a page may have to show: several depths, a
+// refused ratio, a failure, a target that is absent, unknown counts.
+func sample() *compare.Result {
+	interval := func(m float64) compare.Interval {
+		return compare.Interval{Median: m, Low: m * 0.9, High: m * 1.1, Coverage: 0.9375, N: 5}
+	}
+	r := &compare.Result{
+		Tool: "test", Started: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC), Took: time.Minute,
+		Machine:  compare.Machine{CPU: "a CPU", CPUs: 2, MemoryMiB: 1024, Kernel: "6.1", Go: "go1.26", Commit: "abc"},
+		Method:   compare.Method{Rounds: 5, Runtime: time.Second, Ramp: time.Second / 4, MaxSpread: 1.5, Subject: "spindle", Transport: "tcp", LUNSize: 256 << 20},
+		Warnings: []string{"the machine was not at rest"},
+		Peers: []compare.Peer{
+			{Name: "spindle", Title: "Spindle", Version: "v1", Counted: "eBPF"}, {Name: "stgt", Title: "STGT", Version: "tgtd <1>", Counted: "/proc"},
+			{Name: "lio", Title: "LIO", Absent: "absent: runs in the rig"},
+		},
+	}
+	for i, depth := range []int{1, 32} {
+		w := compare.Workload{LUN: "null", RW: "randread", Mix: 100, Size: 4096, Depth: depth, Connections: 1}
+		figure := func(peer string, iops float64) compare.Figure {
+			f := compare.Figure{
+				Peer: peer, IOPS: interval(iops), P50: interval(1e6 * float64(depth) / iops), P99: interval(2e6 / iops), P999: interval(5e6 / iops),
+				CPU: 1e9 / iops, Voluntary: 1000 / iops, Involuntary: 10 / iops, Wakeups: counters.Unknown, Syscalls: 10,
+			}
+			for j, p := range []float64{0, 50, 90, 99, 99.9, 99.99, 100} {
+				f.Curve = append(f.Curve, compare.Point{Percentile: p, Micros: float64(1+j) * 1e6 / iops})
+			}
+			return f
+		}
+		r.Cells = append(r.Cells, compare.Cell{
+			Workload: w, Name: w.Name(), Title: w.Title(),
+			Figures: []compare.Figure{figure("spindle", 50e3*float64(depth)), figure("stgt", 20e3*float64(1+i))},
+			Ratios:  []compare.Ratio{{Of: "spindle", To: "stgt", What: "iops", Interval: interval(2.5 * float64(depth)), Refused: i == 1}},
+		})
+	}
+	r.Cells = append(r.Cells, compare.Cell{Title: "ram, broken", Figures: []compare.Figure{{Peer: "stgt", Error: "it | ended\nby itself"}}})
+	return r
+}
+
+func TestPageNeedsNothingBesideIt(t *testing.T) {
+	text, err := HTML(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"Spindle measured", "the machine was not at rest", "2.50 [2.25–2.75]", "refused [72.00–88.00]", "tgtd &lt;1&gt;",
+		"runs in the rig", "it | ended", "50.0k [45.0k–55.0k]", "<svg", "Linux 6.1",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if outside := regexp.MustCompile(`(?:src|href)=|@import|url\(`).FindString(text); outside != "" {
+		t.Errorf("the page refers to something beside it: %s", outside)
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	text := Markdown(sample())
+	for _, want := range []string{"> **Warning:**", "| null, 4K randread, QD 1 | Spindle | 50.0k", "it \\| ended by itself", "![", "(ratios.svg)"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q in\n%s", want, text)
+		}
+	}
+	columns := 0
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		n := strings.Count(strings.ReplaceAll(line, `\|`, ""), "|")
+		if columns == 0 {
+			columns = n
+		}
+		if n != columns {
+			t.Errorf("%d bars instead of %d in %s", n, columns, line)
+		}
+	}
+}
+
+func TestPicturesAreXML(t *testing.T) {
+	pictures := charts(sample())
+	if len(pictures) != 4 {
+		t.Errorf("%d pictures, want 4", len(pictures))
+	}
+	for _, p := range pictures {
+		d := xml.NewDecoder(strings.NewReader(p.SVG))
+		for {
+			_, err := d.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Errorf("%s: %v", p.Name, err)
+				break
+			}
+		}
+		if strings.Contains(p.SVG, "NaN") || strings.Contains(p.SVG, "Inf") {
+			t.Errorf("%s has a coordinate that is no number", p.Name)
+		}
+	}
+}
+
+func TestAnEmptyResultHasAPage(t *testing.T) {
+	if _, err := HTML(&compare.Result{}); err != nil {
+		t.Error(err)
+	}
+	if n := len(charts(&compare.Result{})); n != 0 {
+		t.Errorf("%d pictures of nothing", n)
+	}
+}
+
+// TestBrowserShowsThePage looks at what a person would see.
+func TestBrowserShowsThePage(t *testing.T) {
+	browser := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			browser = path
+			break
+		}
+	}
+	if browser == "" {
+		t.Skip("no Chromium (apt-get install chromium)")
+	}
+	dir := t.TempDir()
+	if _, err := Write(sample(), dir); err != nil {
+		t.Fatal(err)
+	}
+	shot := filepath.Join(dir, "page.png")
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+		"--user-data-dir="+filepath.Join(dir, "profile"), "--window-size=1040,2600", "--screenshot="+shot,
+		"file://"+filepath.Join(dir, "report.html")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	f, err := os.Open(shot)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	defer f.Close()
+	img, _, err := image.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The colours of both targets cover some of it, and so does text.
+	seen := map[[3]uint8]int{}
+	b := img.Bounds()
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			r, g, bl, _ := img.At(x, y).RGBA()
+			seen[[3]uint8{uint8(r >> 8), uint8(g >> 8), uint8(bl >> 8)}]++
+		}
+	}
+	for name, c := range map[string][3]uint8{"Spindle's": {0x00, 0x72, 0xb2}, "STGT's": {0xe6, 0x9f, 0x00}, "the ink's": {0x1f, 0x29, 0x33}, "the warning's": {0xff, 0xf3, 0xc4}} {
+		if seen[c] < 300 {
+			t.Errorf("%s colour covers %d pixels", name, seen[c])
+		}
+	}
+}

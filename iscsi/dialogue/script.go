@@ -14,6 +14,8 @@ type Script struct {
 	// Malformed is why a dissector may find fault with what is sent; "" for a
 	// dialogue in which every PDU is well formed.
 	Malformed string
+	// MalformedReply is why it may find fault with what is answered.
+	MalformedReply string
 	// Needs are the variables that must be set for the script to make sense.
 	Needs []string
 	steps []step
@@ -57,6 +59,8 @@ func Parse(name, text string) (*Script, error) {
 		switch verb := words[0]; verb {
 		case "malformed:":
 			s.Malformed = strings.Join(words[1:], " ")
+		case "malformed-reply:":
+			s.MalformedReply = strings.Join(words[1:], " ")
 		case "needs:":
 			s.Needs = append(s.Needs, words[1:]...)
 		default:

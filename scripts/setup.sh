@@ -8,7 +8,7 @@ set -euo pipefail
 
 declare -A group=(
     [run]="libiscsi-bin"
-    [base]="gcc libc6-dev git libiscsi-bin qemu-utils qemu-block-extra util-linux"
+    [base]="gcc libc6-dev git libiscsi-bin qemu-utils qemu-block-extra tshark util-linux"
     [rig]="qemu-system-x86 e2fsprogs kmod xz-utils"
 )
 

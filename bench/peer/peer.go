@@ -24,10 +24,11 @@ var ErrAbsent = errors.New("absent")
 
 // Setup is what every peer gets alike.
 type Setup struct {
-	CPU  int    // everything of the peer runs there; -1 leaves it
-	Size uint64 // of each LUN, in bytes
-	Dir  string // for its files
-	Args []string
+	CPU  int      // everything of the peer runs there; -1 leaves it
+	Size uint64   // of each LUN, in bytes
+	Dir  string   // for its files
+	Args []string // more for its program
+	Env  []string // more for its environment
 	// NullOnly leaves the LUN in memory out, where that is a choice.
 	NullOnly bool
 }
@@ -91,6 +92,14 @@ func (r *Running) Alive() error {
 		return nil
 	}
 	return r.proc.alive()
+}
+
+// Said is the last that the peer's program wrote.
+func (r *Running) Said() string {
+	if r.proc == nil {
+		return ""
+	}
+	return r.proc.said()
 }
 
 // Paths are where to look first for what is not in PATH.

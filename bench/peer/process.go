@@ -36,15 +36,16 @@ type process struct {
 	log bytes.Buffer
 }
 
-// start runs a program confined to cpu.
-func start(cpu int, path string, args ...string) (*process, error) {
+// start runs a program confined to the setup's CPU.
+func start(s Setup, path string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(path, args...), done: make(chan struct{}), first: make(chan string, 1)}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
 	p.cmd.Stderr = p
-	if err := onCPU(cpu, p.cmd.Start); err != nil {
+	p.cmd.Env = append(os.Environ(), s.Env...)
+	if err := onCPU(s.CPU, p.cmd.Start); err != nil {
 		return nil, err
 	}
 	go func() {

@@ -79,7 +79,7 @@ func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if s.CPU >= 0 {
 		args = append(args, "--cores", fmt.Sprintf("[%d]", s.CPU))
 	}
-	p, err := start(s.CPU, bin, append(args, s.Args...)...)
+	p, err := start(s, bin, append(args, s.Args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (d spdkDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	}
 	// No huge pages and no PCI devices: it needs neither for these two bdevs.
 	memory := strconv.FormatUint(s.Size>>20+512, 10)
-	p, err := start(s.CPU, bin, append([]string{"-c", file, "-r", socket, "-m", mask, "--no-huge", "-s", memory, "--no-pci"}, s.Args...)...)
+	p, err := start(s, bin, append([]string{"-c", file, "-r", socket, "-m", mask, "--no-huge", "-s", memory, "--no-pci"}, s.Args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (d limitDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if !s.NullOnly {
 		args = append(args, "--ram")
 	}
-	p, err := start(s.CPU, self, args...)
+	p, err := start(s, self, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	// The control port numbers a socket file, not a network port, and is at most 32767.
 	control := strconv.Itoa(port % 32768)
 	args := []string{"-f", "-C", control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", port)}
-	p, err := start(s.CPU, bin, append(args, s.Args...)...)
+	p, err := start(s, bin, append(args, s.Args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,10 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	r.farewell = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout/2)
 		defer cancel()
-		_ = tgtadm(ctx, control, "--op", "delete", "--mode", "system", "--force") // SIGTERM alone it ignores while there are targets
+		// It ignores SIGTERM while it has targets.
+		if tgtadm(ctx, control, "--op", "delete", "--mode", "target", "--tid", "1", "--force") == nil {
+			_ = tgtadm(ctx, control, "--op", "delete", "--mode", "system")
+		}
 	}
 	r.clean = func() {
 		for _, f := range files {

@@ -1,0 +1,221 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"spindle/bench/counters"
+	"spindle/bench/load"
+	"spindle/bench/peer"
+)
+
+// The gates. They hold on a busy machine too, since each is the best of several
+// runs: what interferes only ever adds.
+const (
+	maxSyscalls    = 0.1  // of the target per I/O, at queue depth 32
+	maxVoluntary   = 0.05 // context switches of the target per I/O, at queue depth 32
+	attempts       = 6
+	runtimeOfGate  = 400 * time.Millisecond
+	allocationIOs  = 200_000 // in which an allocation of 8 bytes each would start the collector
+	allocationRuns = 40
+)
+
+// gated are the workloads of the data path.
+var gated = []struct {
+	name, lun, rw string
+	size          uint32
+	depth         int
+	header, data  bool
+}{
+	{"null read", peer.Null, "randread", 4096, 32, false, false},
+	{"small read", peer.Null, "randread", 512, 32, false, false},
+	{"memory read", peer.RAM, "randread", 4096, 32, false, false},
+	{"memory write", peer.RAM, "randwrite", 4096, 32, false, false},
+	{"mixed", peer.RAM, "randrw", 4096, 32, false, false},
+	{"digests", peer.RAM, "randrw", 4096, 32, true, true},
+}
+
+// start builds the target as it is now and starts it.
+func start(t *testing.T, env ...string) *peer.Running {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a target")
+	}
+	bin := filepath.Join(t.TempDir(), "spindle")
+	if out, err := exec.Command("go", "build", "-o", bin, "spindle/cmd/spindle").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	drivers, err := peer.Find(peer.Drivers(peer.Paths{Spindle: bin}), "spindle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := drivers[0].Start(t.Context(), peer.Setup{CPU: runtime.NumCPU() - 1, Size: 64 << 20, Dir: t.TempDir(), Env: env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(r.Alive(), r.Stop()); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func options(t *testing.T, url, rw string, size uint32, depth int) load.Options {
+	t.Helper()
+	a, err := load.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := load.ParsePattern(rw, 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return load.Options{
+		Address: a, Pattern: p, Sizes: []load.Size{{Bytes: size, Percent: 100}}, Depth: depth, CPU: 0,
+		Runtime: runtimeOfGate, Ramp: runtimeOfGate / 4, Congestion: "cubic",
+	}
+}
+
+// costs runs o and returns what an I/O costs the target.
+func costs(t *testing.T, o load.Options, pid int, syscalls bool) (calls, voluntary float64) {
+	t.Helper()
+	m, err := counters.Open(counters.Target{PID: pid}, syscalls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.Source != "eBPF" && syscalls {
+		t.Skip(m.Note)
+	}
+	var at [2]counters.Counts
+	var failed error
+	o.Window = func(begins bool) {
+		i := 1
+		if begins {
+			i = 0
+		}
+		var err error
+		at[i], err = m.Read()
+		failed = errors.Join(failed, err)
+	}
+	r, err := load.Run(t.Context(), o)
+	if err = errors.Join(err, failed); err != nil {
+		t.Fatal(err)
+	}
+	d, n := at[1].Sub(at[0]), float64(max(1, r.IOs()))
+	return float64(d.Syscalls) / n, float64(d.Voluntary) / n
+}
+
+func TestTargetSyscallsPerIO(t *testing.T) {
+	target := start(t)
+	for _, g := range gated {
+		t.Run(g.name, func(t *testing.T) {
+			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
+			o.Header, o.Data = g.header, g.data
+			best := 1e9
+			for range attempts {
+				calls, _ := costs(t, o, target.PID, true)
+				if best = min(best, calls); best <= maxSyscalls {
+					return
+				}
+			}
+			t.Errorf("%.3f system calls per I/O, at most %v", best, maxSyscalls)
+		})
+	}
+}
+
+func TestTargetSwitchesPerIO(t *testing.T) {
+	target := start(t)
+	for _, g := range gated {
+		t.Run(g.name, func(t *testing.T) {
+			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
+			o.Header, o.Data = g.header, g.data
+			best := 1e9
+			for range attempts {
+				_, voluntary := costs(t, o, target.PID, false)
+				if best = min(best, voluntary); best <= maxVoluntary {
+					return
+				}
+			}
+			t.Errorf("%.4f voluntary context switches per I/O, at most %v", best, maxVoluntary)
+		})
+	}
+}
+
+var collection = regexp.MustCompile(`(?m)^gc (\d+) @`)
+
+// TestTargetAllocatesNothing starts the target with a collector that runs after
+// 1 MiB of garbage, and sees that it does not: not one I/O in many allocates.
+func TestTargetAllocatesNothing(t *testing.T) {
+	target := start(t, "GODEBUG=gctrace=1", "GOGC=25", "GOMEMLIMIT=off")
+	collections := func() (n int) {
+		for _, m := range collection.FindAllStringSubmatch(target.Said(), -1) {
+			n, _ = strconv.Atoi(m[1])
+		}
+		return n
+	}
+	for _, g := range gated {
+		t.Run(g.name, func(t *testing.T) {
+			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
+			o.Header, o.Data = g.header, g.data
+			ios, before := uint64(0), 0
+			o.Ramp = 100 * time.Millisecond
+			o.Window = func(begins bool) {
+				if begins {
+					before = collections()
+				} else if after := collections(); after != before {
+					t.Errorf("the collector ran %d times", after-before)
+				}
+			}
+			for range allocationRuns {
+				r, err := load.Run(t.Context(), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ios += r.IOs(); ios >= allocationIOs || t.Failed() {
+					return
+				}
+			}
+			t.Skipf("only %d I/Os in %d runs: too few on this busy machine to say anything", ios, allocationRuns)
+		})
+	}
+}
+
+// TestIdleTargetSleeps: with sessions but no load, an adaptive target must not
+// burn its core.
+func TestIdleTargetSleeps(t *testing.T) {
+	target := start(t)
+	o := options(t, target.URLs[peer.Null], "randread", 512, 1)
+	o.Connections, o.Rate, o.Runtime = 16, 1, 2*time.Second
+	m, err := counters.Open(counters.Target{PID: target.PID}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	best := 1.0
+	for range 3 {
+		var at [2]counters.Counts
+		o.Window = func(begins bool) {
+			i := 1
+			if begins {
+				i = 0
+			}
+			at[i], _ = m.Read()
+		}
+		if _, err := load.Run(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		if best = min(best, float64(at[1].Sub(at[0]).Run)/float64(o.Runtime)); best < 0.03 {
+			return
+		}
+	}
+	t.Errorf("16 idle sessions cost %.1f %% of a core", 100*best)
+}

@@ -65,9 +65,11 @@ func (e *events) free(s *run) { e.holder, e.freedAt = nil, s.now() }
 // unit is what an initiator's session knows of a logical unit.
 type unit struct {
 	used    bool
-	blurred bool  // a command that may have taken an attention has no answer
+	blurred bool  // an attention may have come unseen: nothing is known
+	lost    int64 // call of the last command that ended without an answer
 	first   bool  // has had an attention since login
 	last    int64 // instant of the last attention of a reset
+	reset   int64 // ... that was sent at this instant
 	owed    int64 // a reset was over then: a command sent after it finds an attention; 0 is none
 	base    [numCauses]int
 	seen    [numCauses]int
@@ -101,21 +103,42 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 	}
 }
 
+// missed tells whether t, which ended well, shows that an attention was not
+// told. One may have gone with a command that has no answer.
+func (in *initiator) missed(t *task) string {
+	u := &in.units[t.lun]
+	if !t.gated || u.blurred {
+		return ""
+	}
+	for _, o := range in.tasks {
+		if o.lun == t.lun && o.gated && o.call < t.call {
+			return ""
+		}
+	}
+	switch {
+	case !u.first && u.lost == 0:
+		return "no unit attention has come since login"
+	case u.first && u.owed != 0 && t.call > u.owed && u.lost < u.reset:
+		return "nothing told of a reset before it"
+	}
+	return ""
+}
+
 // cause notes that something which units attention begins on lu.
 func (s *run) cause(lu *lun, k cause) { lu.begun[k]++ }
 
 // caused notes that it is over: since instant call all who use the unit have
 // been told, or will be with their next command.
-func (s *run) caused(lu *lun, k cause, call int64, by *initiator) {
+func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
 	lu.over[k]++
-	if k > causeCold || k == causeAttach {
+	if !done || k > causeCold || k == causeAttach {
 		return
 	}
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		u := &in.units[place]
 		if in != by && in.phase == full && u.used && u.first && u.last < call && u.owed == 0 {
-			u.owed = s.now()
+			u.owed, u.reset = s.now(), call
 		}
 	}
 }

@@ -158,7 +158,16 @@ func (s *run) lunChange(lu *lun, begins bool) {
 	if begins {
 		s.cause(lu, causeAttach)
 	}
+	s.blur(lu)
 	s.excuseTasks(lu)
+}
+
+// blur says that no initiator knows which attentions lu has for it.
+func (s *run) blur(lu *lun) {
+	place := s.placeOf(lu)
+	for _, in := range s.inits {
+		in.units[place].blurred = true
+	}
 }
 
 // doubt carries the writes that are open on a RAM disk over to the one that
@@ -206,6 +215,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	s.changing++
 	for _, lu := range s.luns {
 		lu.unsteady = true
+		s.blur(lu)
 		s.excuseTasks(lu)
 	}
 	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
@@ -214,6 +224,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	s.must(s.engine.AddMaps(nodeName, m))
 	for _, lu := range s.luns {
 		lu.unsteady, lu.changed = false, s.now()
+		s.blur(lu)
 		s.excuseTasks(lu)
 	}
 	s.changed()

@@ -331,7 +331,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	}
 	for _, t := range in.old {
 		if t.kind == kindManage && t.fn != pdu.TMFAbortTask {
-			in.overAll(t)
+			in.overAll(t, false)
 		}
 		s.book.over(t.op, unsure, "the session was reinstated")
 		in.recycle(t)

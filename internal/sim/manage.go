@@ -93,7 +93,6 @@ func (in *initiator) manage(fn uint8, lun int) {
 func (s *run) excuseTasks(lu *lun) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
-		in.units[place].blurred = true
 		for _, t := range in.tasks {
 			if t.lun == place {
 				t.maybe = true
@@ -137,7 +136,7 @@ func (in *initiator) managed(t *task, resp uint8) {
 	default:
 		in.bad("task management", "function %d answered with %d", t.fn, resp)
 	}
-	in.overAll(t)
+	in.overAll(t, resp == pdu.TMFComplete)
 	in.remove(t)
 }
 
@@ -184,8 +183,9 @@ func (in *initiator) setEnded(t *task) {
 	}
 }
 
-// overAll ends the causes that t had begun.
-func (in *initiator) overAll(t *task) {
+// overAll ends the causes that t had begun; done tells that it was answered
+// with success, and not lost with its session.
+func (in *initiator) overAll(t *task, done bool) {
 	s := in.s
 	if t.fn == pdu.TMFAbortTaskSet {
 		return
@@ -201,13 +201,13 @@ func (in *initiator) overAll(t *task) {
 		}
 		switch t.fn {
 		case pdu.TMFLUNReset:
-			s.caused(lu, causeLUN, t.call, in)
+			s.caused(lu, causeLUN, t.call, in, done)
 		case pdu.TMFWarmReset:
-			s.caused(lu, causeWarm, t.call, in)
+			s.caused(lu, causeWarm, t.call, in, done)
 		case pdu.TMFColdReset:
-			s.caused(lu, causeCold, t.call, in)
+			s.caused(lu, causeCold, t.call, in, done)
 		case pdu.TMFClearTaskSet:
-			s.caused(lu, causeClear, t.call, in)
+			s.caused(lu, causeClear, t.call, in, done)
 		}
 	}
 }
@@ -248,7 +248,8 @@ func (in *initiator) aborted(t *task, resp uint8) {
 // no answer and no effect any more.
 func (in *initiator) kill(t *task) {
 	in.s.count(TasksAborted)
-	in.units[t.lun].blurred = true
+	u := &in.units[t.lun]
+	u.lost = max(u.lost, t.call)
 	in.s.book.over(t.op, unsure, "task management")
 	in.graves = append(in.graves, t.itt)
 	in.remove(t)

@@ -44,13 +44,8 @@ func (in *initiator) good(t *task, lu *lun) {
 	if t.illegal {
 		in.bad("status", "task %#x should have been refused", t.itt)
 	}
-	if t.gated && !u.blurred && !lu.unsteady {
-		switch {
-		case !u.first:
-			in.bad("unit attention", "LUN %d: task %#x ended well and no unit attention has come since login", lu.id, t.itt)
-		case u.owed != 0 && t.call > u.owed:
-			in.bad("unit attention", "LUN %d: task %#x ended well and nothing told of a reset before it", lu.id, t.itt)
-		}
+	if what := in.missed(t); what != "" && !lu.unsteady {
+		in.bad("unit attention", "LUN %d: task %#x ended well and %s", lu.id, t.itt, what)
 	}
 	if t.gated && t.class != classReserve && t.class != classRelease && lu.holder != nil && lu.holder != in && t.call > lu.since {
 		in.bad("reservation", "LUN %d: task %#x ended well although initiator %d holds a reservation", lu.id, t.itt, lu.holder.id)

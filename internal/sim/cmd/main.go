@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,12 +22,24 @@ func main() {
 	jobs := flag.Int("j", runtime.GOMAXPROCS(0), "machines side by side")
 	trace := flag.Bool("trace", false, "print the trace of the seed")
 	tail := flag.Int("tail", 120, "lines of a trace that are printed after a failure")
+	profile := flag.String("cpuprofile", "", "write a CPU profile")
 	flag.Parse()
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		_ = pprof.StartCPUProfile(f)
+		defer pprof.StopCPUProfile()
+	}
 	debug.SetGCPercent(400)
 	if *n == 1 {
 		os.Exit(one(*seed, *trace, *tail))
 	}
-	os.Exit(many(*seed, *n, *jobs))
+	code := many(*seed, *n, *jobs)
+	pprof.StopCPUProfile()
+	os.Exit(code)
 }
 
 func one(seed uint64, trace bool, tail int) int {

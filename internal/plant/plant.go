@@ -1,0 +1,53 @@
+// Package plant holds bugs that the simulator has to find. They are compiled in
+// by the build tag "simbugs" only; otherwise On is a constant false and what it
+// guards does not exist.
+//
+// Threading: Set is called before anything runs; On from any thread. Memory:
+// none.
+package plant
+
+// Bug names one planted bug.
+type Bug uint8
+
+// The bugs, each with the checker it is for.
+const (
+	None              Bug = iota
+	LostResponse          // a command has no answer
+	DoubleAnswer          // a task management function is answered twice
+	SkippedStatSN         // a StatSN is left out
+	WindowRetreat         // MaxCmdSN goes back
+	WindowIgnored         // a command outside the window is executed
+	WrongDataSN           // Data-In PDUs have one DataSN
+	WrongR2TSN            // R2Ts have one R2TSN
+	MissingFinal          // a Data-In sequence does not end
+	WrongResidual         // a residual is one too many
+	WrongDigest           // a data digest leaves the padding out
+	AttentionTwice        // a unit attention is told again
+	AttentionLost         // a reset is not told
+	EarlyManagement       // ABORT TASK is answered before the task has ended
+	StaleWrite            // a session is replaced with its writes under way
+	ReservationOpen       // a reservation keeps nobody out
+	EarlyFlush            // SYNCHRONIZE CACHE does nothing
+	SkippedSync           // the file module reports a flush without fdatasync
+	DroppedFUA            // a FUA write is a plain one
+	LostWrite             // the RAM disk forgets a write
+	BrokenHold            // COMPARE AND WRITE lets others in between
+	StaleByte             // a READ answers what its buffer held
+	LeakedBuffer          // a data buffer does not come back
+	LeakedDescriptor      // a connection's descriptor stays open
+	LeakedTimer           // a connection's timer outlives it
+	LostWake              // a message does not wake its reactor
+	EndlessWork           // a view always has something to do
+	ForgottenStarving     // a receive that found no buffer is not tried again
+	NumBugs
+)
+
+var names = [NumBugs]string{
+	"none", "lost response", "double answer", "skipped StatSN", "window retreat", "window ignored", "wrong DataSN",
+	"wrong R2TSN", "missing F", "wrong residual", "wrong digest", "unit attention twice", "unit attention lost",
+	"early management", "stale write", "reservation open", "early flush", "skipped sync",
+	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
+	"lost wake", "endless work", "forgotten starving",
+}
+
+func (b Bug) String() string { return names[b] }

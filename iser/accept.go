@@ -20,15 +20,17 @@ var (
 // and makes the queue pair. The reactor readies the rest and asks to accept.
 func (m *manager) request(ev *verbs.Event) {
 	c, err := m.makeConn(ev)
+	o := m.owners[ev.Listener.Key()].listener
 	if err == nil {
+		o.why.Store(nil)
 		c.signal(sigAdmit)
 		return
 	}
 	m.t.Stats.Rejected.Add(1)
 	_, peer := ev.ID.Addrs()
 	m.t.log.Warn("iSER connection rejected", "peer", peer, "why", err)
-	if o := m.owners[ev.Listener.Key()]; o.listener != nil && errors.Is(err, errArena) {
-		o.listener.why.Store(&err)
+	if o != nil && errors.Is(err, errArena) {
+		o.why.Store(&err)
 	}
 	if err := ev.ID.Reject(nil); err != nil {
 		m.t.log.Debug("reject", "peer", peer, "err", err)

@@ -109,7 +109,7 @@ func (d *device) conn(h verbs.QPHandle) *Conn {
 }
 
 // prepare readies a device for its first connection: a protection domain, and
-// every region registered. The arenas have to be; other memory may be copied.
+// every arena registered. Other regions are when data in them is first sent.
 func (d *device) prepare() error {
 	info := d.v.Info()
 	switch {
@@ -125,28 +125,16 @@ func (d *device) prepare() error {
 		return fmt.Errorf("%s: protection domain: %w", d.name, err)
 	}
 	d.pd, d.inline = pd, wantInline
-	d.register()
 	for _, s := range d.m.t.shards {
-		if k := d.key(s.r.Arena.Region().Index); k&keyValid == 0 {
-			err := d.arenaError(s)
+		if err := d.register(s.r.Arena.Region()); err != nil {
 			d.unprepare()
-			return err
+			return fmt.Errorf("%s: %w: %w", d.name, errArena, err)
 		}
 	}
 	return nil
 }
 
 var errArena = errors.New("data buffers could not be registered")
-
-// arenaError tells why a reactor's arena has no key.
-func (d *device) arenaError(s *shard) error {
-	mr, err := d.pd.Register(s.r.Arena.Region())
-	if err != nil {
-		return fmt.Errorf("%s: %w: %w", d.name, errArena, err)
-	}
-	_ = mr.Close()
-	return errArena
-}
 
 // unprepare undoes prepare.
 func (d *device) unprepare() {
@@ -175,31 +163,25 @@ func (d *device) key(region uint32) key {
 	return list[region]
 }
 
-// register registers every region that is not: LOCAL_WRITE, no remote access.
-func (d *device) register() {
-	if d.pd == nil || d.gone {
-		return
+// register registers a region: LOCAL_WRITE, no remote access. One that cannot be
+// is marked so.
+func (d *device) register(r *mem.Region) error {
+	if r == nil || d.pd == nil || d.gone || d.key(r.Index) != keyNone {
+		return nil
 	}
-	old := *d.keys.Load()
-	keys := slices.Clone(old)
-	for _, r := range d.m.t.opt.Space.Regions() {
-		for uint32(len(keys)) <= r.Index {
-			keys = append(keys, keyNone)
-		}
-		if keys[r.Index] != keyNone {
-			continue
-		}
-		mr, err := d.pd.Register(r)
-		if err != nil {
-			keys[r.Index] = keyCopy
-			d.m.t.log.Warn("memory not registered with the RDMA device: data in it will be copied",
-				"device", d.name, "mib", r.Len>>20, "err", err)
-			continue
-		}
+	keys := slices.Clone(*d.keys.Load())
+	for uint32(len(keys)) <= r.Index {
+		keys = append(keys, keyNone)
+	}
+	mr, err := d.pd.Register(r)
+	if err != nil {
+		keys[r.Index] = keyCopy
+	} else {
 		keys[r.Index] = keyValid | key(mr.LKey())
 		d.mrs = append(d.mrs, registration{r, mr})
 	}
 	d.keys.Store(&keys)
+	return err
 }
 
 // sweep drops registrations of regions that were deleted: they hold its pages.

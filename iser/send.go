@@ -265,7 +265,7 @@ func (x *sender) reachable(data mem.Ref) (at, bounce mem.Ref, ok bool) {
 	case k&keyValid != 0:
 		return data, bounce, true
 	case k == keyNone:
-		c.askKeys()
+		c.askKey(data.Region)
 		return data, bounce, false
 	}
 	if bounce, ok = c.r.Arena.Alloc(data.Len); !ok {
@@ -277,15 +277,17 @@ func (x *sender) reachable(data mem.Ref) (at, bounce mem.Ref, ok bool) {
 	return bounce, bounce, true
 }
 
-// askKeys has the control thread register what is new; sigKeys follows.
-func (c *Conn) askKeys() {
+// askKey has the control thread register a region; sigKeys follows.
+func (c *Conn) askKey(region uint32) {
 	d := c.dev
 	if d.asked.Swap(true) {
 		return
 	}
 	c.t.m.post(func() {
 		d.asked.Store(false)
-		d.register()
+		if err := d.register(c.t.opt.Space.Region(region)); err != nil {
+			c.t.log.Warn("memory not registered with the RDMA device: data in it will be copied", "device", d.name, "err", err)
+		}
 		for _, o := range d.conns {
 			o.signal(sigKeys)
 		}

@@ -8,6 +8,7 @@
 package iscsitest
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -153,6 +154,13 @@ func (g *Target) defaultLUNs(o Options) []iscsi.LUN {
 		{ID: 0, Bdev: bdev.New("Null0", bdev.UUID{0: 1}, zero)},
 		{ID: 1, Bdev: bdev.New("Malloc0", bdev.UUID{0: 2}, dev)},
 	}
+}
+
+// Malloc is a unit of 512-byte blocks in memory, for Options.LUNs.
+func Malloc(g *Target, lun uint16, blocks uint64) iscsi.LUN {
+	d, err := malloc.New(malloc.Config{Space: g.Space, BlockSize: 512, Blocks: blocks})
+	g.must(err)
+	return iscsi.LUN{ID: lun, Bdev: bdev.New(fmt.Sprintf("Malloc%d", lun), bdev.UUID{0: byte(lun), 1: 1}, d)}
 }
 
 func (g *Target) must(err error) {

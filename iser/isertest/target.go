@@ -56,10 +56,11 @@ type Target struct {
 	closed bool
 }
 
-// offload runs blocking work at once: in process nothing blocks.
-type offload struct{}
+// Offload runs blocking work at once: in process nothing blocks.
+type Offload struct{}
 
-func (offload) Go(work func(), r *reactor.Reactor, done *reactor.Msg) {
+// Go implements reactor.Offload.
+func (Offload) Go(work func(), r *reactor.Reactor, done *reactor.Msg) {
 	work()
 	r.Post(done)
 }
@@ -83,7 +84,7 @@ func New(t testing.TB, o Options) *Target {
 			g.AddDevice()
 		}
 		i := o.ISER
-		i.Provider, i.Reactors, i.Space, i.Offload = g.Node, b.Reactors, b.Space, offload{}
+		i.Provider, i.Reactors, i.Space, i.Offload = g.Node, b.Reactors, b.Space, Offload{}
 		if i.Log == nil {
 			var w io.Writer = io.Discard
 			if os.Getenv("ISERTEST_LOG") != "" {

@@ -162,6 +162,9 @@ func TestTargetAllocatesNothing(t *testing.T) {
 		}
 		return n
 	}
+	if collections() == 0 {
+		t.Fatalf("its start took no collection, or it does not report them:\n%s", target.Said())
+	}
 	for _, g := range gated {
 		t.Run(g.name, func(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)

@@ -67,7 +67,7 @@ func mayNotImport(room, path string) string {
 		return "no such dependency there"
 	case testOnly(to) && !testOnly(room):
 		return "it is for tests"
-	case underAny(to, tools) && !underAny(room, tools):
+	case underAny(to, tools) && !underAny(room, tools) && !testOnly(room):
 		return "a developer's tool"
 	case to == "internal/invariants" || testOnly(room) || underAny(room, tools):
 		return ""

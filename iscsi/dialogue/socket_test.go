@@ -42,10 +42,10 @@ func TestSocket(t *testing.T) {
 			"chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
 	}
 	for _, s := range load(t) {
+		if slices.Contains(s.Needs, "virtual") {
+			continue // only where waiting costs nothing
+		}
 		t.Run(s.Name, func(t *testing.T) {
-			if slices.Contains(s.Needs, "virtual") {
-				t.Skip("only where waiting costs nothing")
-			}
 			if err := p.Play(s); err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 	"time"
 
 	"spindle/internal/sys"
@@ -60,22 +59,16 @@ type session struct {
 
 // dial connects and logs session number id in.
 func dial(ctx context.Context, o *Options, id int) (*session, error) {
-	d := net.Dialer{Timeout: loginTimeout, Control: func(_, _ string, c syscall.RawConn) error {
-		if o.Congestion == "" {
-			return nil
-		}
-		var err error
-		if e := c.Control(func(fd uintptr) { err = sys.SetCongestion(int(fd), o.Congestion) }); e != nil {
-			return e
-		}
-		return err
-	}}
+	d := net.Dialer{Timeout: loginTimeout}
 	conn, err := d.DialContext(ctx, "tcp", o.Address.Host)
 	if err != nil {
 		return nil, err
 	}
 	s := &session{o: o, conn: conn, cmdSN: 1}
-	if err = conn.SetDeadline(time.Now().Add(loginTimeout)); err == nil {
+	if err = s.congestion(); err == nil {
+		err = conn.SetDeadline(time.Now().Add(loginTimeout))
+	}
+	if err == nil {
 		err = s.login(id)
 	}
 	if err == nil {
@@ -86,6 +79,20 @@ func dial(ctx context.Context, o *Options, id int) (*session, error) {
 		return nil, fmt.Errorf("%v: %w", o.Address, err)
 	}
 	return s, nil
+}
+
+// congestion chooses the congestion control of what we send.
+func (s *session) congestion() error {
+	if s.o.Congestion == "" {
+		return nil
+	}
+	raw, err := s.conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = sys.SetCongestion(int(fd), s.o.Congestion) })
+	return errors.Join(err, failed)
 }
 
 // file takes the socket out of Go's hands, blocking, as the ring wants it.

@@ -32,6 +32,8 @@ const (
 	opModeSense10        = 0x5a
 	opPersistentIn       = 0x5e
 	opPersistentOut      = 0x5f
+	opExtendedCopy       = 0x83
+	opReceiveCopy        = 0x84
 	opRead16             = 0x88
 	opCompareAndWrite    = 0x89
 	opWrite16            = 0x8a
@@ -60,6 +62,11 @@ const (
 	saReportPorts    = 0x0a // in MAINTENANCE IN; in MAINTENANCE OUT it sets them
 	saReportOpcodes  = 0x0c
 	saReportTMF      = 0x0d
+
+	saExtendedCopy   = 0x00 // LID1
+	saCopyStatus     = 0x00
+	saCopyParameters = 0x03
+	saCopyDetails    = 0x04
 
 	saSanitizeOverwrite = 0x01
 	saSanitizeErase     = 0x02

@@ -15,6 +15,7 @@ const (
 	IllegalRequest Key = 0x5
 	UnitAttention  Key = 0x6
 	DataProtect    Key = 0x7
+	CopyAborted    Key = 0xa
 	AbortedCommand Key = 0xb
 	Miscompare     Key = 0xe
 )
@@ -24,12 +25,15 @@ type Code uint16
 
 const (
 	NoAdditionalSense      Code = 0x0000
+	OperationInProgress    Code = 0x0016
 	NotReadyCause          Code = 0x0400
 	PortInTransition       Code = 0x040a
 	PortInStandby          Code = 0x040b
 	PortIsUnavailable      Code = 0x040c
 	SanitizeInProgress     Code = 0x041b
 	WriteError             Code = 0x0c00
+	ThirdPartyFailure      Code = 0x0d01
+	TargetNotReachable     Code = 0x0d02
 	InvalidIUField         Code = 0x0e03
 	UnrecoveredReadError   Code = 0x1100
 	ParameterListLength    Code = 0x1a00
@@ -40,6 +44,12 @@ const (
 	LUNNotSupported        Code = 0x2500
 	InvalidFieldInParam    Code = 0x2600
 	InvalidRelease         Code = 0x2604
+	TooManyCSCDs           Code = 0x2606
+	UnsupportedCSCD        Code = 0x2607
+	TooManySegments        Code = 0x2608
+	UnsupportedSegment     Code = 0x2609
+	InexactSegment         Code = 0x260a
+	InlineDataTooLong      Code = 0x260b
 	WriteProtected         Code = 0x2700
 	SoftwareWriteProtected Code = 0x2702
 	SpaceAllocationFailed  Code = 0x2707

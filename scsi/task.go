@@ -100,10 +100,11 @@ type Task struct {
 	IO       bdev.IO
 
 	// What few commands touch.
-	Arg      any    // the engine's own task, set once when it is allocated
-	parkNext *Task  // the queue it waits in
-	hold     *hold  // granted to it
-	claim    *claim // waits for one
+	Arg      any     // the engine's own task, set once when it is allocated
+	parkNext *Task   // the queue it waits in
+	hold     *hold   // granted to it
+	claim    *claim  // waits for one
+	copy     *copier // EXTENDED COPY at work
 	call     homeCall
 	Sense    [MaxSense]byte
 }

@@ -14,7 +14,7 @@ const (
 	taskEngine                   // with the engine: before Execute, or its result is being sent
 	taskParked                   // in Execute, waiting for the view to become active or for a hold to end
 	taskHold                     // in Execute, waiting for its own hold
-	taskHome                     // in Execute, its request is at the home reactor
+	taskHome                     // in Execute, its request is at the home reactor, or a child task is at work
 	taskReady                    // in Execute, in the view's queue to go on
 	taskBackend                  // in Execute, in the block layer
 )
@@ -41,6 +41,7 @@ const (
 	actHold                // hold the task's range, come back
 	actHome                // have the home reactor run the command's part there, come back
 	actYield               // let others run, come back
+	actChild               // a child task was started, come back when it has ended
 	actPark                // wait until the unit's state changes, come back
 )
 
@@ -164,6 +165,10 @@ func (v *View) drive(t *Task) Result {
 		case actYield:
 			v.later(t)
 			return Waiting
+		case actChild:
+			t.state = taskHome
+			v.moved()
+			return Waiting
 		case actPark:
 			v.park(t)
 			return Waiting
@@ -233,6 +238,9 @@ func (v *View) left(t *Task) {
 // settle gives an aborted task its status: none, or TASK ABORTED when another
 // nexus ended it and TAS says to tell (SPC-5 §7.5.8).
 func (t *Task) settle() {
+	if t.copy != nil {
+		t.copy.end(true)
+	}
 	t.Status = Good
 	if t.flags&taskTAS != 0 {
 		t.Status = TaskAborted

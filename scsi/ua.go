@@ -26,14 +26,16 @@ const MaxUA = 8
 
 // ITL is one I_T_L nexus. It belongs to its nexus's reactor.
 type ITL struct {
-	nexus  *Nexus
-	view   *View
-	gate   uint8
-	uas    uint8
-	fences uint8 // time boxes closed with tasks still running
-	told   bool  // home may keep something for this nexus that ends with it
-	ua     [MaxUA]Code
-	lost   homeCall // tells home that the nexus ended
+	nexus   *Nexus
+	view    *View
+	gate    uint8
+	uas     uint8
+	fences  uint8 // time boxes closed with tasks still running
+	told    bool  // home may keep something for this nexus that ends with it
+	ua      [MaxUA]Code
+	copying uint8 // EXTENDED COPYs at work
+	copies  []copyRecord
+	lost    homeCall // tells home that the nexus ended
 }
 
 // queueUA establishes a unit attention condition, reported in order (SAM-5 §5.14).

@@ -8,6 +8,7 @@ const (
 	vpdSerial        = 0x80
 	vpdIdentity      = 0x83
 	vpdExtended      = 0x86
+	vpdThirdPartyPg  = 0x8f
 	vpdBlockLimits   = 0xb0
 	vpdBlockChar     = 0xb1
 	vpdProvisioning  = 0xb2
@@ -27,7 +28,7 @@ const (
 func (s *snapshot) maxSame() uint64 { return min(uint64(maxWriteSame)>>s.shift, maxSameBlocks) }
 
 // vpdPages are the pages of a disk, ascending as page 00 lists them.
-var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdBlockLimits, vpdBlockChar, vpdProvisioning}
+var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdThirdPartyPg, vpdBlockLimits, vpdBlockChar, vpdProvisioning}
 
 func (t *Task) hasVPD(page byte) bool {
 	if t.itl == nil {
@@ -58,6 +59,8 @@ func (t *Task) vpd(p *reply, page byte) {
 		t.vpdIdentity(p)
 	case vpdExtended:
 		t.vpdExtended(p)
+	case vpdThirdPartyPg:
+		vpdThirdParty(p)
 	case vpdBlockLimits:
 		t.vpdBlockLimits(p)
 	case vpdBlockChar:

@@ -12,12 +12,13 @@ func (in *initiator) act() {
 	s := in.s
 	n := in.next
 	in.next++
-	if s.cfg.Drop[ActionID{in.id, n}] {
+	id := ActionID{in.id, n}
+	if s.cfg.Drop[id] || s.cfg.Keep != nil && !s.cfg.Keep[id] {
 		return
 	}
 	in.draw(0, n)
 	r := in.rng
-	s.rep.Actions = append(s.rep.Actions, ActionID{in.id, n})
+	s.rep.Actions = append(s.rep.Actions, id)
 	s.acted()
 	if r.IntN(3) == 0 {
 		in.wake = s.clk.T.Add(time.Duration(r.IntN(300)) * time.Microsecond)
@@ -269,11 +270,14 @@ func (in *initiator) rejected(b pdu.BHS, data []byte) {
 		in.bad("protocol", "Reject, reason %#x, of % x", b.Response(), data[:pdu.HeaderLen])
 		return
 	}
-	in.s.book.over(t.op, without, "rejected")
 	if t.kind == kindLogout {
 		in.phase = full
 	}
+	if t.kind == kindCommand && b.Response() == pdu.RejectDataDigest {
+		return // its SCSI Response follows (RFC 7143 §7.8)
+	}
 	discovering := in.login.discovery
+	in.s.book.over(t.op, without, "rejected")
 	in.remove(t)
 	if discovering {
 		in.logout()

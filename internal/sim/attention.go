@@ -130,8 +130,11 @@ func (s *run) cause(lu *lun, k cause) { lu.begun[k]++ }
 // caused notes that it is over: since instant call all who use the unit have
 // been told, or will be with their next command.
 func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
+	if !done {
+		return // it may come to pass all the same
+	}
 	lu.over[k]++
-	if !done || k > causeCold || k == causeAttach {
+	if k > causeCold || k == causeAttach {
 		return
 	}
 	place := s.placeOf(lu)

@@ -180,6 +180,7 @@ func (in *initiator) writeCommand(t *task, lu *lun) cdb {
 		}
 		c = in.sized(0x2a, 0xaa, 0x8a, fl, t.lba, n)
 	}
+	t.broken = r.IntN(150) == 0
 	v := in.open(t, o, 0)
 	t.data = grow(t.data, int(t.edtl))
 	for i := range t.blocks {

@@ -15,6 +15,7 @@ type Config struct {
 	Initiators int               // 1 to maxInitiators
 	Calm       bool              // no faults
 	Drop       map[ActionID]bool // actions that are left out
+	Keep       map[ActionID]bool // when not nil: the only actions that are made
 	Trace      bool              // keep the lines of the trace
 }
 

@@ -67,6 +67,9 @@ func (s *run) reconfigure() {
 				if i.Reactor >= s.plan.reactors {
 					s.fail("control", "connection on reactor %d", i.Reactor)
 				}
+				if int(i.ID&0xff) != i.Reactor { // it was accepted elsewhere
+					s.count(Moves)
+				}
 			}
 		})
 	case 1:

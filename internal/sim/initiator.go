@@ -229,7 +229,7 @@ func (in *initiator) lost() {
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
 		in.excuse("cold reset")
 	}
-	if in.phase == loggingIn && !s.stable() {
+	if in.phase == loggingIn && (!s.stable() || in.dialled < s.steadySince) {
 		in.excuse("the target is changing")
 	}
 	if !in.heard && s.plan.options.MaxPendingLogins < 10 {

@@ -28,6 +28,7 @@ type run struct {
 	// The target, until it is killed.
 	epoch    int // of the target: one more each time it is started
 	arenas   []*mem.Arena
+	hogs     [][]mem.Ref // by reactor
 	rings    []*simring.Ring
 	cores    []*core
 	reactors []*reactor.Reactor
@@ -154,7 +155,7 @@ func (s *run) finish() {
 	if s.failed() {
 		return
 	}
-	s.settle(20 * time.Second)
+	s.settle(60 * time.Second)
 	if s.failed() {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"spindle/iscsi/tcp"
 	"spindle/reactor"
 	"spindle/reactor/clock"
+	"spindle/reactor/mem"
 	"spindle/reactor/ring"
 	"spindle/reactor/ring/simring"
 )
@@ -22,8 +23,10 @@ import (
 type plan struct {
 	reactors, initiators, actions int
 	arena                         uint64
-	turnCost                      int64 // bound of what a turn takes, ns
+	hog                           uint32 // bytes of each arena that are somebody else's
+	turnCost                      int64  // bound of what a turn takes, ns
 	idle                          reactor.IdlePolicy
+	slow                          bool // the disks may take longer than task management waits
 	options                       iscsi.Options
 	listen                        ring.ListenOptions
 	digests                       [2]bool // the node wants them
@@ -84,6 +87,9 @@ func (s *run) draw() {
 		p.actions = 220 + r.IntN(120)
 	}
 	p.arena = pick(r, uint64(8<<20), 16<<20, 16<<20)
+	if p.arena == 8<<20 && r.IntN(2) == 0 {
+		p.hog = pick(r, uint32(3<<20), 3<<20+256<<10, 3<<20+512<<10)
+	}
 	p.turnCost = pick(r, int64(2_000), 10_000, 50_000)
 	p.idle = pick(r, reactor.Interrupt, reactor.Interrupt, reactor.Adaptive)
 	p.drawOptions(s)
@@ -101,12 +107,18 @@ func (s *run) draw() {
 
 func (s *run) drawWorld() simring.Config {
 	r := s.rng
+	if r.IntN(40) == 0 {
+		s.plan.slow = true
+	}
 	c := simring.Config{
 		Rand: r, Clock: &s.clk,
 		NetLatency:   pick(r, 10*time.Microsecond, 50*time.Microsecond, 100*time.Microsecond),
 		DiskLatency:  pick(r, 20*time.Microsecond, 200*time.Microsecond, time.Millisecond),
 		Stall:        pick(r, 10*time.Millisecond, 200*time.Millisecond, 2*time.Second),
 		SocketBuffer: pick(r, 4<<10, 16<<10, 64<<10, 64<<10),
+	}
+	if s.plan.slow {
+		c.DiskLatency = 300 * time.Millisecond
 	}
 	if s.cfg.Calm || r.IntN(12) == 0 {
 		return c
@@ -205,13 +217,14 @@ func (s *run) addFile(lu *lun, i int) {
 // start starts the target: reactors, engine, portal, node.
 func (s *run) start() {
 	s.epoch++
-	s.arenas, s.rings, s.cores, s.reactors = nil, nil, nil, nil
+	s.arenas, s.rings, s.cores, s.reactors, s.hogs = nil, nil, nil, nil, nil
 	for i := range s.plan.reactors {
 		a, err := s.m.arena(i, s.plan.arena)
 		if err != nil {
 			s.fail("machine", "%v", err)
 			return
 		}
+		s.hogs = append(s.hogs, s.hog(a))
 		q := s.w.NewRing(a)
 		r := reactor.New(reactor.Config{ID: i, Core: -1, Ring: q, Clock: &s.clk, Arena: a, Idle: s.plan.idle})
 		s.arenas, s.rings, s.reactors = append(s.arenas, a), append(s.rings, q), append(s.reactors, r)
@@ -226,6 +239,18 @@ func (s *run) start() {
 	s.changing = 1 // whatever deed was under way is gone
 	s.await("start", s.configure)
 	s.changed()
+}
+
+// hog takes the plan's share of an arena, so that memory is short.
+func (s *run) hog(a *mem.Arena) (list []mem.Ref) {
+	for n := uint32(mem.MaxBlock / 2); n >= mem.MinBlock; n /= 2 {
+		if s.plan.hog&n != 0 {
+			if b, ok := a.Alloc(n); ok {
+				list = append(list, b)
+			}
+		}
+	}
+	return list
 }
 
 // entropy is not random: runs repeat.
@@ -423,6 +448,9 @@ func (s *run) shutdown() {
 	s.cores = nil
 	for i, q := range s.rings {
 		s.must(q.Close())
+		for _, b := range s.hogs[i] {
+			s.arenas[i].Free(b)
+		}
 		if n := s.arenas[i].InUse(); n != 0 {
 			s.fail("home", "reactor %d: %d bytes of its arena not home", i, n)
 		}

@@ -164,7 +164,11 @@ func (in *initiator) sendBurst() {
 	if last {
 		b.SetFlags(pdu.FlagFinal)
 	}
-	in.send(b, q.t.data[q.off:q.off+n])
+	if q.t.broken {
+		in.breakData(b, q.t.data[q.off:q.off+n])
+	} else {
+		in.send(b, q.t.data[q.off:q.off+n])
+	}
 	q.off += n
 	q.sn++
 	if last {
@@ -173,6 +177,18 @@ func (in *initiator) sendBurst() {
 		}
 		in.bursts = append(in.bursts[:k], in.bursts[k+1:]...)
 	}
+}
+
+// breakData sends a Data-Out PDU that is wrong: its command fails, and no other.
+func (in *initiator) breakData(b pdu.BHS, data []byte) {
+	if in.prm.dataDigest {
+		in.s.count(BadDataDigests)
+		in.send(b, data)
+		in.tx[len(in.tx)-1] ^= 1
+		return
+	}
+	b.SetDataSN(b.DataSN() + 1)
+	in.send(b, data)
 }
 
 func lunField(id uint16) uint64 {

@@ -1,4 +1,11 @@
-// Command sim runs seeds of the simulator.
+// Command sim runs seeds of the simulator:
+//
+//	go run ./internal/sim/cmd -n 20000 -j 2        many seeds, and what they saw
+//	go run ./internal/sim/cmd -seed 17 -trace      one seed, and all that happened
+//	go run ./internal/sim/cmd -seed 17 -keep 0:3,1 ... with some of its actions only
+//
+// After a failure it prints the actions that are enough for it, the command
+// line that repeats them, and the end of their trace.
 package main
 
 import (
@@ -8,112 +15,239 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"spindle/internal/invariants"
+	"spindle/internal/plant"
 	"spindle/internal/sim"
 )
 
+type options struct {
+	seed    uint64
+	n, jobs int
+	trace   bool
+	tail    int
+	keep    string
+	tries   int
+}
+
 func main() {
-	seed := flag.Uint64("seed", 1, "the first seed")
-	n := flag.Int("n", 1, "how many seeds")
-	jobs := flag.Int("j", runtime.GOMAXPROCS(0), "machines side by side")
-	trace := flag.Bool("trace", false, "print the trace of the seed")
-	tail := flag.Int("tail", 120, "lines of a trace that are printed after a failure")
+	var o options
+	flag.Uint64Var(&o.seed, "seed", 1, "the first seed")
+	flag.IntVar(&o.n, "n", 1, "how many seeds")
+	flag.IntVar(&o.jobs, "j", runtime.GOMAXPROCS(0), "machines side by side")
+	flag.BoolVar(&o.trace, "trace", false, "print the trace of the seed")
+	flag.IntVar(&o.tail, "tail", 60, "lines of the trace to print after a failure")
+	flag.StringVar(&o.keep, "keep", "", "make these actions only: initiator:index, separated by commas")
+	flag.IntVar(&o.tries, "minimise", 400, "runs to spend on leaving actions out")
+	bug := flag.String("plant", "", "plant this bug (build tag simbugs)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile")
 	flag.Parse()
+	if err := plantBug(*bug); err != nil {
+		fmt.Fprintln(os.Stderr, "sim:", err)
+		os.Exit(2)
+	}
 	if *profile != "" {
 		f, err := os.Create(*profile)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
 		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			fmt.Fprintln(os.Stderr, "sim:", err)
 			os.Exit(2)
 		}
-		_ = pprof.StartCPUProfile(f)
-		defer pprof.StopCPUProfile()
 	}
 	debug.SetGCPercent(400)
-	if *n == 1 {
-		os.Exit(one(*seed, *trace, *tail))
+	run := o.many
+	if o.n == 1 {
+		run = o.one
 	}
-	code := many(*seed, *n, *jobs)
+	ok, err := run()
 	pprof.StopCPUProfile()
-	os.Exit(code)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sim:", err)
+		os.Exit(2)
+	}
+	if !ok {
+		os.Exit(1)
+	}
 }
 
-func one(seed uint64, trace bool, tail int) int {
-	m, err := sim.NewMachine()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 2
+func plantBug(name string) error {
+	if name == "" {
+		return nil
 	}
-	rep := sim.Run(m, sim.Config{Seed: seed, Trace: true})
-	lines := rep.Lines
-	if !trace {
-		lines = lines[max(0, len(lines)-tail):]
+	if !plant.Enabled {
+		return fmt.Errorf("built without the tag simbugs: there is nothing to plant")
 	}
-	if trace || rep.Failure != nil {
-		for _, l := range lines {
-			fmt.Println(l)
+	for b := plant.None; b < plant.NumBugs; b++ {
+		if b.String() == name {
+			plant.Set(b)
+			return nil
 		}
 	}
-	fmt.Printf("seed %d: hash %016x, %d steps, %d commands, %d actions, %d faults\n", seed, rep.Hash, rep.Steps, rep.Commands, len(rep.Actions), rep.Faults.Total())
-	if rep.Failure != nil {
-		fmt.Println(rep.Failure.Error())
-		fmt.Println(rep.Failure.Stack)
-		return 1
-	}
-	return 0
+	return fmt.Errorf("no bug %q", name)
 }
 
-func many(first uint64, n, jobs int) int {
-	var mu sync.Mutex
-	var sum sim.Report
-	var failures []*sim.Report
+// config is the run of a seed, with the actions to keep.
+func (o *options) config(seed uint64) (sim.Config, error) {
+	c := sim.Config{Seed: seed}
+	if o.keep == "" {
+		return c, nil
+	}
+	var list []sim.ActionID
+	for _, f := range strings.Split(o.keep, ",") {
+		var a sim.ActionID
+		if _, err := fmt.Sscanf(f, "%d:%d", &a.Initiator, &a.Index); err != nil {
+			return c, fmt.Errorf("action %q: %w", f, err)
+		}
+		list = append(list, a)
+	}
+	return sim.Keep(c, list), nil
+}
+
+// one runs a single seed.
+func (o *options) one() (bool, error) {
+	m, err := sim.NewMachine()
+	if err != nil {
+		return false, err
+	}
+	c, err := o.config(o.seed)
+	if err != nil {
+		return false, err
+	}
+	c.Trace = o.trace
+	rep := sim.Run(m, c)
+	for _, l := range rep.Lines {
+		fmt.Println(l)
+	}
+	fmt.Printf("seed %d: trace %016x, %d steps, %d commands, %d actions, %d faults\n",
+		rep.Seed, rep.Hash, rep.Steps, rep.Commands, len(rep.Actions), rep.Faults.Total())
+	if rep.Failure == nil {
+		return true, nil
+	}
+	o.explain(m, c, rep)
+	return false, nil
+}
+
+// explain prints what is left of a failure after its run was made smaller.
+func (o *options) explain(m *sim.Machine, c sim.Config, rep *sim.Report) {
+	fmt.Printf("seed %d: %v\n%s", rep.Seed, rep.Failure, rep.Failure.Stack)
+	c.Trace = false
+	c, small := sim.Minimise(m, c, o.tries)
+	if len(small.Actions) < len(rep.Actions) {
+		keep := sim.Keep(c, small.Actions)
+		if again := sim.Run(m, keep); again.Failure != nil {
+			c, small = keep, again
+		}
+	}
+	var list []string
+	for _, a := range small.Actions {
+		list = append(list, a.String())
+	}
+	c.Trace = true
+	small = sim.Run(m, c)
+	for _, l := range small.Lines[max(0, len(small.Lines)-o.tail):] {
+		fmt.Println(l)
+	}
+	fmt.Printf("with %d of %d actions: %v\n", len(small.Actions), len(rep.Actions), small.Failure)
+	tags := ""
+	if invariants.Enabled {
+		tags = "-tags invariants "
+	}
+	fmt.Printf("repeat: go run %s./internal/sim/cmd -seed %d -trace", tags, rep.Seed)
+	if c.Keep != nil {
+		fmt.Printf(" -keep %s", strings.Join(list, ","))
+	}
+	fmt.Println()
+}
+
+// total is what many runs did together.
+type total struct {
+	mu       sync.Mutex
+	done     int
+	rep      sim.Report
+	failures []*sim.Report
+}
+
+func (t *total) add(rep *sim.Report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done++
+	t.rep.Steps += rep.Steps
+	t.rep.Commands += rep.Commands
+	t.rep.Faults.Add(&rep.Faults)
+	t.rep.States.Add(&rep.States)
+	if rep.Failure != nil {
+		t.failures = append(t.failures, rep)
+		fmt.Printf("seed %d: %v\n", rep.Seed, rep.Failure)
+	}
+}
+
+// maxFailures is where a run of many seeds gives up.
+const maxFailures = 20
+
+// many runs o.n seeds on o.jobs machines.
+func (o *options) many() (bool, error) {
+	var t total
 	var next atomic.Uint64
-	start := time.Now()
 	var wg sync.WaitGroup
-	for range jobs {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+	errs := make(chan error, o.jobs)
+	start := time.Now()
+	for range o.jobs {
+		wg.Go(func() {
 			m, err := sim.NewMachine()
 			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(2)
+				errs <- err
+				return
 			}
-			for {
-				k := next.Add(1) - 1
-				if k >= uint64(n) {
-					return
+			for k := next.Add(1) - 1; k < uint64(o.n); k = next.Add(1) - 1 {
+				c, _ := o.config(o.seed + k)
+				t.add(sim.Run(m, c))
+				if k%1000 == 999 {
+					fmt.Fprintf(os.Stderr, "%d of %d seeds, %d failed, %.0f s\n", k+1, o.n, len(t.failures), time.Since(start).Seconds())
 				}
-				rep := sim.Run(m, sim.Config{Seed: first + k})
-				mu.Lock()
-				sum.Steps += rep.Steps
-				sum.Commands += rep.Commands
-				sum.Faults.Add(&rep.Faults)
-				sum.States.Add(&rep.States)
-				if rep.Failure != nil {
-					failures = append(failures, rep)
-					if len(failures) <= 20 {
-						fmt.Printf("seed %d: %v\n", rep.Seed, rep.Failure)
-					}
+				if len(t.failures) >= maxFailures {
+					next.Store(uint64(o.n))
 				}
-				mu.Unlock()
 			}
-		}()
+		})
 	}
 	wg.Wait()
-	took := time.Since(start)
-	fmt.Print(sum.States.String())
-	sum.Faults.Each(func(name string, n uint64) { fmt.Printf("%-18s %10d\n", "fault "+name, n) })
-	fmt.Printf("%d seeds, %d failed; %.1f commands, %.1f faults, %.0f steps a seed; invariants %v\n", n, len(failures),
-		float64(sum.Commands)/float64(n), float64(sum.Faults.Total())/float64(n), float64(sum.Steps)/float64(n), invariants.Enabled)
-	fmt.Printf("never seen: %v\n", sum.States.Missing())
-	fmt.Printf("%.1f s, %.2f ms a seed and core\n", took.Seconds(), took.Seconds()*1000*float64(jobs)/float64(n))
-	if len(failures) > 0 {
-		return 1
+	close(errs)
+	if err := <-errs; err != nil {
+		return false, err
 	}
-	return 0
+	t.print(time.Since(start), o.jobs)
+	if len(t.failures) > 0 {
+		m, err := sim.NewMachine()
+		if err != nil {
+			return false, err
+		}
+		c, _ := o.config(t.failures[0].Seed)
+		o.explain(m, c, t.failures[0])
+	}
+	return len(t.failures) == 0, nil
+}
+
+func (t *total) print(took time.Duration, jobs int) {
+	n := float64(t.done)
+	fmt.Print(t.rep.States.String())
+	missing := t.rep.States.Missing()
+	t.rep.Faults.Each(func(name string, n uint64) {
+		fmt.Printf("%-18s %10d\n", "fault "+name, n)
+		if n == 0 {
+			missing = append(missing, "fault "+name)
+		}
+	})
+	fmt.Printf("%d seeds in %.1f s (%.2f ms a seed and machine); a seed had %.1f commands, %.1f faults, %.0f steps; invariants %v\n",
+		t.done, took.Seconds(), took.Seconds()*1000*float64(jobs)/n,
+		float64(t.rep.Commands)/n, float64(t.rep.Faults.Total())/n, float64(t.rep.Steps)/n, invariants.Enabled)
+	if len(missing) > 0 {
+		fmt.Printf("never seen: %s\n", strings.Join(missing, ", "))
+	}
+	fmt.Printf("%d failed\n", len(t.failures))
 }

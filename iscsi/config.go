@@ -103,6 +103,13 @@ type ConnInfo struct {
 	TargetAddr    string
 	Node          string
 	Transport     string
-	Link          string // what the transport says of it: device, state, requests in flight, errors
+	Link          []Fact // what the transport says of it: device, state, requests in flight, errors
 	Commands      uint64
+}
+
+// Fact is something that a transport tells of a connection, under the name that
+// iscsi_get_connections gives it. Value is a string or a number.
+type Fact struct {
+	Name  string
+	Value any
 }

@@ -386,7 +386,7 @@ func (e *Engine) Connections(c reactor.Caller) []ConnInfo {
 }
 
 // A Describer is a Conn that has something to say for ConnInfo.Link.
-type Describer interface{ Describe() string }
+type Describer interface{ Describe() []Fact }
 
 func (c *Connection) info() ConnInfo {
 	i := ConnInfo{
@@ -448,7 +448,7 @@ func (e *Engine) Shutdown(c reactor.Caller, grace time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, g := range e.inventory.Load().portals {
-		e.unlisten(c, g.cfg.Tag)
+		e.unlisten(c, g)
 	}
 	e.endLogins(c, func(*Connection) bool { return true })
 	all := func(*Session) bool { return true }

@@ -65,7 +65,7 @@ type Engine struct {
 
 	inventory atomic.Pointer[inventory] // what logins read
 	mu        sync.Mutex                // serialises the control plane
-	listeners map[uint16]*listening     // by portal group tag; guarded by mu
+	listeners map[uint16][]Listener     // by portal group tag; guarded by mu
 	down      atomic.Bool               // shutting down: no login succeeds
 
 	Stats Stats
@@ -121,7 +121,7 @@ func New(c Config) *Engine {
 		store:     c.Reservations,
 		offload:   c.Offload,
 		log:       c.Log,
-		listeners: map[uint16]*listening{},
+		listeners: map[uint16][]Listener{},
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

@@ -47,6 +47,7 @@ func (n *Node) newNexus(r *reactor.Reactor, s *Session, c *Connection) *scsi.Nex
 type portalGroup struct {
 	cfg   PortalGroup
 	bound []netip.AddrPort
+	iser  []Listener // by portal; nil where it has no iSER, or the group has not started
 }
 
 // inventory is what logins read: one immutable snapshot of the configuration.

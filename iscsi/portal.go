@@ -8,21 +8,15 @@ import (
 	"spindle/reactor"
 )
 
-// listening is a portal group that is being served.
-type listening struct {
-	main []Listener // by portal
-	iser []Listener // likewise; nil where the portal has no iSER
-}
-
-// iserWait is why portal i, which is configured as p, is not served over iSER.
-func (l *listening) iserWait(i int, p *Portal) string {
+// iserWait is why portal i is not served over iSER, "" when it is or need not be.
+func (g *portalGroup) iserWait(i int) string {
 	switch {
-	case !p.ISER:
+	case !g.cfg.Portals[i].ISER:
 		return ""
-	case l == nil:
+	case g.iser == nil:
 		return "the portal group is not started"
 	}
-	if err := l.iser[i].Waiting(); err != nil {
+	if err := g.iser[i].Waiting(); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -79,8 +73,7 @@ func (e *Engine) StartPortalGroup(c reactor.Caller, tag uint16) error {
 }
 
 // RemovePortalGroup closes the portals and ends the logins and the sessions that
-// came by them.
-// Maps that name the group stay and mean nothing.
+// came by them. Maps that name the group stay and mean nothing.
 func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -91,7 +84,7 @@ func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
 	e.change(func(v *inventory) {
 		v.portals = slices.DeleteFunc(slices.Clone(v.portals), func(g *portalGroup) bool { return g == pg })
 	})
-	e.unlisten(c, tag)
+	e.unlisten(c, pg)
 	e.endLogins(c, func(k *Connection) bool { return k.portalTag == tag })
 	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag }, errShutdown)
 	return nil
@@ -99,15 +92,13 @@ func (e *Engine) RemovePortalGroup(c reactor.Caller, tag uint16) error {
 
 // PortalGroups returns the portal groups with the addresses they got.
 func (e *Engine) PortalGroups() []PortalGroup {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	var list []PortalGroup
 	for _, g := range e.inventory.Load().portals {
 		cfg := g.cfg
 		cfg.Portals = slices.Clone(cfg.Portals)
 		for i, a := range g.bound {
 			cfg.Portals[i].Addr = a
-			cfg.Portals[i].ISERWait = e.listeners[g.cfg.Tag].iserWait(i, &g.cfg.Portals[i])
+			cfg.Portals[i].ISERWait = g.iserWait(i)
 		}
 		list = append(list, cfg)
 	}
@@ -116,19 +107,18 @@ func (e *Engine) PortalGroups() []PortalGroup {
 
 // listen opens the listeners of pg, spread over the reactors, all or none.
 func (e *Engine) listen(c reactor.Caller, pg *portalGroup) error {
-	l := &listening{iser: make([]Listener, len(pg.cfg.Portals))}
-	e.listeners[pg.cfg.Tag] = l
+	pg.iser = make([]Listener, len(pg.cfg.Portals))
 	for i, p := range pg.cfg.Portals {
-		m, err := e.serve(c, e.transport, pg, i, p.Addr)
+		l, err := e.serve(c, e.transport, pg, i, p.Addr)
 		if err == nil {
-			l.main = append(l.main, m)
-			pg.bound[i] = m.Addr()
+			e.listeners[pg.cfg.Tag] = append(e.listeners[pg.cfg.Tag], l)
+			pg.bound[i] = l.Addr()
 			if p.ISER {
-				l.iser[i], err = e.serve(c, e.iser, pg, i, m.Addr())
+				pg.iser[i], err = e.serve(c, e.iser, pg, i, l.Addr())
 			}
 		}
 		if err != nil {
-			e.unlisten(c, pg.cfg.Tag)
+			e.unlisten(c, pg)
 			return err
 		}
 	}
@@ -144,23 +134,14 @@ func (e *Engine) serve(c reactor.Caller, t Transport, pg *portalGroup, i int, ad
 	return t.Listen(c, r, addr, func(r *reactor.Reactor, tp Conn) { e.accept(e.shards[r.ID], pg, tp) })
 }
 
-func (e *Engine) unlisten(c reactor.Caller, tag uint16) {
-	l := e.listeners[tag]
-	if l == nil {
-		return
+func (e *Engine) unlisten(c reactor.Caller, pg *portalGroup) {
+	for _, l := range e.listeners[pg.cfg.Tag] {
+		l.Close(c)
 	}
-	for _, m := range l.main {
-		m.Close(c)
-	}
-	l.closeISER(c)
-	delete(e.listeners, tag)
-}
-
-func (l *listening) closeISER(c reactor.Caller) {
-	for i, m := range l.iser {
-		if m != nil {
-			m.Close(c)
-			l.iser[i] = nil
+	delete(e.listeners, pg.cfg.Tag)
+	for _, l := range pg.iser {
+		if l != nil {
+			l.Close(c)
 		}
 	}
 }
@@ -182,40 +163,47 @@ func (e *Engine) SetPortalGroupISER(c reactor.Caller, tag uint16, on bool) error
 	for i := range pg.cfg.Portals {
 		pg.cfg.Portals[i].ISER = on
 	}
-	if l := e.listeners[tag]; l != nil {
-		if err := e.switchISER(c, l, pg, on); err != nil {
+	if e.listeners[tag] != nil {
+		pg.iser = make([]Listener, len(pg.cfg.Portals))
+	}
+	for i := range pg.iser {
+		if pg.iser[i] = old.iser[i]; !on || pg.iser[i] != nil {
+			continue
+		}
+		l, err := e.serve(c, e.iser, pg, i, pg.bound[i])
+		if err != nil {
+			for k := range i {
+				if old.iser[k] == nil {
+					pg.iser[k].Close(c)
+				}
+			}
 			return err
 		}
+		pg.iser[i] = l
+	}
+	if !on {
+		pg.iser = make([]Listener, len(pg.iser))
 	}
 	e.change(func(v *inventory) {
 		v.portals = slices.Clone(v.portals)
 		v.portals[slices.Index(v.portals, old)] = pg
 	})
+	if !on && e.iser != nil {
+		e.endISER(c, old)
+	}
 	return nil
 }
 
-// switchISER brings the listeners of a group that is served in line with on.
-func (e *Engine) switchISER(c reactor.Caller, l *listening, pg *portalGroup, on bool) error {
-	if on {
-		for i := range l.iser {
-			if l.iser[i] != nil {
-				continue
-			}
-			var err error
-			if l.iser[i], err = e.serve(c, e.iser, pg, i, pg.bound[i]); err != nil {
-				return err
-			}
+// endISER closes a portal group's listeners for iSER and ends what came by them.
+func (e *Engine) endISER(c reactor.Caller, pg *portalGroup) {
+	for _, l := range pg.iser {
+		if l != nil {
+			l.Close(c)
 		}
-		return nil
-	}
-	l.closeISER(c)
-	if e.iser == nil {
-		return nil
 	}
 	tag, name := pg.cfg.Tag, e.iser.Traits().Name
 	e.endLogins(c, func(k *Connection) bool { return k.portalTag == tag && k.tp.Traits().Name == name })
 	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag && s.transport == name }, errShutdown)
-	return nil
 }
 
 // endLogins closes the connections that match picks of those not yet in full

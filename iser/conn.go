@@ -380,15 +380,25 @@ func (c *Conn) finish() {
 	}
 }
 
-// Describe implements iscsi.Describer.
-func (c *Conn) Describe() string {
-	state := "RTS"
+// Describe implements iscsi.Describer. The counts of errors are the device's:
+// one ends its connection.
+func (c *Conn) Describe() []iscsi.Fact {
+	state := verbs.QPReadyToSend
 	switch {
 	case c.step >= stepDisconnect:
-		state = "ERR"
+		state = verbs.QPError
 	case !c.established:
-		state = "RTR"
+		state = verbs.QPReadyToReceive
 	}
-	return fmt.Sprintf("%s qp=%d state=%s reads=%d/%d sends=%d/%d receives=%d", c.dev.name, c.qp.Num(), state,
-		c.tx.reads, c.depth, c.tx.used(), c.caps.MaxSend, c.rx.posted)
+	return []iscsi.Fact{
+		{Name: "device", Value: c.dev.name},
+		{Name: "qp_num", Value: c.qp.Num()},
+		{Name: "qp_state", Value: state.String()},
+		{Name: "reads_outstanding", Value: c.tx.reads},
+		{Name: "reads_max", Value: c.depth},
+		{Name: "sends_outstanding", Value: c.tx.used()},
+		{Name: "receives_posted", Value: c.rx.posted},
+		{Name: "device_rnr_errors", Value: c.dev.rnr.Load()},
+		{Name: "device_errors", Value: c.dev.errors.Load()},
+	}
 }

@@ -32,7 +32,9 @@ type device struct {
 	// keys are the local keys of the registered regions, by region index: one
 	// immutable list, replaced whole. Any thread may read.
 	keys  atomic.Pointer[[]key]
-	asked atomic.Bool // a reactor asked for regions that are new
+	asked atomic.Bool // a reactor asked for a registration
+
+	errors, rnr atomic.Uint64 // completions that ended a connection; of those, receiver not ready
 }
 
 // key is a region's local key with keyValid; keyNone asks for a registration,

@@ -2,6 +2,7 @@ package iser_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -52,7 +53,11 @@ func alive(t testing.TB, c *isertest.Conn) {
 func links(g *isertest.Target) (list []string) {
 	for _, c := range g.Engine.Connections(g) {
 		if c.Transport == "iser" {
-			list = append(list, c.Link)
+			s := ""
+			for _, f := range c.Link {
+				s += fmt.Sprint(" ", f.Name, "=", f.Value)
+			}
+			list = append(list, s[1:])
 		}
 	}
 	return list
@@ -317,7 +322,7 @@ func TestAbortWhileReading(t *testing.T) {
 			}
 			g.Until("all commands", func() bool { return commands(g) == base+n })
 			g.Until("a read in flight", func() bool {
-				return strings.Contains(strings.Join(links(g), " "), "reads="+string(rune('0'+min(n, 2))))
+				return strings.Contains(strings.Join(links(g), " "), "reads_outstanding="+string(rune('0'+min(n, 2))))
 			})
 			m := from.Immediate(pdu.TMFRequest, pdu.FlagFinal|tc.fn)
 			m.SetLUN(1 << 48)
@@ -332,7 +337,7 @@ func TestAbortWhileReading(t *testing.T) {
 			for _, b := range bufs { // what the initiator does with the answer
 				c.Release(b)
 			}
-			if s := strings.Join(links(g), " "); strings.Contains(s, "reads=1") || strings.Contains(s, "reads=2") {
+			if s := strings.Join(links(g), " "); strings.Contains(s, "outstanding=1 reads") || strings.Contains(s, "outstanding=2 reads") {
 				t.Fatalf("answered while memory was being read: %s", s)
 			}
 			if tc.other || tc.fn == pdu.TMFLUNReset {

@@ -334,9 +334,11 @@ func (s *shard) failed(c *Conn, w *verbs.WC) {
 		return
 	case verbs.StatusRNRRetryExceeded:
 		st.RNR.Add(1)
+		c.dev.rnr.Add(1)
 	case verbs.StatusRemoteAccess:
 		st.RemoteAccess.Add(1)
 	}
 	st.Failed.Add(1)
+	c.dev.errors.Add(1)
 	c.end(fmt.Errorf("%s (vendor error %#x)", w.Status, w.VendorErr))
 }

@@ -212,7 +212,7 @@ func TestPortals(t *testing.T) {
 	for _, s := range links(g) {
 		devices[strings.Fields(s)[0]]++
 	}
-	if devices["rxe0"] != 2 || devices["rxe1"] != 2 {
+	if devices["device=rxe0"] != 2 || devices["device=rxe1"] != 2 {
 		t.Fatalf("connections by device: %v", devices)
 	}
 	for _, r := range g.Reactors {

@@ -199,7 +199,7 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	o := load.Options{
 		Sizes: []load.Size{{Bytes: w.Size, Percent: 100}}, Depth: w.Depth, Connections: w.Connections,
 		Runtime: p.Method.Runtime, Ramp: p.Method.Ramp, CPU: p.Method.InitiatorCPU, Congestion: p.Method.Congestion,
-		Header: w.Digests, Data: w.Digests,
+		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize,
 	}
 	var err error
 	if o.Address, err = load.ParseURL(c.run.URLs[w.LUN]); err != nil {
@@ -221,7 +221,7 @@ func (p *Plan) fill(ctx context.Context, c *contestant) error {
 		return err
 	}
 	o.Once, o.Ramp, o.Runtime = true, 0, fillTime
-	o.Span = min(p.Method.LUNSize, maxFill)
+	o.Span = min(o.Span, maxFill)
 	c.run.Resume()
 	defer c.run.Pause()
 	_, err = load.Run(ctx, o)

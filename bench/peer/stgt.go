@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// stgtDriver runs tgtd. Its null store wants a size from somewhere: a sparse
-// file; its RAM LUN is a file in memory behind its usual store. LUN 0 is the
-// target's own controller.
+// stgtDriver runs tgtd. Its null store is 1 TiB whatever it is told; its RAM LUN
+// is a file in memory behind its usual store. LUN 0 is the target's own
+// controller.
 type stgtDriver struct{}
 
 func (stgtDriver) Name() string  { return "stgt" }
@@ -50,7 +50,11 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 		return nil, err
 	}
 	r := running(p, port, "", 1, 2)
-	var files []string
+	ram, err := memoryFile(s.Size)
+	if err != nil {
+		r.Stop()
+		return nil, err
+	}
 	r.farewell = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout/2)
 		defer cancel()
@@ -60,32 +64,21 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 		}
 	}
 	r.clean = func() {
-		for _, f := range files {
-			_ = os.Remove(f) // in memory, of ours
-		}
+		_ = os.Remove(ram) // in memory, of ours
 		for _, end := range []string{"", ".lock"} {
 			_ = os.Remove("/run/tgtd/socket." + control + end) // which it leaves behind
 		}
 	}
 	err = p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port))
-	for i, store := range []string{"null", "rdwr"} {
-		if err != nil {
-			break
-		}
-		var f string
-		if f, err = storeFile(s, i == 1); err != nil {
-			break
-		}
-		files = append(files, f)
-		if i == 0 {
-			err = tgtadm(ctx, control, "--op", "new", "--mode", "target", "--tid", "1", "-T", Target)
-		}
+	for _, args := range [][]string{
+		{"--op", "new", "--mode", "target", "--tid", "1", "-T", Target},
+		{"--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "--bstype", "null", "-b", "/dev/null"},
+		{"--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "2", "--bstype", "rdwr", "-b", ram},
+		{"--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL"},
+	} {
 		if err == nil {
-			err = tgtadm(ctx, control, "--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", strconv.Itoa(i+1), "--bstype", store, "-b", f)
+			err = tgtadm(ctx, control, args...)
 		}
-	}
-	if err == nil {
-		err = tgtadm(ctx, control, "--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
 	}
 	if err != nil {
 		r.Stop()
@@ -94,17 +87,13 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	return r, nil
 }
 
-// storeFile makes a file of the LUN's size; the one that stores is in memory.
-func storeFile(s Setup, stores bool) (string, error) {
-	dir := s.Dir
-	if stores {
-		dir = "/dev/shm"
-	}
-	f, err := os.CreateTemp(dir, "spindle-bench-*.img")
+// memoryFile makes a file of that size in memory.
+func memoryFile(size uint64) (string, error) {
+	f, err := os.CreateTemp("/dev/shm", "spindle-bench-*.img")
 	if err != nil {
 		return "", err
 	}
-	return f.Name(), errors.Join(f.Truncate(int64(s.Size)), f.Close())
+	return f.Name(), errors.Join(f.Truncate(int64(size)), f.Close())
 }
 
 func tgtadm(ctx context.Context, control string, args ...string) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ type Engine interface {
 	AddPortalGroup(reactor.Caller, iscsi.PortalGroup) error
 	StartPortalGroup(c reactor.Caller, tag uint16) error
 	RemovePortalGroup(c reactor.Caller, tag uint16) error
+	SetPortalGroupISER(c reactor.Caller, tag uint16, on bool) error
+	SetPortalISER(c reactor.Caller, tag uint16, portal netip.AddrPort, on bool) error
 	PortalGroups() []iscsi.PortalGroup
 	AddInitiatorGroup(iscsi.InitiatorGroup) error
 	SetInitiatorGroup(iscsi.InitiatorGroup) error

@@ -23,6 +23,10 @@ const (
 type Portal struct {
 	Host string `json:"host"`
 	Port string `json:"port"`
+	// ISER serves the address over iSER as well, as soon as an RDMA device does.
+	ISER bool `json:"iser,omitempty"`
+	// Waits is why it is not served over iSER yet; told, not set.
+	Waits string `json:"-"`
 }
 
 // PortalGroup is a set of portals with one tag.
@@ -63,10 +67,10 @@ func (g PortalGroup) config() (iscsi.PortalGroup, error) {
 		if err != nil {
 			return e, err
 		}
-		if slices.Contains(e.Portals, iscsi.Portal{Addr: addr}) && addr.Port() != 0 {
+		if slices.ContainsFunc(e.Portals, func(q iscsi.Portal) bool { return q.Addr == addr }) && addr.Port() != 0 {
 			return e, refuse(syscall.EINVAL, "portal %s is given twice", addr)
 		}
-		e.Portals = append(e.Portals, iscsi.Portal{Addr: addr})
+		e.Portals = append(e.Portals, iscsi.Portal{Addr: addr, ISER: p.ISER})
 	}
 	return e, nil
 }
@@ -137,6 +141,46 @@ func (c *Control) DeletePortalGroup(tag uint16) error {
 	return nil
 }
 
+// SetISER has the portals of a group served over iSER too, or no longer: those
+// whose address is host and port, or all of them when both are empty. Switched
+// off, what came by iSER ends; TCP is left alone.
+func (c *Control) SetISER(tag uint16, portal Portal, on bool) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	i := c.portalIndex(tag)
+	if i < 0 {
+		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	}
+	all := portal.Host == "" && portal.Port == ""
+	if all {
+		if err := c.Engine.SetPortalGroupISER(c.Caller, tag, on); err != nil {
+			return err
+		}
+	} else {
+		addr, err := portal.addr()
+		if err != nil {
+			return err
+		}
+		if err := c.Engine.SetPortalISER(c.Caller, tag, addr, on); err != nil {
+			return err
+		}
+		portal = Portal{Host: addr.Addr().String(), Port: strconv.Itoa(int(addr.Port()))}
+	}
+	now := c.PortalGroups()[i].Portals // with the ports they got
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.portal = slices.Clone(c.portal)
+	portals := slices.Clone(c.portal[i].Portals)
+	for j := range portals {
+		addr, err := now[j].addr()
+		if all || err == nil && addr.Addr().String() == portal.Host && strconv.Itoa(int(addr.Port())) == portal.Port {
+			portals[j].ISER = on
+		}
+	}
+	c.portal[i].Portals = portals
+	return nil
+}
+
 // PortalGroups lists the portal groups. A port that the kernel chose is shown
 // as it is.
 func (c *Control) PortalGroups() []PortalGroup {
@@ -150,8 +194,9 @@ func (c *Control) PortalGroups() []PortalGroup {
 			continue
 		}
 		groups[i].Portals = slices.Clone(g.Portals)
-		for j := range groups[i].Portals {
-			groups[i].Portals[j].Port = strconv.Itoa(int(bound[k].Portals[j].Addr.Port()))
+		for j, b := range bound[k].Portals {
+			groups[i].Portals[j].Port = strconv.Itoa(int(b.Addr.Port()))
+			groups[i].Portals[j].Waits = b.ISERWait
 		}
 	}
 	return groups

@@ -112,7 +112,7 @@ func (c *Connection) register() {
 		},
 	}
 	c.cid = res.CID
-	s.depth, s.transport = 1, c.tp.Traits().Name
+	s.depth, s.transport, s.local = 1, c.tp.Traits().Name, c.local
 	if !res.Discovery {
 		s.node = inv.node(res.TargetName)
 		if s.node == nil {

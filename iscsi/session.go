@@ -1,6 +1,8 @@
 package iscsi
 
 import (
+	"net/netip"
+
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/mem"
@@ -23,7 +25,8 @@ type Session struct {
 	alias     string
 	isid      [6]byte
 	tsih      uint16
-	transport string // its connection's
+	transport string         // its connection's, as is local
+	local     netip.AddrPort // where it came to
 	params    sessionParams
 
 	tasks     []Task

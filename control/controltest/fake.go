@@ -88,6 +88,18 @@ func (e *Engine) RemovePortalGroup(_ reactor.Caller, tag uint16) error {
 	return e.change("remove portal group %d", tag)
 }
 
+func (e *Engine) SetPortalGroupISER(_ reactor.Caller, tag uint16, on bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("set portal group %d iSER %v", tag, on)
+}
+
+func (e *Engine) SetPortalISER(_ reactor.Caller, tag uint16, portal netip.AddrPort, on bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("set portal %v of group %d iSER %v", portal, tag, on)
+}
+
 func (e *Engine) PortalGroups() []iscsi.PortalGroup {
 	e.mu.Lock()
 	defer e.mu.Unlock()

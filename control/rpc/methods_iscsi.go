@@ -102,6 +102,7 @@ func groupMethods() []Method {
 	portals := Param{Name: "portals", Type: Objects, Required: true, MaxItems: control.MaxPortals, Doc: "addresses to listen on", Fields: []Param{
 		{Name: "host", Type: String, Required: true, Doc: "IPv4 or IPv6 address"},
 		{Name: "port", Type: String, Doc: "a string; 3260 when not given, \"0\" lets the kernel choose"},
+		{Name: "iser", Type: Bool, Doc: "serve the address over iSER (RDMA) too, as soon as an RDMA device does; \"spindle rdma\" tells what is missing"},
 	}}
 	lists := func(required bool) []Param {
 		return []Param{
@@ -141,8 +142,18 @@ func groupMethods() []Method {
 			run: onTag((*control.Control).DeletePortalGroup),
 		},
 		{
+			Name: "iscsi_portal_group_set_iser", State: Runtime,
+			Params: one(tag("tag", "group"), Param{Name: "enable", Type: Bool, Required: true, Doc: "serve over iSER beside TCP, or no longer"},
+				Param{Name: "host", Type: String, Doc: "address of the one portal that is meant; all of the group when not given"},
+				Param{Name: "port", Type: String, Doc: "its port; 3260 when not given"}),
+			Result: "array of the group's portals, as in iscsi_get_portal_groups",
+			Doc:    "Switch iSER on or off while portals are in use: what came by iSER ends when it is switched off, TCP is left alone.",
+			Hint:   `"spindle rdma" tells what RDMA lacks on this machine`, bad: invalidParams, fails: invalidParams, run: setISER,
+		},
+		{
 			Name: "iscsi_get_portal_groups", Aliases: []string{"get_portal_groups"}, State: Runtime,
-			Result: "array of {tag, portals: [{host, port}], private}", Doc: "List the portal groups.", run: getPortalGroups,
+			Result: "array of {tag, portals: [{host, port}], private}; a portal with iSER has iser and iser_state: \"serving\", or what it waits for",
+			Doc:    "List the portal groups.", run: getPortalGroups,
 		},
 		{
 			Name: "iscsi_create_initiator_group", Aliases: []string{"add_initiator_group"}, State: Runtime,
@@ -182,7 +193,7 @@ func groupMethods() []Method {
 func createPortalGroup(r *request) (any, error) {
 	g := control.PortalGroup{Tag: uint16(r.Int("tag")), Private: r.Bool("private"), Wait: r.Bool("wait")}
 	for _, p := range r.Objects("portals") {
-		portal := control.Portal{Host: p.String("host"), Port: p.String("port")}
+		portal := control.Portal{Host: p.String("host"), Port: p.String("port"), ISER: p.Bool("iser")}
 		if !p.Has("port") {
 			portal.Port = "3260"
 		}
@@ -194,16 +205,46 @@ func createPortalGroup(r *request) (any, error) {
 func getPortalGroups(r *request) (any, error) {
 	list := []obj{}
 	for _, g := range r.ctl.PortalGroups() {
-		list = append(list, obj{{"tag", g.Tag}, {"portals", g.Portals}, {"private", g.Private}})
+		list = append(list, obj{{"tag", g.Tag}, {"portals", portalList(g.Portals)}, {"private", g.Private}})
 	}
 	return list, nil
+}
+
+// portalList shows portals as SPDK does, and those with iSER with its state.
+func portalList(portals []control.Portal) []obj {
+	list := []obj{}
+	for _, p := range portals {
+		o := obj{{"host", p.Host}, {"port", p.Port}}
+		if p.ISER {
+			state := "serving"
+			if p.Waits != "" {
+				state = p.Waits
+			}
+			o = append(o, member{"iser", true}, member{"iser_state", state})
+		}
+		list = append(list, o)
+	}
+	return list
+}
+
+func setISER(r *request) (any, error) {
+	tag := uint16(r.Int("tag"))
+	if err := r.ctl.SetISER(tag, control.Portal{Host: r.String("host"), Port: r.String("port")}, r.Bool("enable")); err != nil {
+		return nil, err
+	}
+	for _, g := range r.ctl.PortalGroups() {
+		if g.Tag == tag {
+			return portalList(g.Portals), nil
+		}
+	}
+	return []obj{}, nil
 }
 
 func watchMethods() []Method {
 	return []Method{
 		{
 			Name: "iscsi_get_connections", Aliases: []string{"get_iscsi_connections"}, State: Runtime,
-			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name}",
+			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name, transport}; over iSER device, qp_state, outstanding_reads and counts of errors too",
 			Doc:    "List the connections.", run: getConnections,
 		},
 		{
@@ -250,8 +291,11 @@ func getConnections(r *request) (any, error) {
 		list = append(list, obj{
 			{"id", c.ID}, {"cid", c.CID}, {"tsih", tsih}, {"state", c.State}, {"login_phase", c.LoginPhase},
 			{"initiator_addr", hostOf(c.InitiatorAddr)}, {"target_addr", hostOf(c.TargetAddr)},
-			{"target_node_name", node}, {"thread_name", threadName(c.Reactor)},
+			{"target_node_name", node}, {"thread_name", threadName(c.Reactor)}, {"transport", c.Transport},
 		})
+		for _, f := range c.Link {
+			list[len(list)-1] = append(list[len(list)-1], member{f.Name, f.Value})
+		}
 	}
 	return list, nil
 }

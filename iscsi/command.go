@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
 	"spindle/scsi"
@@ -328,6 +329,9 @@ func (t *Task) respond() {
 		p.Flags, p.Residual = pdu.FlagOverflow, moved-exp
 	case moved < exp:
 		p.Flags, p.Residual = pdu.FlagUnderfl, exp-moved
+		if plant.On(plant.WrongResidual) {
+			p.Residual++
+		}
 	default:
 		p.Flags, p.Residual = 0, 0
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/login"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
@@ -215,7 +216,9 @@ func (c *Connection) Closed(why error) {
 	was := c.phase
 	c.phase = phaseDead
 	sh := c.sh
-	sh.r.Disarm(&c.nop)
+	if !plant.On(plant.LeakedTimer) {
+		sh.r.Disarm(&c.nop)
+	}
 	sh.unpend(c)
 	sh.remove(c)
 	c.outWait, c.r2tHead = nil, nil

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/scsi"
 )
@@ -117,7 +118,9 @@ func (t *Task) solicit() {
 			Offset: t.asked, Data: t.SCSI.Data.Slice(t.asked, n), Cookie: t.reply.Cookie, task: t,
 		}
 		c.tp.Fetch(&t.fetch)
-		t.r2tSN++
+		if !plant.On(plant.WrongR2TSN) {
+			t.r2tSN++
+		}
 		t.r2ts++
 		t.asked += n
 	}

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"net/netip"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/mem"
@@ -212,6 +213,12 @@ func (s *Session) closed() {
 	}
 	if s.nexus == nil {
 		finish()
+		return
+	}
+	if plant.On(plant.StaleWrite) {
+		s.ended = true
+		s.e.registry.leave(s)
+		s.closeNexus(func() {})
 		return
 	}
 	s.closeNexus(finish)

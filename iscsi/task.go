@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
 	"spindle/scsi"
@@ -156,7 +157,7 @@ func (t *Task) release() {
 //
 //spindle:hot
 func (t *Task) dropBuffer() {
-	if !t.SCSI.Data.Empty() && !t.SCSI.Lend {
+	if !t.SCSI.Data.Empty() && !t.SCSI.Lend && !(plant.On(plant.LeakedBuffer) && t.itt%64 == 3) {
 		t.sess.sh.free(t.SCSI.Data)
 	}
 	t.SCSI.Data = mem.Ref{}

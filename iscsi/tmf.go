@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/scsi"
 )
@@ -10,7 +11,12 @@ import (
 func (c *Connection) manage(b pdu.BHS) {
 	s := c.sess
 	itt, fn := b.ITT(), b.TMF()
-	answer := func(resp uint8) { c.tmfResponse(itt, resp) }
+	answer := func(resp uint8) {
+		if plant.On(plant.DoubleAnswer) {
+			c.tmfResponse(itt, resp)
+		}
+		c.tmfResponse(itt, resp)
+	}
 	switch {
 	case s.nexus == nil:
 		c.reject(b, pdu.RejectProtocol)

@@ -1,6 +1,9 @@
 package iscsi
 
-import "spindle/iscsi/pdu"
+import (
+	"spindle/internal/plant"
+	"spindle/iscsi/pdu"
+)
 
 // verdict is what the command window says of a PDU (RFC 7143 §4.2.2.1).
 type verdict uint8
@@ -17,7 +20,7 @@ const (
 //spindle:hot
 func (w *Window) judge(b pdu.BHS) verdict {
 	switch sn := b.CmdSN(); {
-	case b.Immediate():
+	case b.Immediate(), plant.On(plant.WindowIgnored) && pdu.SNLess(sn, w.ExpCmdSN):
 		return immediate
 	case sn == w.ExpCmdSN && !pdu.SNLess(w.MaxCmdSN, sn):
 		return inOrder
@@ -32,7 +35,7 @@ func (w *Window) judge(b pdu.BHS) verdict {
 //
 //spindle:hot
 func (w *Window) advertise(n uint32) {
-	if m := w.ExpCmdSN + n - 1; pdu.SNLess(w.MaxCmdSN, m) {
+	if m := w.ExpCmdSN + n - 1; pdu.SNLess(w.MaxCmdSN, m) || plant.On(plant.WindowRetreat) {
 		w.MaxCmdSN = m
 	}
 }

@@ -1,6 +1,10 @@
 package reactor
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"spindle/internal/plant"
+)
 
 // Msg is a message to a reactor: an intrusive node embedded in its owner, so
 // that posting cannot fail and two reactors can never fill each other. A Msg
@@ -20,6 +24,9 @@ func (r *Reactor) Post(m *Msg) {
 		panic("reactor: message posted twice")
 	}
 	r.inbox.push(m)
+	if plant.On(plant.LostWake) && r.ID > 0 {
+		return
+	}
 	r.wakeSleeper()
 }
 

@@ -1,5 +1,7 @@
 package scsi
 
+import "spindle/internal/plant"
+
 // registrant is a nexus registered for persistent reservations.
 type registrant struct {
 	id  NexusID
@@ -70,6 +72,9 @@ func (p *reservations) holds(id NexusID) bool {
 
 // gates is what the reservation keeps id from (SPC-5 table 66, SBC-4 table 13).
 func (p *reservations) gates(id NexusID) uint8 {
+	if plant.On(plant.ReservationOpen) {
+		return 0
+	}
 	if p.reserved && p.owner != id {
 		return gateRead | gateWrite | gateOther
 	}

@@ -1,5 +1,7 @@
 package scsi
 
+import "spindle/internal/plant"
+
 // Gates: conditions of an I_T_L nexus that stop a command before it runs. A
 // command's row says which of them apply to it, so that a READ tests one byte.
 const (
@@ -40,6 +42,9 @@ type ITL struct {
 
 // queueUA establishes a unit attention condition, reported in order (SAM-5 §5.14).
 func (i *ITL) queueUA(c Code) {
+	if plant.On(plant.AttentionLost) && c == DeviceReset {
+		return
+	}
 	i.gate |= gateUA
 	for _, o := range i.ua[:i.uas] {
 		// One condition is told once; a pending power on or reset covers everything
@@ -62,6 +67,9 @@ func (i *ITL) takeUA() Code {
 		return 0
 	}
 	c := i.ua[0]
+	if plant.On(plant.AttentionTwice) {
+		return c
+	}
 	copy(i.ua[:], i.ua[1:i.uas])
 	i.uas--
 	if i.uas == 0 {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 )
@@ -151,6 +152,9 @@ func (v *View) park(t *Task) {
 }
 
 func (v *View) blocked(t *Task) bool {
+	if plant.On(plant.BrokenHold) {
+		return !v.active
+	}
 	if !v.active {
 		return true
 	}
@@ -238,6 +242,9 @@ func (v *View) moved() {
 // process continues what waits: parked tasks a hold has left, ready ones, those
 // the device had no memory for, and who waits for tasks to end.
 func (v *View) process() {
+	if plant.On(plant.EndlessWork) {
+		v.kick()
+	}
 	if v.rescan {
 		v.rescan = false
 		v.continueAll(v.takeAll(&v.parked))

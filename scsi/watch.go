@@ -1,6 +1,10 @@
 package scsi
 
-import "slices"
+import (
+	"slices"
+
+	"spindle/internal/plant"
+)
 
 // watch waits for tasks of a view to leave.
 type watch struct {
@@ -19,6 +23,8 @@ type watch struct {
 // waitsFor tells whether t has to leave first.
 func (w *watch) waitsFor(t *Task) bool {
 	switch {
+	case plant.On(plant.EarlyManagement) && w.ref != nil:
+		return false
 	case t.seq > w.seq, t == w.except,
 		w.itl != nil && t.itl != w.itl,
 		w.ref != nil && (t != w.ref || t.seq != w.refSeq),

@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 	"spindle/reactor/ring"
 )
@@ -224,7 +225,7 @@ func (c *channel) prep(s *slot, t ring.Tag) bool {
 		return q.Read(t, f, b, at)
 	}
 	var fl ring.WriteFlags
-	if s.io.Flags&bdev.FUA != 0 && !s.cached {
+	if s.io.Flags&bdev.FUA != 0 && !s.cached && !plant.On(plant.DroppedFUA) {
 		fl = ring.FUA
 	}
 	return q.Write(t, f, b, at, fl)
@@ -233,6 +234,9 @@ func (c *channel) prep(s *slot, t ring.Tag) bool {
 // Flush is called at the end of a turn for what found the queue full. What
 // finds it full again asks for the next turn's.
 func (c *channel) Flush() {
+	if plant.On(plant.SkippedSync) {
+		c.synced(0)
+	}
 	list := c.retry
 	c.retry = c.spare[:0]
 	for _, i := range list {

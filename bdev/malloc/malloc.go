@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
@@ -99,6 +100,9 @@ func (c *channel) Submit(io *bdev.IO) bdev.Status {
 	case bdev.Read:
 		copy(io.Data.Bytes(), c.region.Ref(off, uint32(n)).Bytes())
 	case bdev.Write:
+		if plant.On(plant.LostWrite) && io.LBA%16 == 5 {
+			break
+		}
 		copy(c.region.Ref(off, uint32(n)).Bytes(), io.Data.Bytes())
 	case bdev.Flush:
 	case bdev.Unmap, bdev.WriteZeroes:

@@ -22,6 +22,7 @@ var closed = map[string][]string{
 	"verbs":               {"reactor/mem", "reactor/clock", "internal/sys", "internal/invariants"},
 	"bench":               {"iscsi/pdu", "reactor/ring", "reactor/mem", "reactor/clock", "internal/sys"}, // wire formats and the kernel edge, nothing of the target
 	"internal/invariants": {},
+	"internal/plant":      {},
 }
 
 // plugs are handed in as values: cmd alone imports them.
@@ -69,7 +70,7 @@ func mayNotImport(room, path string) string {
 		return "it is for tests"
 	case underAny(to, tools) && !underAny(room, tools) && !testOnly(room):
 		return "a developer's tool"
-	case to == "internal/invariants" || testOnly(room) || underAny(room, tools):
+	case to == "internal/invariants" || to == "internal/plant" || testOnly(room) || underAny(room, tools):
 		return ""
 	case isPlug(to) && !under(to, plugRoot(room)) && !under(room, "cmd"):
 		return "a plug is handed in by cmd as a value"

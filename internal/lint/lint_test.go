@@ -136,6 +136,7 @@ func TestImportTable(t *testing.T) {
 		{"bench and wire formats", "bench/load", "spindle/iscsi/pdu", true},
 		{"bench and engine", "bench/load", "spindle/iscsi", false},
 		{"assertions are for all", "internal/sys", "spindle/internal/invariants", true},
+		{"planted bugs are for all", "scsi", "spindle/internal/plant", true},
 		{"simulated ring in the product", "cmd/spindle", "spindle/reactor/ring/simring", false},
 		{"simulated ring in a helper", "iscsi/iscsitest", "spindle/reactor/ring/simring", true},
 		{"helper in the product", "bdev", "spindle/bdev/bdevtest", false},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
@@ -205,7 +206,9 @@ func (c *Conn) teardown() {
 	c.rx.drop()
 	c.tx.drop()
 	c.leave()
-	_ = c.t.kernel.CloseFD(c.fd)
+	if !plant.On(plant.LeakedDescriptor) {
+		_ = c.t.kernel.CloseFD(c.fd)
+	}
 	c.h.Closed(c.why)
 }
 

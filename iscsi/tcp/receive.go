@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"syscall"
 
+	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
@@ -260,7 +261,7 @@ func (c *Conn) starve() {
 	s := c.t.shards[c.r.ID]
 	c.starving = true
 	s.starved = append(s.starved, c)
-	if !c.rx.holds() {
+	if !c.rx.holds() && !plant.On(plant.ForgottenStarving) {
 		s.r.NeedFlush(&s.rearm) // buffers may be back already
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"syscall"
 
+	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
@@ -50,6 +51,9 @@ func (c *Conn) Queue(o *iscsi.Out) {
 //
 //spindle:hot
 func (c *Conn) Respond(p *iscsi.Reply) {
+	if plant.On(plant.LostResponse) && p.ITT%64 == 9 {
+		return
+	}
 	p.Off, p.DataSN = 0, 0
 	p.Out.Reply = p
 	if p.Data.Empty() {
@@ -181,14 +185,16 @@ func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 			h.Status, h.Residual = p.Status, p.Residual
 			h.StatSN = c.seq.StatSN
 			c.seq.StatSN++
-		case end || c.p.MaxBurst > 0 && (p.Off+n)%c.p.MaxBurst == 0:
+		case end || c.p.MaxBurst > 0 && (p.Off+n)%c.p.MaxBurst == 0 && !plant.On(plant.MissingFinal):
 			h.Flags = pdu.FlagFinal
 		}
 		h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
 		h.Put(pdu.BHS(hdr.Bytes()))
 		c.put(hdr, trail, p.Data.Slice(p.Off, n))
 		p.Off += n
-		p.DataSN++
+		if !plant.On(plant.WrongDataSN) {
+			p.DataSN++
+		}
 	}
 	if p.Sense.Empty() {
 		return true
@@ -227,6 +233,9 @@ func (c *Conn) put(hdr, trail, data mem.Ref) {
 		le.PutUint32(b, 0)
 		if c.p.DataDigest {
 			crc := crc32.Update(crc32.Checksum(data.Bytes(), castagnoli), castagnoli, b[:pad])
+			if plant.On(plant.WrongDigest) {
+				crc = crc32.Checksum(data.Bytes(), castagnoli)
+			}
 			le.PutUint32(b[pad:], crc)
 			tail += pdu.DigestLen
 		}

@@ -37,6 +37,11 @@ type Engine interface {
 	RemoveAuthGroup(tag int32)
 	Connections(reactor.Caller) []iscsi.ConnInfo
 	RequestLogout(c reactor.Caller, node string) error
+	RequestLogoutBy(c reactor.Caller, node string, tag uint16) error
+	SetNodeAuth(node string, a iscsi.CHAPPolicy) error
+	SetPortalGroupAuth(tag uint16, a iscsi.CHAPPolicy) error
+	SetNodeRedirect(node string, tag uint16, to netip.AddrPort) error
+	Counters() []iscsi.Counter
 }
 
 // ReactorStats is one reactor, for those who watch.

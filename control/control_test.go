@@ -378,11 +378,11 @@ func TestSaveFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "c.json")
 	empty, _ := controltest.New()
-	if err := empty.SaveFile(path); err != nil {
+	if err := empty.SaveFile(path, control.SaveOptions{}); err != nil {
 		t.Fatalf("an empty configuration to a new file: %v", err)
 	}
 	c, _ := target(t)
-	if err := c.SaveFile(path); err != nil {
+	if err := c.SaveFile(path, control.SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	i, err := os.Stat(path)
@@ -393,10 +393,10 @@ func TestSaveFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := empty.SaveFile(path); !errors.Is(err, control.ErrEmpty) {
+	if err := empty.SaveFile(path, control.SaveOptions{}); !errors.Is(err, control.ErrEmpty) {
 		t.Errorf("an empty configuration over one: %v", err)
 	}
-	if err := c.SaveFile(filepath.Join(dir, "no", "c.json")); err == nil {
+	if err := c.SaveFile(filepath.Join(dir, "no", "c.json"), control.SaveOptions{}); err == nil {
 		t.Error("saved to a folder that is not there")
 	}
 	after, err := os.ReadFile(path)

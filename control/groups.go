@@ -34,7 +34,8 @@ type PortalGroup struct {
 	Tag     uint16
 	Portals []Portal
 	Private bool
-	Wait    bool // does not listen until it is started
+	Wait    bool  // does not listen until it is started
+	Auth    *Auth // of discovery by the group; nil is everybody's
 }
 
 func (p Portal) addr() (netip.AddrPort, error) {
@@ -116,6 +117,28 @@ func (c *Control) StartPortalGroup(tag uint16) error {
 	c.mu.Lock()
 	c.portal = slices.Clone(c.portal)
 	c.portal[i].Wait = false
+	c.mu.Unlock()
+	return nil
+}
+
+// SetPortalGroupAuth says who must authenticate for discovery by a portal group,
+// from the next login on.
+func (c *Control) SetPortalGroupAuth(tag uint16, a Auth) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	i := c.portalIndex(tag)
+	if i < 0 {
+		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	}
+	if err := a.check(); err != nil {
+		return err
+	}
+	if err := c.Engine.SetPortalGroupAuth(tag, iscsi.CHAPPolicy(a)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.portal = slices.Clone(c.portal)
+	c.portal[i].Auth = &a
 	c.mu.Unlock()
 	return nil
 }

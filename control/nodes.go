@@ -1,6 +1,7 @@
 package control
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -25,10 +26,7 @@ type Node struct {
 }
 
 // Auth says who must authenticate, by the secrets of which group.
-type Auth struct {
-	Disable, Require, Mutual bool
-	Group                    int32
-}
+type Auth iscsi.CHAPPolicy
 
 func (a Auth) check() error {
 	if a.Disable && a.Require || a.Mutual && !a.Require {
@@ -343,6 +341,9 @@ func (c *Control) removeMaps(name string, maps []iscsi.Map) error {
 		cfg.Maps = slices.DeleteFunc(slices.Clone(cfg.Maps), func(o iscsi.Map) bool {
 			return slices.ContainsFunc(maps, func(m iscsi.Map) bool { return sameMap(o, m) })
 		})
+		cfg.Redirects = slices.DeleteFunc(slices.Clone(cfg.Redirects), func(r iscsi.Redirect) bool {
+			return !slices.ContainsFunc(cfg.Maps, func(m iscsi.Map) bool { return m.PortalTag == r.PortalTag })
+		})
 	})
 	return nil
 }
@@ -370,14 +371,71 @@ func (c *Control) Nodes() []Node {
 	return slices.Clone(c.nodes)
 }
 
-// RequestLogout asks the initiators of a node to log out.
-func (c *Control) RequestLogout(name string) error {
+// RequestLogout asks the initiators of a node to log out; tag, unless it is 0,
+// only those that came by this portal group.
+func (c *Control) RequestLogout(name string, tag uint16) error {
 	n, err := c.node(name)
 	if err != nil {
 		return err
 	}
-	return c.Engine.RequestLogout(c.Caller, wireName(n.Name))
+	if tag == 0 {
+		return c.Engine.RequestLogout(c.Caller, wireName(n.Name))
+	}
+	if !slices.ContainsFunc(n.Maps, func(m iscsi.Map) bool { return m.PortalTag == tag }) {
+		return refuse(syscall.ENOENT, "target node %s has no map of portal group %d", n.Name, tag)
+	}
+	return c.Engine.RequestLogoutBy(c.Caller, wireName(n.Name), tag)
 }
+
+// SetNodeAuth says who must authenticate to a node, from the next login on.
+func (c *Control) SetNodeAuth(name string, a Auth) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	if err := a.check(); err != nil {
+		return err
+	}
+	if err := c.Engine.SetNodeAuth(wireName(n.Name), iscsi.CHAPPolicy(a)); err != nil {
+		return err
+	}
+	c.update(n.Name, func(cfg *iscsi.NodeConfig) {
+		cfg.DisableCHAP, cfg.RequireCHAP, cfg.MutualCHAP, cfg.CHAPGroup = a.Disable, a.Require, a.Mutual, a.Group
+	})
+	return nil
+}
+
+// SetRedirect sends logins to a node that come by a portal group to another
+// portal (RFC 7143 §11.13.5); nil ends that.
+func (c *Control) SetRedirect(name string, tag uint16, to *Portal) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	var addr netip.AddrPort
+	if to != nil {
+		if addr, err = to.addr(); err != nil {
+			return err
+		}
+	}
+	if err := c.Engine.SetNodeRedirect(wireName(n.Name), tag, addr); err != nil {
+		return err
+	}
+	c.update(n.Name, func(cfg *iscsi.NodeConfig) {
+		cfg.Redirects = slices.DeleteFunc(slices.Clone(cfg.Redirects), func(r iscsi.Redirect) bool { return r.PortalTag == tag })
+		if to != nil {
+			cfg.Redirects = append(cfg.Redirects, iscsi.Redirect{PortalTag: tag, Addr: addr})
+		}
+	})
+	return nil
+}
+
+// Counters are the engine's event counters.
+func (c *Control) Counters() []iscsi.Counter { return c.Engine.Counters() }
 
 // Connections lists the connections there are; nodes have the names they were
 // configured with.

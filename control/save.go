@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"spindle/bdev"
@@ -31,25 +33,43 @@ var Subsystems = []SubsystemInfo{
 	{"iscsi", []string{"scsi"}},
 }
 
-// Save returns the calls that make the configuration again, by subsystem.
-func (c *Control) Save() []Subsystem {
+// SaveOptions qualify what is saved.
+type SaveOptions struct {
+	// Secrets has the CHAP secrets told. Without it auth groups are saved without
+	// their users: loaded, they let nobody in.
+	Secrets bool
+}
+
+// Save returns the calls that make the configuration again, by subsystem, but
+// for secrets.
+func (c *Control) Save() []Subsystem { return c.SaveWith(SaveOptions{}) }
+
+// SaveWith is Save with options.
+func (c *Control) SaveWith(o SaveOptions) []Subsystem {
 	var out []Subsystem
 	for _, s := range Subsystems {
-		calls, _ := c.SaveSubsystem(s.Name)
+		calls, _ := c.SaveSubsystem(s.Name, o)
 		out = append(out, Subsystem{s.Name, calls})
 	}
 	return out
 }
 
+// Omits tells whether something that is configured is not saved with o.
+func (c *Control) Omits(o SaveOptions) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return !o.Secrets && slices.ContainsFunc(c.auth, func(g iscsi.AuthGroup) bool { return len(g.Secrets) > 0 })
+}
+
 // SaveSubsystem returns the calls of one subsystem; nil when it has none.
-func (c *Control) SaveSubsystem(name string) ([]Call, error) {
+func (c *Control) SaveSubsystem(name string, o SaveOptions) ([]Call, error) {
 	switch name {
 	case "bdev":
 		return c.saveBdevs(), nil
 	case "scsi":
 		return nil, nil
 	case "iscsi":
-		return c.saveISCSI(), nil
+		return c.saveISCSI(o), nil
 	}
 	return nil, refuse(syscall.EINVAL, "Subsystem '%s' not found", name)
 }
@@ -77,12 +97,15 @@ func LimitParams(l bdev.Limits) Obj {
 
 // saveISCSI emits options, auth groups, portal groups, initiator groups and nodes, in the
 // order in which they need each other.
-func (c *Control) saveISCSI() []Call {
+func (c *Control) saveISCSI(o SaveOptions) []Call {
 	calls := []Call{{"iscsi_set_options", OptionParams(c.Options())}}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, g := range c.auth {
-		calls = append(calls, Call{"iscsi_create_auth_group", AuthParams(g)})
+		if !o.Secrets {
+			g.Secrets = nil
+		}
+		calls = append(calls, Call{"iscsi_create_auth_group", AuthParams(g, true)})
 	}
 	for _, g := range c.portal {
 		p := Obj{{"tag", g.Tag}, {"portals", g.Portals}, {"private", g.Private}}
@@ -90,12 +113,19 @@ func (c *Control) saveISCSI() []Call {
 			p = append(p, Member{"wait", true})
 		}
 		calls = append(calls, Call{"iscsi_create_portal_group", p})
+		if a := g.Auth; a != nil {
+			calls = append(calls, Call{"iscsi_portal_group_set_auth", append(Obj{{"tag", g.Tag}}, chapMembers(*a)...)})
+		}
 	}
 	for _, g := range c.init {
 		calls = append(calls, Call{"iscsi_create_initiator_group", InitiatorParams(g)})
 	}
 	for _, n := range c.nodes {
 		calls = append(calls, Call{"iscsi_create_target_node", NodeParams(n)})
+		for _, r := range n.Redirects {
+			calls = append(calls, Call{"iscsi_target_node_set_redirect", Obj{{"name", n.Name}, {"pg_tag", r.PortalTag},
+				{"redirect_host", r.Addr.Addr().String()}, {"redirect_port", strconv.Itoa(int(r.Addr.Port()))}}})
+		}
 	}
 	return calls
 }
@@ -124,16 +154,38 @@ func OptionParams(o iscsi.Options) Obj {
 		{"pdu_pool_size", o.PDUPoolSize},
 		{"immediate_data_pool_size", o.ImmediateDataPool},
 		{"data_out_pool_size", o.DataOutPool},
+		{"login_timeout", o.LoginTimeout},
+		{"max_pending_logins", o.MaxPendingLogins},
+		{"max_pending_logins_per_address", o.MaxPendingPerAddress},
+		{"max_logins_per_second", o.MaxLoginsPerSecond},
+		{"chap_backoff", o.CHAPBackoff},
+		{"max_connections_per_address", o.MaxConnsPerAddress},
+		{"max_sessions_per_node", o.MaxSessionsPerNode},
+		{"reserved_sessions", o.ReservedSessions},
+		{"send_timeout", o.SendTimeout},
+		{"max_text_rounds", o.MaxTextRounds},
+		{"max_buffer_waiters", o.MaxBufferWaiters},
 	}
 }
 
-// AuthParams are a group of secrets under its RPC names.
-func AuthParams(g iscsi.AuthGroup) Obj {
+func chapMembers(a Auth) Obj {
+	return Obj{{"disable_chap", a.Disable}, {"require_chap", a.Require}, {"mutual_chap", a.Mutual}, {"chap_group", a.Group}}
+}
+
+// AuthParams are a group of secrets under its RPC names; without the secrets,
+// those of its users.
+func AuthParams(g iscsi.AuthGroup, secret bool) Obj {
 	secrets := []Obj{}
 	for _, s := range g.Secrets {
-		o := Obj{{"user", s.User}, {"secret", s.Secret}}
+		o := Obj{{"user", s.User}}
+		if secret {
+			o = append(o, Member{"secret", s.Secret})
+		}
 		if s.MUser != "" {
-			o = append(o, Member{"muser", s.MUser}, Member{"msecret", s.MSecret})
+			o = append(o, Member{"muser", s.MUser})
+		}
+		if s.MUser != "" && secret {
+			o = append(o, Member{"msecret", s.MSecret})
 		}
 		secrets = append(secrets, o)
 	}
@@ -194,7 +246,7 @@ func (c *Control) Empty() bool {
 // SaveFile writes the configuration to a file that only its owner may read. The
 // file is replaced as a whole, or not at all; an empty configuration replaces
 // nothing, because that is how configurations get lost.
-func (c *Control) SaveFile(path string) error {
+func (c *Control) SaveFile(path string, o SaveOptions) error {
 	if c.Empty() {
 		if i, err := os.Stat(path); err == nil && i.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %s", ErrEmpty, path)
@@ -204,14 +256,24 @@ func (c *Control) SaveFile(path string) error {
 	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	if err := e.Encode(struct {
-		Subsystems []Subsystem `json:"subsystems"`
-	}{c.Save()}); err != nil {
+	if err := e.Encode(c.SaveObject(o)); err != nil {
 		return fmt.Errorf("save configuration: %w", err)
 	}
 	var err error
 	c.Caller.Block(func() { err = replace(path, b.Bytes()) })
 	return err
+}
+
+// Omitted is what SaveObject says of a configuration that is not whole.
+const Omitted = "CHAP users and secrets are left out, so that nobody who must authenticate can log in once this is loaded; save with with_secrets=true for a whole configuration"
+
+// SaveObject is the configuration as an object that can be loaded again.
+func (c *Control) SaveObject(o SaveOptions) Obj {
+	obj := Obj{{"subsystems", c.SaveWith(o)}}
+	if c.Omits(o) {
+		obj = append(obj, Member{"omitted", Omitted})
+	}
+	return obj
 }
 
 // replace writes a file beside path, makes it durable, and renames it.

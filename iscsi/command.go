@@ -100,6 +100,12 @@ func (t *Task) prepare(lun uint64) {
 		t.state = taskExecuting
 		return
 	}
+	if t.SCSI.Dir == scsi.DataOut && t.read && t.SCSI.Want > 0 {
+		// R without W: no data comes, and what the buffer held before is nobody's to write.
+		t.SCSI.Refuse(scsi.IllegalRequest, scsi.InvalidIUField)
+		t.state = taskExecuting
+		return
+	}
 	t.state = taskData
 	if t.SCSI.Dir == scsi.DataOut && t.write {
 		t.need = min(t.SCSI.Want, t.edtl)
@@ -122,6 +128,7 @@ func (t *Task) getBuffer() bool {
 // full ends a task for want of memory (SAM-5 §5.3.1: the task was not entered).
 func (t *Task) full() {
 	t.sess.e.Stats.TaskSetFull.Add(1)
+	t.sess.e.reached(limitMemory, t.sess.sh.r.Now(), "initiator", t.sess.initiator)
 	t.SCSI.Status, t.SCSI.SenseLen, t.SCSI.DataLen = scsi.TaskSetFull, 0, 0
 	t.state = taskExecuting
 }
@@ -170,7 +177,7 @@ func (c *Connection) refuseCommand(p *PDU) {
 		}
 		c.reject(p.BHS, pdu.RejectProtocol)
 	case c.verdict == outside || c.verdict == early:
-		c.e.Stats.Dropped.Add(1) // RFC 7143 §4.2.2.1: silently ignored
+		c.dropped() // RFC 7143 §4.2.2.1: silently ignored
 	case s.lookup(p.BHS.ITT()) != nil:
 		if c.verdict == inOrder {
 			s.window.ExpCmdSN++
@@ -178,9 +185,16 @@ func (c *Connection) refuseCommand(p *PDU) {
 		}
 		c.reject(p.BHS, pdu.RejectTaskInProgress)
 	default:
+		c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
 		c.reject(p.BHS, pdu.RejectImmediate)
 	}
 	s.openWindow()
+}
+
+// dropped counts a PDU outside the command window.
+func (c *Connection) dropped() {
+	c.e.Stats.Dropped.Add(1)
+	c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
 }
 
 // arrived goes on with a task whose command PDU, with n bytes of immediate

@@ -24,7 +24,21 @@ type Options struct {
 	NopInInterval       uint32 // seconds; 0 sends none
 	NopTimeout          uint32 // seconds without an answer before the connection ends
 	LoginTimeout        uint32 // seconds from accept to full feature phase
-	MaxPendingLogins    uint32 // connections not yet in full feature phase
+	MaxPendingLogins    uint32 // connections of a reactor not yet in full feature phase
+
+	// Limits on what peers may have and do; 0 is no limit where not said otherwise.
+	MaxPendingPerAddress uint32 // connections of an address not yet in full feature phase
+	MaxLoginsPerSecond   uint32 // connections an address may make a second
+	CHAPBackoff          uint32 // seconds an address waits at most that fails CHAP again and again
+	MaxConnsPerAddress   uint32 // connections of an address
+	MaxSessionsPerNode   uint32
+	// ReservedSessions of MaxSessions are for initiators that have authenticated,
+	// once there is an auth group for them to do so.
+	ReservedSessions uint32
+	SendTimeout      uint32 // seconds that a peer may take nothing of what is sent to it
+	MaxTextRounds    uint32 // Login Requests a login, Text Requests a text exchange; 0 is 64
+	MaxBufferWaiters uint32 // commands of a reactor that wait for a data buffer; then TASK SET FULL
+
 	DisableCHAP         bool
 	RequireCHAP         bool
 	MutualCHAP          bool
@@ -53,6 +67,21 @@ type PortalGroup struct {
 	Portals []Portal
 	Private bool // not told by SendTargets
 	Wait    bool // listens only after StartPortalGroup
+	// Auth, when not nil, is what the group asks of discovery instead of Options.
+	Auth *CHAPPolicy
+}
+
+// CHAPPolicy says who must authenticate, by the secrets of which group.
+type CHAPPolicy struct {
+	Disable, Require, Mutual bool
+	Group                    int32
+}
+
+// Redirect sends the logins to a node that come by a portal group elsewhere
+// (RFC 7143 §11.13.5, status 0101).
+type Redirect struct {
+	PortalTag uint16
+	Addr      netip.AddrPort
 }
 
 // InitiatorGroup is an access list: an initiator matches when its name and its
@@ -89,6 +118,7 @@ type NodeConfig struct {
 	HeaderDigest, DataDigest             bool // required, as in SPDK
 	DisableCHAP, RequireCHAP, MutualCHAP bool
 	CHAPGroup                            int32
+	Redirects                            []Redirect
 }
 
 // ConnInfo describes a connection, for iscsi_get_connections.

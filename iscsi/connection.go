@@ -18,6 +18,8 @@ import (
 var (
 	errLoginTimeout = errors.New("login timed out")
 	errLoginEvicted = errors.New("too many logins in progress")
+	errLimit        = errors.New("beyond a limit of its address")
+	errUnread       = errors.New("peer does not read")
 	errNopTimeout   = errors.New("no answer to NOP-In")
 	errProtocol     = errors.New("protocol error")
 	errReinstated   = errors.New("session reinstated")
@@ -65,6 +67,8 @@ type Connection struct {
 	r2tHead  *Task        // tasks whose R2Ts wait for one
 	slots    mem.Ref
 
+	gatePeer           *peer // what the gate knows of its address
+	inPending          bool  // counted there as a login in progress
 	waitHead, waitTail *Task // commands without a data buffer
 
 	verdict verdict
@@ -161,22 +165,29 @@ func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
 	}
 	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag, reads: tp.Traits().Reads}
 	c.local, c.peer = tp.Addrs()
+	opt := e.inventory.Load().opt
+	p, beyond, full := e.gate.enter(c.peer.Addr(), sh.r.Now(), &opt)
+	c.gatePeer, c.inPending = p, p != nil
 	sh.add(c)
 	c.id = sh.nextID<<8 | uint64(sh.r.ID)
 	sh.pending = append(sh.pending, c)
 	c.seq.Window = &Window{}
 	c.nop.Fire = c.timer
+	if p == nil {
+		e.reached(beyond, sh.r.Now(), "peer", c.peer)
+		c.abandon(tp, errLimit)
+		return
+	}
 	if !c.bindOuts() {
-		c.abandon(tp)
+		c.abandon(tp, errNoMemory)
 		return
 	}
 	c.startLogin()
-	opt := e.inventory.Load().opt
-	if limit := int(opt.MaxPendingLogins); len(sh.pending) > limit {
-		old := sh.pending[0]
-		e.Stats.LoginsEvicted.Add(1)
-		sh.unpend(old) // so that the next one evicts another
-		old.tp.Close(errLoginEvicted)
+	if full {
+		sh.evict(limitPendingAddress, func(k *Connection) bool { return k.gatePeer == p && k != c }, c)
+	}
+	if len(sh.pending) > int(opt.MaxPendingLogins) {
+		sh.evict(limitPendingLogins, func(*Connection) bool { return true }, c)
 	}
 	sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.LoginTimeout)))
 	if err := tp.Start(c, &c.seq); err != nil {
@@ -184,13 +195,44 @@ func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
 	}
 }
 
-// abandon drops a connection for which there is no memory.
-func (c *Connection) abandon(tp Conn) {
+// abandon drops a connection that gets no login.
+func (c *Connection) abandon(tp Conn, why error) {
 	if err := tp.Start(c, &c.seq); err != nil {
 		c.Closed(err)
 		return
 	}
-	tp.Close(errNoMemory)
+	tp.Close(why)
+}
+
+// evict ends the oldest of the logins in progress that match picks, the newest
+// connection when there is none: one that has not authenticated before one that
+// has.
+func (s *shard) evict(l limit, match func(*Connection) bool, newest *Connection) {
+	victim := newest
+	for _, k := range s.pending {
+		if !match(k) {
+			continue
+		}
+		if proven := k.login != nil && k.login.m.Authenticated(); victim == newest || !proven {
+			victim = k
+			if !proven {
+				break
+			}
+		}
+	}
+	s.e.reached(l, s.r.Now(), "peer", victim.peer)
+	s.e.Stats.LoginsEvicted.Add(1)
+	s.unpend(victim) // so that the next one evicts another
+	victim.settle()
+	victim.tp.Close(errLoginEvicted)
+}
+
+// settle tells the gate that the login is over.
+func (c *Connection) settle() {
+	if c.inPending {
+		c.inPending = false
+		c.e.gate.settled(c.gatePeer)
+	}
 }
 
 // bindOuts gives the connection's Outs their memory on its reactor.
@@ -221,6 +263,10 @@ func (c *Connection) Closed(why error) {
 	}
 	sh.unpend(c)
 	sh.remove(c)
+	c.settle()
+	if c.gatePeer != nil {
+		c.e.gate.leave(c.gatePeer)
+	}
 	c.outWait, c.r2tHead = nil, nil
 	if c.login != nil {
 		c.login.drop(c)

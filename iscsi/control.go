@@ -272,7 +272,7 @@ func ofNode(name string) func(*Session) bool {
 // update replaces a node's configuration. Preconditions: e.mu is held.
 func (e *Engine) update(old *Node, fn func(*NodeConfig)) {
 	n := *old
-	n.cfg.Maps, n.cfg.LUNs = slices.Clone(n.cfg.Maps), slices.Clone(n.cfg.LUNs)
+	n.cfg.Maps, n.cfg.LUNs, n.cfg.Redirects = slices.Clone(n.cfg.Maps), slices.Clone(n.cfg.LUNs), slices.Clone(n.cfg.Redirects)
 	fn(&n.cfg)
 	e.change(func(v *inventory) {
 		v.nodes = slices.Clone(v.nodes)
@@ -365,6 +365,9 @@ func (e *Engine) RemoveMaps(name string, maps []Map) error {
 	}
 	e.update(n, func(cfg *NodeConfig) {
 		cfg.Maps = slices.DeleteFunc(cfg.Maps, func(o Map) bool { return slices.ContainsFunc(maps, o.same) })
+		cfg.Redirects = slices.DeleteFunc(cfg.Redirects, func(r Redirect) bool {
+			return !slices.ContainsFunc(cfg.Maps, func(m Map) bool { return m.PortalTag == r.PortalTag })
+		})
 		n.dev.SetPorts(cfg.ports())
 	})
 	return nil
@@ -418,11 +421,20 @@ func (c *Connection) info() ConnInfo {
 
 // RequestLogout asks every session of a node to log out (Async Message, event 1).
 func (e *Engine) RequestLogout(c reactor.Caller, name string) error {
+	return e.requestLogout(c, name, ofNode(name))
+}
+
+// RequestLogoutBy asks the sessions of a node that came by a portal group.
+func (e *Engine) RequestLogoutBy(c reactor.Caller, name string, tag uint16) error {
+	return e.requestLogout(c, name, func(s *Session) bool { return ofNode(name)(s) && s.entry.key.portalTag == tag })
+}
+
+func (e *Engine) requestLogout(c reactor.Caller, name string, match func(*Session) bool) error {
 	if e.inventory.Load().node(name) == nil {
 		return fmt.Errorf("node %s: %w", name, ErrNotFound)
 	}
 	c.Await(e.registry.r, func(done func()) {
-		e.registry.each(ofNode(name), func(s *Session) { s.askLogout(logoutGrace) })
+		e.registry.each(match, func(s *Session) { s.askLogout(logoutGrace) })
 		done()
 	})
 	return nil

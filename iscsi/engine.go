@@ -3,9 +3,11 @@ package iscsi
 import (
 	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
+	"spindle/iscsi/login"
 	"spindle/reactor"
 	"spindle/scsi"
 )
@@ -25,9 +27,6 @@ const (
 	ConnectionOuts = 16
 	// MaxManagement is how many task management functions a session may have outstanding.
 	MaxManagement = 16
-	// MaxBufferWaiters is how many commands of a reactor may wait for a data
-	// buffer before the next one gets TASK SET FULL.
-	MaxBufferWaiters = 1024
 )
 
 // Config makes an Engine.
@@ -67,6 +66,8 @@ type Engine struct {
 	mu        sync.Mutex                // serialises the control plane
 	listeners map[uint16][]Listener     // by portal group tag; guarded by mu
 	down      atomic.Bool               // shutting down: no login succeeds
+	gate      gate
+	limits    [numLimits]limitState
 
 	Stats Stats
 }
@@ -76,7 +77,9 @@ type Stats struct {
 	Logins         atomic.Uint64 // reached full feature phase
 	LoginFailures  atomic.Uint64
 	LoginTimeouts  atomic.Uint64
-	LoginsEvicted  atomic.Uint64 // dropped for MaxPendingLogins
+	LoginsEvicted  atomic.Uint64 // dropped for MaxPendingLogins or MaxPendingPerAddress
+	CHAPFailures   atomic.Uint64
+	Redirects      atomic.Uint64
 	Rejects        atomic.Uint64
 	Dropped        atomic.Uint64 // commands outside the window, silently dropped
 	TaskSetFull    atomic.Uint64
@@ -88,21 +91,32 @@ type Stats struct {
 // Defaults are the options a target starts with; where SPDK has the option, its default.
 func Defaults() Options {
 	return Options{
-		NodeBase:            "iqn.2026-11.dev.spindle",
-		MaxSessions:         1024,
-		MaxConnsPerSession:  1,
-		MaxQueueDepth:       128,
-		DefaultTime2Wait:    2,
-		DefaultTime2Retain:  20,
-		FirstBurstLength:    64 << 10,
-		MaxBurstLength:      1 << 20,
-		MaxOutstandingR2T:   4,
-		ImmediateData:       true,
-		InitialR2T:          false,
-		NopInInterval:       30,
-		NopTimeout:          60,
-		LoginTimeout:        15,
-		MaxPendingLogins:    128,
+		NodeBase:           "iqn.2026-11.dev.spindle",
+		MaxSessions:        1024,
+		MaxConnsPerSession: 1,
+		MaxQueueDepth:      128,
+		DefaultTime2Wait:   2,
+		DefaultTime2Retain: 20,
+		FirstBurstLength:   64 << 10,
+		MaxBurstLength:     1 << 20,
+		MaxOutstandingR2T:  4,
+		ImmediateData:      true,
+		InitialR2T:         false,
+		NopInInterval:      30,
+		NopTimeout:         60,
+		LoginTimeout:       15,
+		MaxPendingLogins:   128,
+
+		MaxPendingPerAddress: 64,
+		MaxLoginsPerSecond:   1024,
+		CHAPBackoff:          30,
+		MaxConnsPerAddress:   1024,
+		MaxSessionsPerNode:   512,
+		ReservedSessions:     64,
+		SendTimeout:          60,
+		MaxTextRounds:        login.MaxRequests,
+		MaxBufferWaiters:     1024,
+
 		MaxLargeDataIn:      64,
 		MaxR2TPerConnection: 4,
 		PDUPoolSize:         36864,
@@ -121,6 +135,7 @@ func New(c Config) *Engine {
 		store:     c.Reservations,
 		offload:   c.Offload,
 		log:       c.Log,
+		gate:      gate{peers: map[netip.Prefix]*peer{}},
 		listeners: map[uint16][]Listener{},
 	}
 	if e.log == nil {

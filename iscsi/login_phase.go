@@ -29,6 +29,9 @@ func (l *loginState) drop(c *Connection) {
 // startLogin readies the connection for its login dialogue.
 func (c *Connection) startLogin() {
 	l := &loginState{m: login.New(c)}
+	if n := c.e.inventory.Load().opt.MaxTextRounds; n > 0 {
+		l.m.SetMaxRequests(n)
+	}
 	l.buf, _ = c.sh.r.Arena.Alloc(2 * login.MaxPDUData)
 	c.login = l
 }
@@ -79,12 +82,27 @@ func (c *Connection) sendLogin(r login.Reply) {
 		c.tp.Queue(o)
 	})
 	if r.Verdict == login.Failed {
+		c.judged(r.Status)
 		id := l.m.Identity()
 		c.e.log.Info("login refused", "peer", c.peer, "initiator", id.InitiatorName, "node", id.TargetName, "status", r.Status, "why", r.Reason)
 		c.closeAfterSend(errProtocol)
 		return
 	}
 	c.tp.Drain()
+}
+
+// judged counts why a login failed.
+func (c *Connection) judged(status pdu.LoginStatus) {
+	e, now := c.e, c.sh.r.Now()
+	switch {
+	case c.login.m.TooMany():
+		e.reached(limitTextRounds, now, "peer", c.peer)
+	case status == pdu.LoginMovedTemporarily:
+		e.Stats.Redirects.Add(1)
+	case status == pdu.LoginAuthFailed:
+		e.Stats.CHAPFailures.Add(1)
+		e.gate.failed(c.gatePeer, now, e.inventory.Load().opt.CHAPBackoff)
+	}
 }
 
 // loginSent goes on when a Login Response has left.
@@ -113,6 +131,7 @@ func (c *Connection) register() {
 	}
 	c.cid = res.CID
 	s.depth, s.transport, s.local = 1, c.tp.Traits().Name, c.local
+	s.proven = res.CHAPUser != ""
 	if !res.Discovery {
 		s.node = inv.node(res.TargetName)
 		if s.node == nil {
@@ -163,6 +182,10 @@ func (c *Connection) enter() {
 	c.e.Stats.Logins.Add(1)
 	sh.r.Disarm(&c.nop)
 	sh.unpend(c)
+	c.settle()
+	if c.login.m.Authenticated() {
+		c.e.gate.passed(c.gatePeer)
+	}
 	c.login.drop(c)
 	if r == sh.r {
 		c.fullFeature()
@@ -207,9 +230,7 @@ func (c *Connection) fullFeature() {
 	c.login = nil
 	c.phase = phaseFull
 	c.lastRx = sh.r.Now()
-	if opt := c.e.inventory.Load().opt; opt.NopInInterval > 0 {
-		sh.r.Arm(&c.nop, sh.r.Now().Add(seconds(opt.NopInInterval)))
-	}
+	c.startWatch(&c.e.inventory.Load().opt)
 	c.tp.FullFeature(s.transportParams())
 	name := "discovery"
 	if s.node != nil {
@@ -252,7 +273,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		p.Status = pdu.LoginUnavailable
 		return p
 	}
-	auth := authPolicy{disable: opt.DisableCHAP, require: opt.RequireCHAP, mutual: opt.MutualCHAP, group: opt.CHAPGroup}
+	auth := inv.discoveryAuth(c.portalTag)
 	if !id.Discovery {
 		n := inv.node(id.TargetName)
 		if n == nil {
@@ -262,6 +283,10 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		if p.Status = inv.access(n, c.portalTag, id.InitiatorName, c.peer.Addr()); p.Status != pdu.LoginSuccess {
 			return p
 		}
+		if p.Redirect = n.cfg.redirect(c.portalTag); p.Redirect != "" {
+			p.Status = pdu.LoginMovedTemporarily
+			return p
+		}
 		p.Config.TargetAlias = n.cfg.Alias
 		if n.cfg.HeaderDigest {
 			p.Config.HeaderDigest = login.DigestRequire
@@ -269,7 +294,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		if n.cfg.DataDigest {
 			p.Config.DataDigest = login.DigestRequire
 		}
-		auth = authPolicy{disable: n.cfg.DisableCHAP, require: n.cfg.RequireCHAP, mutual: n.cfg.MutualCHAP, group: n.cfg.CHAPGroup}
+		auth = n.cfg.chap()
 	}
 	auth.apply(&p, inv, e.entropy)
 	return p

@@ -168,7 +168,7 @@ func TestTaskSetFull(t *testing.T) {
 				full++
 			}
 		}
-		if waits = int(g.Engine.Stats.BufferWaits.Load()); waits != iscsi.MaxBufferWaiters || full != 5*iscsi.MaxQueueDepth-waits {
+		if waits = int(g.Engine.Stats.BufferWaits.Load()); waits != int(iscsi.Defaults().MaxBufferWaiters) || full != 5*iscsi.MaxQueueDepth-waits {
 			t.Fatalf("%d wait, %d are full", waits, full)
 		}
 		free()

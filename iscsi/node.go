@@ -215,20 +215,38 @@ func (g *AuthGroup) Credentials(user string) (login.Credentials, bool) {
 	return login.Credentials{}, false
 }
 
-// authPolicy is what a node, or discovery, asks of authentication.
-type authPolicy struct {
-	disable, require, mutual bool
-	group                    int32
+// chap is what a node asks of authentication.
+func (n *NodeConfig) chap() CHAPPolicy {
+	return CHAPPolicy{Disable: n.DisableCHAP, Require: n.RequireCHAP, Mutual: n.MutualCHAP, Group: n.CHAPGroup}
 }
 
-func (a authPolicy) apply(p *login.Policy, v *inventory, entropy io.Reader) {
-	if a.disable {
+// discoveryAuth is what discovery by a portal group asks of authentication.
+func (v *inventory) discoveryAuth(tag uint16) CHAPPolicy {
+	if g := v.portalGroup(tag); g != nil && g.cfg.Auth != nil {
+		return *g.cfg.Auth
+	}
+	o := &v.opt
+	return CHAPPolicy{Disable: o.DisableCHAP, Require: o.RequireCHAP, Mutual: o.MutualCHAP, Group: o.CHAPGroup}
+}
+
+// redirect is where logins by a portal group are sent, "" when they stay.
+func (n *NodeConfig) redirect(tag uint16) string {
+	for _, r := range n.Redirects {
+		if r.PortalTag == tag {
+			return r.Addr.String()
+		}
+	}
+	return ""
+}
+
+func (a CHAPPolicy) apply(p *login.Policy, v *inventory, entropy io.Reader) {
+	if a.Disable {
 		return
 	}
-	p.RequireAuth = a.require
+	p.RequireAuth = a.Require
 	for _, g := range v.auth {
-		if g.Tag == a.group && a.group != 0 {
-			p.CHAP = &login.CHAP{Store: g, Entropy: entropy, Mutual: a.mutual}
+		if g.Tag == a.Group && a.Group != 0 {
+			p.CHAP = &login.CHAP{Store: g, Entropy: entropy, Mutual: a.Mutual}
 		}
 	}
 }

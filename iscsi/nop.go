@@ -81,15 +81,68 @@ func (c *Connection) timer(now clock.Time) {
 	switch c.phase {
 	case phaseLogin:
 		c.e.Stats.LoginTimeouts.Add(1)
+		c.e.reached(limitSlowLogin, now, "peer", c.peer)
 		c.tp.Close(errLoginTimeout)
 		return
 	case phaseFull:
 	default:
 		return
 	}
-	opt := c.e.inventory.Load().opt
-	if opt.NopInInterval == 0 {
+	opt := &c.e.inventory.Load().opt
+	next := c.watchSend(now, opt)
+	if next == 0 {
 		return
+	}
+	if at := c.keepAlive(now, opt); at != 0 {
+		next = min(next, at)
+	}
+	if c.phase == phaseFull && next != clock.Never {
+		c.sh.r.Arm(&c.nop, next)
+	}
+}
+
+// startWatch arms the timer for the keepalive and the watch over the sender.
+func (c *Connection) startWatch(opt *Options) {
+	first := uint32(0)
+	for _, n := range [...]uint32{opt.NopInInterval, opt.SendTimeout} {
+		if n > 0 && (first == 0 || n < first) {
+			first = n
+		}
+	}
+	if first > 0 {
+		c.sh.r.Arm(&c.nop, c.sh.r.Now().Add(seconds(first)))
+	}
+}
+
+// A Staller is a Conn that knows since when nothing of what it sends has been
+// taken by the peer; 0 when nothing waits.
+type Staller interface{ Stalled() clock.Time }
+
+// watchSend ends a connection whose peer does not read what is sent to it, and
+// returns when to look again: never without a limit, 0 when it has ended.
+func (c *Connection) watchSend(now clock.Time, opt *Options) clock.Time {
+	limit := seconds(opt.SendTimeout)
+	s, ok := c.tp.(Staller)
+	if !ok || limit == 0 {
+		return clock.Never
+	}
+	since := s.Stalled()
+	if since == 0 {
+		return now.Add(limit)
+	}
+	if now.Sub(since) >= limit {
+		c.e.reached(limitUnread, now, "peer", c.peer)
+		c.tp.Close(errUnread)
+		return 0
+	}
+	return since.Add(limit)
+}
+
+// keepAlive pings a silent initiator and ends the connection of one that does
+// not answer. It returns when to look again, 0 for never.
+func (c *Connection) keepAlive(now clock.Time, opt *Options) clock.Time {
+	if opt.NopInInterval == 0 {
+		return 0
 	}
 	every, limit := seconds(opt.NopInInterval), seconds(opt.NopTimeout)
 	switch {
@@ -98,15 +151,14 @@ func (c *Connection) timer(now clock.Time) {
 		fallthrough
 	case !c.pinged:
 		if idle := now.Sub(c.lastRx); idle < every {
-			c.sh.r.Arm(&c.nop, c.lastRx.Add(every))
-			return
+			return c.lastRx.Add(every)
 		}
 		c.pinged, c.pingAt = true, now
 		c.nopIn(0)
 	case now.Sub(c.pingAt) >= limit:
 		c.e.Stats.NopTimeouts.Add(1)
 		c.tp.Close(errNopTimeout)
-		return
+		return 0
 	}
-	c.sh.r.Arm(&c.nop, min(now.Add(every), c.pingAt.Add(limit)))
+	return min(now.Add(every), c.pingAt.Add(limit))
 }

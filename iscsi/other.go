@@ -44,7 +44,7 @@ func (c *Connection) otherReceived(p *PDU) {
 	}
 	switch c.verdict {
 	case outside:
-		c.e.Stats.Dropped.Add(1)
+		c.dropped()
 		c.dropData()
 		return
 	case early:
@@ -87,7 +87,7 @@ func (c *Connection) other(b pdu.BHS, bad bool) {
 func (c *Connection) holdOther(p *PDU) {
 	s := c.sess
 	if s.isHeld(p.BHS.CmdSN()) || s.free == nil {
-		c.e.Stats.Dropped.Add(1)
+		c.dropped()
 		c.dropData()
 		return
 	}

@@ -149,61 +149,80 @@ func (e *Engine) unlisten(c reactor.Caller, pg *portalGroup) {
 // SetPortalGroupISER has the portals of a group served over iSER too, or no
 // longer. Switched off, what came by iSER ends; TCP is left alone.
 func (e *Engine) SetPortalGroupISER(c reactor.Caller, tag uint16, on bool) error {
+	return e.setISER(c, tag, func(netip.AddrPort) bool { return true }, on)
+}
+
+// SetPortalISER is SetPortalGroupISER for one portal, which is named by the
+// address it got.
+func (e *Engine) SetPortalISER(c reactor.Caller, tag uint16, portal netip.AddrPort, on bool) error {
+	return e.setISER(c, tag, func(a netip.AddrPort) bool { return a == portal }, on)
+}
+
+// setISER switches iSER for the portals of a group whose address match picks.
+func (e *Engine) setISER(c reactor.Caller, tag uint16, match func(netip.AddrPort) bool, on bool) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := e.inventory.Load().portalGroup(tag)
 	switch {
 	case old == nil:
 		return fmt.Errorf("portal group %d: %w", tag, ErrNotFound)
+	case !slices.ContainsFunc(old.bound, match):
+		return fmt.Errorf("portal of group %d: %w", tag, ErrNotFound)
 	case on && e.iser == nil:
 		return fmt.Errorf("portal group %d: this target has no iSER transport: %w", tag, ErrInvalid)
 	}
-	pg := &portalGroup{cfg: old.cfg, bound: old.bound}
+	pg := &portalGroup{cfg: old.cfg, bound: old.bound, iser: slices.Clone(old.iser)}
 	pg.cfg.Portals = slices.Clone(old.cfg.Portals)
+	var closed []int
 	for i := range pg.cfg.Portals {
-		pg.cfg.Portals[i].ISER = on
-	}
-	if e.listeners[tag] != nil {
-		pg.iser = make([]Listener, len(pg.cfg.Portals))
-	}
-	for i := range pg.iser {
-		if pg.iser[i] = old.iser[i]; !on || pg.iser[i] != nil {
+		if !match(pg.bound[i]) {
 			continue
 		}
-		l, err := e.serve(c, e.iser, pg, i, pg.bound[i])
-		if err != nil {
-			for k := range i {
-				if old.iser[k] == nil {
-					pg.iser[k].Close(c)
-				}
+		pg.cfg.Portals[i].ISER = on
+		switch {
+		case pg.iser == nil: // not started
+		case !on && pg.iser[i] != nil:
+			pg.iser[i] = nil
+			closed = append(closed, i)
+		case on && pg.iser[i] == nil:
+			l, err := e.serve(c, e.iser, pg, i, pg.bound[i])
+			if err != nil {
+				pg.closeNew(c, old)
+				return err
 			}
-			return err
+			pg.iser[i] = l
 		}
-		pg.iser[i] = l
-	}
-	if !on {
-		pg.iser = make([]Listener, len(pg.iser))
 	}
 	e.change(func(v *inventory) {
 		v.portals = slices.Clone(v.portals)
 		v.portals[slices.Index(v.portals, old)] = pg
 	})
-	if !on && e.iser != nil {
-		e.endISER(c, old)
+	for _, i := range closed {
+		e.endISER(c, old, i)
 	}
 	return nil
 }
 
-// endISER closes a portal group's listeners for iSER and ends what came by them.
-func (e *Engine) endISER(c reactor.Caller, pg *portalGroup) {
-	for _, l := range pg.iser {
-		if l != nil {
+// closeNew closes the listeners for iSER that old does not have.
+func (g *portalGroup) closeNew(c reactor.Caller, old *portalGroup) {
+	for i, l := range g.iser {
+		if l != nil && old.iser[i] == nil {
 			l.Close(c)
 		}
 	}
-	tag, name := pg.cfg.Tag, e.iser.Traits().Name
-	e.endLogins(c, func(k *Connection) bool { return k.portalTag == tag && k.tp.Traits().Name == name })
-	e.endSessions(c, func(s *Session) bool { return s.entry.key.portalTag == tag && s.transport == name }, errShutdown)
+}
+
+// endISER closes the listener for iSER of portal i and ends what came by it.
+func (e *Engine) endISER(c reactor.Caller, pg *portalGroup, i int) {
+	pg.iser[i].Close(c)
+	tag, name, at := pg.cfg.Tag, e.iser.Traits().Name, pg.bound[i]
+	came := func(local netip.AddrPort) bool {
+		return local.Port() == at.Port() && (at.Addr().IsUnspecified() || local.Addr().Unmap() == at.Addr().Unmap())
+	}
+	e.endLogins(c, func(k *Connection) bool { return k.portalTag == tag && k.tp.Traits().Name == name && came(k.local) })
+	e.endSessions(c, func(s *Session) bool {
+		return s.entry.key.portalTag == tag && s.transport == name && came(s.local)
+	}, errShutdown)
 }
 
 // endLogins closes the connections that match picks of those not yet in full

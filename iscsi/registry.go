@@ -103,11 +103,39 @@ func (g *registry) enter(q *registration) {
 		}
 		g.r.Arm(&q.timer, g.r.Now().Add(reinstateLimit))
 		g.kill(old, errReinstated)
-	case len(g.entries) >= int(opt.MaxSessions):
-		q.answer(pdu.LoginOutOfResources, "too many sessions")
 	default:
+		if l := g.beyond(q.s, &opt); l != numLimits {
+			g.e.reached(l, g.r.Now(), "peer", q.c.peer, "initiator", q.s.initiator)
+			q.answer(pdu.LoginOutOfResources, "too many sessions")
+			return
+		}
 		g.admit(q)
 	}
+}
+
+// beyond tells which limit one more session would be beyond, numLimits for none.
+func (g *registry) beyond(s *Session, o *Options) limit {
+	most := int(o.MaxSessions)
+	if len(g.entries) >= most {
+		return limitSessions
+	}
+	if len(g.e.inventory.Load().auth) > 0 && !s.proven && len(g.entries) >= most-int(min(o.ReservedSessions, o.MaxSessions/2)) {
+		// Peers that need not prove anything must not lock out those that do.
+		return limitReserved
+	}
+	if s.node == nil || o.MaxSessionsPerNode == 0 {
+		return numLimits
+	}
+	n := 0
+	for _, en := range g.entries {
+		if en.key.node == s.node.cfg.Name {
+			n++
+		}
+	}
+	if n >= int(o.MaxSessionsPerNode) {
+		return limitNodeSessions
+	}
+	return numLimits
 }
 
 // admit gives a session its TSIH and its reactor: the one with the least

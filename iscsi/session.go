@@ -26,6 +26,7 @@ type Session struct {
 	alias     string
 	isid      [6]byte
 	tsih      uint16
+	proven    bool           // its initiator has authenticated
 	transport string         // its connection's, as is local
 	local     netip.AddrPort // where it came to
 	params    sessionParams

@@ -96,7 +96,7 @@ const retryBuffers = 10 * time.Millisecond
 
 // wait queues t until a buffer is free. False: too many wait already.
 func (s *shard) wait(t *Task) bool {
-	if s.waiters >= MaxBufferWaiters {
+	if s.waiters >= int(s.e.inventory.Load().opt.MaxBufferWaiters) {
 		return false
 	}
 	c := t.conn

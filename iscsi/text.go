@@ -10,6 +10,9 @@ import (
 func (c *Connection) openText() {
 	res := c.login.m.Result()
 	c.text = login.NewText(&res, c, c.tp.Traits().MaxSendData)
+	if n := c.e.inventory.Load().opt.MaxTextRounds; n > 0 {
+		c.text.SetMaxRequests(n)
+	}
 }
 
 // textRequest answers a Text Request (RFC 7143 §11.10).
@@ -25,6 +28,9 @@ func (c *Connection) textRequest(b pdu.BHS) {
 	r := c.text.Step(b, data)
 	c.dropData()
 	c.seq.MaxSendData = c.text.MaxSendData()
+	if r.Reject == pdu.RejectResources {
+		c.e.reached(limitTextRounds, c.sh.r.Now(), "peer", c.peer)
+	}
 	if r.Reject != 0 {
 		c.reject(b, r.Reject)
 		return

@@ -22,6 +22,7 @@ func (c *Connection) manage(b pdu.BHS) {
 		c.reject(b, pdu.RejectProtocol)
 		return
 	case s.managing >= MaxManagement:
+		c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
 		answer(pdu.TMFRejected)
 		return
 	}

@@ -181,6 +181,32 @@ func (e *Engine) RequestLogout(_ reactor.Caller, node string) error {
 	return e.change("request logout %s", node)
 }
 
+func (e *Engine) RequestLogoutBy(_ reactor.Caller, node string, tag uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("request logout %s by %d", node, tag)
+}
+
+func (e *Engine) SetNodeAuth(node string, a iscsi.CHAPPolicy) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("set node auth %s %+v", node, a)
+}
+
+func (e *Engine) SetPortalGroupAuth(tag uint16, a iscsi.CHAPPolicy) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("set portal group auth %d %+v", tag, a)
+}
+
+func (e *Engine) SetNodeRedirect(node string, tag uint16, to netip.AddrPort) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("redirect %s by %d to %v", node, tag, to)
+}
+
+func (e *Engine) Counters() []iscsi.Counter { return []iscsi.Counter{{Name: "logins", Value: 3}} }
+
 // Device is a device with a size and nothing else. Closed is called with Close.
 type Device struct {
 	bdev.LiveInfo

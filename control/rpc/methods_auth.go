@@ -63,12 +63,12 @@ func authMethods() []Method {
 			},
 		},
 		{
-			Name: "iscsi_get_auth_groups", Aliases: []string{"get_iscsi_auth_groups"}, State: Runtime,
-			Result: "array of {tag, secrets: [{user, secret, muser, msecret}]}", Doc: "List the groups of secrets.",
+			Name: "iscsi_get_auth_groups", Aliases: []string{"get_iscsi_auth_groups"}, State: Runtime, Params: one(withSecrets),
+			Result: "array of {tag, secrets: [{user, secret, muser, msecret}]}", Doc: "List the groups of secrets.", bad: invalidParams,
 			run: func(r *request) (any, error) {
 				list := []control.Obj{}
 				for _, g := range r.ctl.AuthGroups() {
-					list = append(list, control.AuthParams(g))
+					list = append(list, control.AuthParams(g, r.Bool("with_secrets")))
 				}
 				return list, nil
 			},

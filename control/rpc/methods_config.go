@@ -3,14 +3,16 @@ package rpc
 import (
 	"context"
 	"fmt"
+
+	"spindle/control"
 )
 
 func configMethods() []Method {
 	return []Method{
 		{
 			Name: "save_config", State: Runtime,
-			Params: []Param{{Name: "filename", Type: String, Doc: "write here, mode 0600, instead of answering it; never empty over something"}},
-			Result: "{subsystems: [{subsystem, config: [{method, params}]}]}; true when written to a file",
+			Params: []Param{{Name: "filename", Type: String, Doc: "write here, mode 0600, instead of answering it; never empty over something"}, withSecrets},
+			Result: "{subsystems: [{subsystem, config: [{method, params}]}], omitted}; true when written to a file",
 			Doc:    "Tell, or write, the whole configuration as the calls that make it again.",
 			Hint:   "the file is written by the daemon, with its rights and from its directory",
 			bad:    invalidParams, run: saveConfig,
@@ -30,9 +32,20 @@ func configMethods() []Method {
 
 func saveConfig(r *request) (any, error) {
 	if r.Has("filename") {
-		return true, r.ctl.SaveFile(r.String("filename"))
+		if o := saveOptions(r.Args); r.ctl.Omits(o) {
+			r.srv.log.Warn("configuration saved without CHAP users and secrets; with_secrets=true has them saved", "file", r.String("filename"))
+		}
+		return true, r.ctl.SaveFile(r.String("filename"), saveOptions(r.Args))
 	}
-	return obj{{"subsystems", r.ctl.Save()}}, nil
+	return r.ctl.SaveObject(saveOptions(r.Args)), nil
+}
+
+// withSecrets has secrets told that are left out otherwise; SPDK has no such
+// parameter and always tells them.
+var withSecrets = Param{Name: "with_secrets", Type: Bool, Doc: "CHAP secrets, too; they are left out otherwise"}
+
+func saveOptions(a Args) control.SaveOptions {
+	return control.SaveOptions{Secrets: a.Bool("with_secrets")}
 }
 
 func loadConfig(r *request) (any, error) {

@@ -68,6 +68,7 @@ func frameworkMethods() []Method {
 			Params: []Param{
 				{Name: "name", Type: String, Required: true, Doc: "subsystem"},
 				{Name: "with_batches", Type: Bool, Doc: "accepted; no call here needs a batch"},
+				withSecrets,
 			},
 			Result: "array of {method, params}; null when there are none", Doc: "Tell the calls that make one subsystem's configuration again.",
 			bad: answer{codeInvalidParams, "Invalid arguments"}, run: getConfig,
@@ -216,7 +217,7 @@ func waitInit(r *request) (any, error) {
 }
 
 func getConfig(r *request) (any, error) {
-	calls, err := r.ctl.SaveSubsystem(r.String("name"))
+	calls, err := r.ctl.SaveSubsystem(r.String("name"), saveOptions(r.Args))
 	if err != nil {
 		return nil, &Error{codeInvalidParams, err.Error(), err.Error()}
 	}

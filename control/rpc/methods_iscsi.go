@@ -49,7 +49,7 @@ func optionMethods() []Method {
 				number("pdu_pool_size", 1, 1<<31-1, "kept"),
 				number("immediate_data_pool_size", 1, 1<<31-1, "kept"),
 				number("data_out_pool_size", 1, 1<<31-1, "kept"),
-			)),
+			), limitParams),
 			Result: "true", Doc: "Set the engine's options, before framework_start_init.",
 			Hint: "start the target with --wait-for-rpc, set options, then call framework_start_init; or put it into the --config file",
 			bad:  invalidParams, fails: invalidParams, run: setOptions,
@@ -60,6 +60,22 @@ func optionMethods() []Method {
 			run: func(r *request) (any, error) { return control.OptionParams(r.ctl.Options()), nil },
 		},
 	}
+}
+
+// limitParams bound what initiators may have and do. SPDK has none of them; 0
+// is no limit where it is allowed.
+var limitParams = []Param{
+	{Name: "login_timeout", Type: Uint32, Min: 1, Max: 3600, Doc: "seconds from accept to full feature phase"},
+	{Name: "max_pending_logins", Type: Uint32, Min: 1, Max: 1 << 16, Doc: "logins in progress on a reactor; the oldest goes"},
+	{Name: "max_pending_logins_per_address", Type: Uint32, Max: 1 << 16, Doc: "logins in progress from an address (of IPv6, a /64)"},
+	{Name: "max_logins_per_second", Type: Uint32, Max: 1 << 20, Doc: "connections an address may make a second, four seconds' worth at once"},
+	{Name: "chap_backoff", Type: Uint32, Max: 3600, Doc: "seconds an address waits at most that fails CHAP again and again"},
+	{Name: "max_connections_per_address", Type: Uint32, Max: 1 << 20, Doc: "connections from an address"},
+	{Name: "max_sessions_per_node", Type: Uint32, Max: 65535, Doc: "sessions of a target node"},
+	{Name: "reserved_sessions", Type: Uint32, Max: 65535, Doc: "of max_sessions, for initiators that have authenticated; at most half"},
+	{Name: "send_timeout", Type: Uint32, Max: 3600, Doc: "seconds that an initiator may take nothing of what is sent to it"},
+	{Name: "max_text_rounds", Type: Uint32, Max: 1 << 16, Doc: "Login Requests of a login, Text Requests of an exchange; 0 is 64"},
+	{Name: "max_buffer_waiters", Type: Uint32, Max: 1 << 20, Doc: "commands of a reactor that wait for a data buffer; beyond is TASK SET FULL"},
 }
 
 var errNoAuthFile = errors.New("files of secrets are not read; make groups with iscsi_create_auth_group")
@@ -75,6 +91,11 @@ func setOptions(r *request) (any, error) {
 			"default_time2wait": &o.DefaultTime2Wait, "default_time2retain": &o.DefaultTime2Retain,
 			"first_burst_length": &o.FirstBurstLength, "error_recovery_level": &o.ErrorRecoveryLevel,
 			"max_large_datain_per_connection": &o.MaxLargeDataIn, "max_r2t_per_connection": &o.MaxR2TPerConnection,
+			"login_timeout": &o.LoginTimeout, "max_pending_logins": &o.MaxPendingLogins,
+			"max_pending_logins_per_address": &o.MaxPendingPerAddress, "max_logins_per_second": &o.MaxLoginsPerSecond,
+			"chap_backoff": &o.CHAPBackoff, "max_connections_per_address": &o.MaxConnsPerAddress,
+			"max_sessions_per_node": &o.MaxSessionsPerNode, "reserved_sessions": &o.ReservedSessions,
+			"send_timeout": &o.SendTimeout, "max_text_rounds": &o.MaxTextRounds, "max_buffer_waiters": &o.MaxBufferWaiters,
 			"pdu_pool_size": &o.PDUPoolSize, "immediate_data_pool_size": &o.ImmediateDataPool, "data_out_pool_size": &o.DataOutPool,
 		} {
 			if r.Has(name) {
@@ -135,6 +156,14 @@ func groupMethods() []Method {
 			Name: "iscsi_start_portal_group", State: Runtime, Params: one(tag("tag", "group")), Result: "true",
 			Doc: "Listen on a group that was made to wait.", Hint: portalHint, bad: invalidParams, fails: invalidParams,
 			run: onTag((*control.Control).StartPortalGroup),
+		},
+		{
+			Name: "iscsi_portal_group_set_auth", Aliases: []string{"set_iscsi_portal_group_auth"}, State: Runtime,
+			Params: append(one(tag("tag", "group")), chapParams...), Result: "true",
+			Doc: "Choose who must authenticate for discovery by this group, whatever iscsi_set_discovery_auth says.", Hint: portalHint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) {
+				return true, r.ctl.SetPortalGroupAuth(uint16(r.Int("tag")), auth(r.Args))
+			},
 		},
 		{
 			Name: "iscsi_delete_portal_group", Aliases: []string{"delete_portal_group"}, State: Runtime, Params: one(tag("tag", "group")), Result: "true",
@@ -258,6 +287,17 @@ func watchMethods() []Method {
 				var o obj
 				for _, s := range states {
 					o = append(o, member{s, counts[s]})
+				}
+				return o, nil
+			},
+		},
+		{
+			Name: "iscsi_get_counters", State: Runtime, Result: "{name: number}",
+			Doc: "Tell what the engine has counted since it started, limits that were reached among it. SPDK has no such method.",
+			run: func(r *request) (any, error) {
+				o := obj{}
+				for _, c := range r.ctl.Counters() {
+					o = append(o, member{c.Name, c.Value})
 				}
 				return o, nil
 			},

@@ -81,14 +81,25 @@ func nodeMethods() []Method {
 		},
 		{
 			Name: "iscsi_target_node_request_logout", State: Runtime,
-			Params: one(name, Param{Name: "pg_tag", Type: Int32, Doc: "refused: all of a node's initiators are asked"}),
+			Params: one(name, Param{Name: "pg_tag", Type: Int32, Min: -1, Max: maxTag, Doc: "only those that came by this portal group"}),
 			Result: "true", Doc: "Ask a node's initiators to log out (Async Message, event 1).", Hint: hint, bad: invalidParams, fails: invalidParams,
 			run: func(r *request) (any, error) {
-				if r.Has("pg_tag") && r.Int("pg_tag") >= 0 {
-					return nil, fmt.Errorf("pg_tag is not supported: %w", syscall.EOPNOTSUPP)
-				}
-				return true, r.ctl.RequestLogout(r.String("name"))
+				return true, r.ctl.RequestLogout(r.String("name"), uint16(max(0, r.Int("pg_tag"))))
 			},
+		},
+		{
+			Name: "iscsi_target_node_set_auth", Aliases: []string{"set_iscsi_target_node_auth"}, State: Runtime,
+			Params: append(one(name), chapParams...), Result: "true",
+			Doc: "Choose who must authenticate to a node, from the next login on.", Hint: hint, bad: invalidParams, fails: invalidParams,
+			run: func(r *request) (any, error) { return true, r.ctl.SetNodeAuth(r.String("name"), auth(r.Args)) },
+		},
+		{
+			Name: "iscsi_target_node_set_redirect", State: Runtime,
+			Params: one(name, tag("pg_tag", "portal group whose logins are sent away"),
+				Param{Name: "redirect_host", Type: String, Doc: "address to go to; none ends the redirection"},
+				Param{Name: "redirect_port", Type: String, Doc: "a string; 3260 when not given"}),
+			Result: "true", Doc: "Send logins elsewhere (status 0101); iscsi_target_node_request_logout moves those that are there.",
+			Hint: hint, bad: invalidParams, fails: invalidParams, run: setRedirect,
 		},
 	}
 }
@@ -118,6 +129,16 @@ func mapsOf(a Args) []iscsi.Map {
 
 func onMaps(r *request, change func(string, []iscsi.Map) error) (any, error) {
 	return true, change(r.String("name"), mapsOf(r.Args))
+}
+
+func setRedirect(r *request) (any, error) {
+	var to *control.Portal
+	if r.Has("redirect_host") {
+		to = &control.Portal{Host: r.String("redirect_host"), Port: r.String("redirect_port")}
+	} else if r.Has("redirect_port") {
+		return nil, fmt.Errorf("redirect_port without redirect_host: %w", syscall.EINVAL)
+	}
+	return true, r.ctl.SetRedirect(r.String("name"), uint16(r.Int("pg_tag")), to)
 }
 
 func createNode(r *request) (any, error) {

@@ -349,7 +349,7 @@ const spdkConfig = `{"subsystems":[
 
 func save(t *testing.T, ctl *control.Control) []byte {
 	t.Helper()
-	b, err := json.Marshal(map[string]any{"subsystems": ctl.Save()})
+	b, err := json.Marshal(map[string]any{"subsystems": ctl.SaveWith(control.SaveOptions{Secrets: true})})
 	if err != nil {
 		t.Fatal(err)
 	}

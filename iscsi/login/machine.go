@@ -9,6 +9,7 @@ type Machine struct {
 	state    state
 	stage    uint8 // CSG
 	requests uint32
+	limit    uint32 // of requests
 	received uint32 // bytes of key text so far
 
 	id       Identity
@@ -41,7 +42,7 @@ const (
 
 // New makes a Machine for one connection.
 func New(r Resolver) *Machine {
-	m := &Machine{resolver: r}
+	m := &Machine{resolver: r, limit: MaxRequests}
 	for k := range keys {
 		m.vals[k] = keys[k].def
 	}
@@ -50,6 +51,16 @@ func New(r Resolver) *Machine {
 
 // Identity is what the initiator has said so far, for showing pending logins.
 func (m *Machine) Identity() Identity { return m.id }
+
+// Authenticated tells whether the initiator has proven who it is.
+func (m *Machine) Authenticated() bool { return m.auth.step == authPassed }
+
+// SetMaxRequests bounds the Login Requests of this login, MaxRequests otherwise.
+// Preconditions: Step has not been called.
+func (m *Machine) SetMaxRequests(n uint32) { m.limit = n }
+
+// TooMany tells whether the login failed for its number of requests.
+func (m *Machine) TooMany() bool { return m.requests > m.limit }
 
 // Stage is the current stage: pdu.StageSecurity, StageOperational or StageFullFeature.
 func (m *Machine) Stage() uint8 { return m.stage }
@@ -98,7 +109,7 @@ func (m *Machine) Refuse(b pdu.BHS, status pdu.LoginStatus, reason string) Reply
 
 // checkHeader holds a request to RFC 7143 §11.12 and to the requests before it.
 func (m *Machine) checkHeader(b pdu.BHS, data []byte) pdu.LoginStatus {
-	if m.requests++; m.requests > MaxRequests {
+	if m.requests++; m.requests > m.limit {
 		return m.why(pdu.LoginInitiatorError, "too many login requests")
 	}
 	switch {

@@ -55,6 +55,7 @@ type TextExchange struct {
 	active   bool
 	itt, ttt uint32
 	requests uint32
+	limit    uint32 // of requests in an exchange
 	text     []byte // of requests with the C bit
 	out      []byte // what is left of the answer
 	seen     keySet
@@ -65,7 +66,7 @@ type TextExchange struct {
 // is the longest data segment the transport sends, in bytes; 0 means that the
 // initiator's declaration alone decides.
 func NewText(r *Result, d Directory, bound uint32) *TextExchange {
-	t := &TextExchange{directory: d, discovery: r.Discovery, own: r.TargetName, rdma: r.RDMAExtensions, bound: bound}
+	t := &TextExchange{directory: d, discovery: r.Discovery, own: r.TargetName, rdma: r.RDMAExtensions, bound: bound, limit: MaxRequests}
 	t.setMaxSend(r.MaxSendData)
 	return t
 }
@@ -76,6 +77,9 @@ func (t *TextExchange) setMaxSend(n uint32) {
 		t.maxSend = min(n, t.bound)
 	}
 }
+
+// SetMaxRequests bounds the Text Requests of an exchange, MaxRequests otherwise.
+func (t *TextExchange) SetMaxRequests(n uint32) { t.limit = n }
 
 // MaxSendData is the longest data segment to send, in bytes: it follows the
 // initiator's redeclarations.
@@ -121,7 +125,7 @@ func (t *TextExchange) Step(b pdu.BHS, data []byte) TextReply {
 		}
 		return t.respond(b)
 	}
-	if t.requests++; t.requests > MaxRequests || len(t.text)+len(data) > MaxText {
+	if t.requests++; t.requests > t.limit || len(t.text)+len(data) > MaxText {
 		return t.reject(pdu.RejectResources)
 	}
 	text := data

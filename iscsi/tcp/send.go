@@ -8,6 +8,7 @@ import (
 	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
 	"spindle/reactor/mem"
 	"spindle/reactor/ring"
 )
@@ -20,9 +21,10 @@ type sender struct {
 	head, tail *iscsi.Out // queued
 	fly, last  *iscsi.Out // in the message being sent, done when all of it has left
 	sending    bool
-	vecs       int    // of the message
-	left       uint32 // bytes of the message not sent
-	own        uint32 // Data-In header slots used by the message
+	since      clock.Time // when the sendmsg in flight was submitted
+	vecs       int        // of the message
+	left       uint32     // bytes of the message not sent
+	own        uint32     // Data-In header slots used by the message
 }
 
 // Queue implements iscsi.Conn.
@@ -116,9 +118,18 @@ func (c *Conn) submit() bool {
 	if !c.r.Ring.Send(c.src.Tag(opSend), c.file, x.msg, x.vecs) {
 		return false
 	}
-	x.sending = true
+	x.sending, x.since = true, c.r.Now()
 	c.inflight++
 	return true
+}
+
+// Stalled implements iscsi.Staller: a sendmsg ends when the peer has taken some
+// of it.
+func (c *Conn) Stalled() clock.Time {
+	if !c.tx.sending {
+		return 0
+	}
+	return max(c.tx.since, 1)
 }
 
 // gather moves queued PDUs into the message until it is full.

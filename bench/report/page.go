@@ -2,9 +2,11 @@ package report
 
 import (
 	_ "embed" // the page's template
+	"errors"
 	"fmt"
 	"html/template"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -120,8 +122,9 @@ func HTML(r *compare.Result) (string, error) {
 	return b.String(), err
 }
 
-// Markdown is the page for a repository; its pictures are files beside it.
-func Markdown(r *compare.Result) string {
+// Markdown is the page for a repository; its pictures are files in folder dir,
+// seen from the page.
+func Markdown(r *compare.Result, dir string) string {
 	v := newView(r)
 	var b strings.Builder
 	for _, w := range r.Warnings {
@@ -148,7 +151,7 @@ func Markdown(r *compare.Result) string {
 	}
 	b.WriteByte('\n')
 	for _, p := range v.Pictures {
-		fmt.Fprintf(&b, "![%s](%s.svg)\n\n", p.Title, p.Name)
+		fmt.Fprintf(&b, "![%s](%s)\n\n", p.Title, path.Join(dir, p.Name+".svg"))
 	}
 	return b.String()
 }
@@ -183,17 +186,45 @@ func Write(r *compare.Result, dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := [][2]string{{"report.html", text}, {"report.md", Markdown(r)}}
+	files := [][2]string{{"report.html", text}, {"report.md", Markdown(r, "")}}
 	for _, p := range charts(r) {
 		files = append(files, [2]string{p.Name + ".svg", p.SVG})
 	}
 	var names []string
 	for _, f := range files {
-		path := filepath.Join(dir, f[0])
-		if err := os.WriteFile(path, []byte(f[1]), 0o644); err != nil {
+		name := filepath.Join(dir, f[0])
+		if err := os.WriteFile(name, []byte(f[1]), 0o644); err != nil {
 			return names, err
 		}
-		names = append(names, path)
+		names = append(names, name)
 	}
 	return names, nil
+}
+
+// The lines between which Insert writes.
+const (
+	begin = "<!-- result: made by spindle-bench, do not edit -->\n"
+	end   = "<!-- end of result -->\n"
+)
+
+// ErrNoPlace: a document has no lines to write between.
+var ErrNoPlace = errors.New("the document has no place for a result")
+
+// Insert puts the Markdown into a document, in place of a former one. The
+// pictures are in dir.
+func Insert(r *compare.Result, document, dir string) error {
+	text, err := os.ReadFile(document)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s: %w: want the lines %q and %q", document, ErrNoPlace, strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	from, err := filepath.Rel(filepath.Dir(document), dir)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(document, []byte(before+begin+"\n"+Markdown(r, filepath.ToSlash(from))+end+after), 0o644)
 }

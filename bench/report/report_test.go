@@ -76,7 +76,7 @@ func TestPageNeedsNothingBesideIt(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	text := Markdown(sample())
+	text := Markdown(sample(), "")
 	for _, want := range []string{"> **Warning:**", "| null, 4K randread, QD 1 | Spindle | 50.0k", "it \\| ended by itself", "![", "(ratios.svg)"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %q in\n%s", want, text)
@@ -94,6 +94,35 @@ func TestMarkdown(t *testing.T) {
 		if n != columns {
 			t.Errorf("%d bars instead of %d in %s", n, columns, line)
 		}
+	}
+}
+
+func TestInsert(t *testing.T) {
+	dir := t.TempDir()
+	doc := filepath.Join(dir, "page.md")
+	if err := os.WriteFile(doc, []byte("# before\n"+begin+"old\n"+end+"after\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var texts [2]string
+	for i := range texts { // the second time replaces the first
+		if err := Insert(sample(), doc, filepath.Join(dir, "pictures")); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[i] = string(text)
+	}
+	if texts[0] != texts[1] || strings.Contains(texts[0], "old") || !strings.HasPrefix(texts[0], "# before\n") ||
+		!strings.HasSuffix(texts[0], "after\n") || !strings.Contains(texts[0], "(pictures/ratios.svg)") {
+		t.Error(texts[0])
+	}
+	if err := os.WriteFile(doc, []byte("no place"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Insert(sample(), doc, dir); !errors.Is(err, ErrNoPlace) {
+		t.Errorf("%v", err)
 	}
 }
 

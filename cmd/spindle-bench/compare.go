@@ -143,6 +143,7 @@ func reportCommand() command {
 		long: "Write report.html, report.md and the pictures from a stored result.",
 		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
 			out := fs.String("out", ".", "`DIR` to write to")
+			into := fs.String("into", "", "`FILE.md` to put the result into as well, between its marks")
 			return func(_ context.Context, s streams, args []string) error {
 				if len(args) != 1 {
 					return usagef("report: name one result.json")
@@ -153,6 +154,11 @@ func reportCommand() command {
 				}
 				if err := os.MkdirAll(*out, 0o755); err != nil {
 					return err
+				}
+				if *into != "" {
+					if err := report.Insert(r, *into, *out); err != nil {
+						return err
+					}
 				}
 				return show(s, r, *out)
 			}

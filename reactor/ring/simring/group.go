@@ -15,6 +15,7 @@ type group struct {
 	bufs   []mem.Ref
 	blocks []mem.Ref // what was taken from the arena
 	kernel []bool
+	filled []uint32 // bytes that the last receive put there
 	fifo   []uint16
 	head   int
 	count  int // in the kernel's queue
@@ -26,7 +27,7 @@ func (r *Ring) NewGroup(count int, size uint32) (ring.Group, error) {
 	if count < 1 || count > 1<<15 || bits.OnesCount(uint(count)) != 1 || size == 0 || size > mem.MaxBlock {
 		return 0, fmt.Errorf("simring: group of %d buffers of %d bytes", count, size)
 	}
-	g := &group{kernel: make([]bool, count), fifo: make([]uint16, count)}
+	g := &group{kernel: make([]bool, count), filled: make([]uint32, count), fifo: make([]uint16, count)}
 	per := min(count, int(mem.MaxBlock/size))
 	for len(g.bufs) < count {
 		n := min(per, count-len(g.bufs))
@@ -86,7 +87,7 @@ func (r *Ring) Recycle(g ring.Group, id uint16) {
 	if gr.kernel[id] {
 		panic(fmt.Sprintf("simring: buffer %d of group %d recycled while in the kernel", id, g))
 	}
-	invariants.Mangle(gr.bufs[id].Bytes())
+	invariants.Mangle(gr.bufs[id].Slice(0, gr.filled[id]).Bytes())
 	gr.give(id)
 }
 

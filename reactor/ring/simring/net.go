@@ -435,6 +435,7 @@ func (c *conn) recvOnce(o *op) {
 	}
 	id := g.take()
 	n := c.in.rcv.pop(g.bufs[id].Bytes())
+	g.filled[id] = uint32(n)
 	flags := ring.FlagBuffer | uint32(id)<<16
 	if w.chance(w.Faults.LostMore, &w.Counts.LostMore, "lost-more", c.id) {
 		c.sock.recvs.remove(o)

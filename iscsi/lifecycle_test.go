@@ -235,6 +235,22 @@ func TestUnauthenticatedReinstatementKillsNothing(t *testing.T) {
 // chap logs in with CHAP and SHA-256 and expects this status.
 func chap(t *testing.T, c *iscsitest.Conn, user, secret string, want pdu.LoginStatus, kv ...string) {
 	t.Helper()
+	security(t, c, user, secret, want, kv...)
+	if want != pdu.LoginSuccess {
+		return
+	}
+	c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, nil)
+	b := c.Expect(pdu.LoginResponse).BHS
+	c.ExpStatSN = b.StatSN() + 1
+	if b.LoginStatus() != 0 || b.TSIH() == 0 {
+		t.Fatalf("% x", b)
+	}
+	c.TSIH = b.TSIH()
+}
+
+// security is the security stage of chap.
+func security(t *testing.T, c *iscsitest.Conn, user, secret string, want pdu.LoginStatus, kv ...string) {
+	t.Helper()
 	step := func(flags byte, kv ...string) (pdu.BHS, map[string]string) {
 		c.Send(c.LoginBHS(flags), nil, iscsitest.Keys(kv...))
 		p := c.Expect(pdu.LoginResponse)
@@ -245,20 +261,9 @@ func chap(t *testing.T, c *iscsitest.Conn, user, secret string, want pdu.LoginSt
 	_, got := step(0, "CHAP_A=7")
 	id, challenge := got["CHAP_I"], got["CHAP_C"]
 	b, _ := step(pdu.FlagTransit|1, "CHAP_N="+user, "CHAP_R="+chapResponse(t, id, secret, challenge))
-	if want != pdu.LoginSuccess {
-		if b.LoginStatus() != want {
-			t.Fatalf("login status %04x, want %04x", b.LoginStatus(), want)
-		}
-		return
+	if b.LoginStatus() != want {
+		t.Fatalf("login status %04x, want %04x", b.LoginStatus(), want)
 	}
-	if b.LoginStatus() != 0 {
-		t.Fatalf("login status %04x", b.LoginStatus())
-	}
-	b, _ = step(pdu.FlagTransit | 1<<2 | 3)
-	if b.LoginStatus() != 0 || b.TSIH() == 0 {
-		t.Fatalf("% x", b)
-	}
-	c.TSIH = b.TSIH()
 }
 
 // TestJoiningASession: sessions have one connection; there is no such thing as

@@ -1,0 +1,150 @@
+package iscsi_test
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"testing"
+
+	"spindle/iscsi"
+	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
+)
+
+var discovery = []string{"InitiatorName=" + iscsitest.Initiator, "SessionType=Discovery"}
+
+// secretGroup sets auth group 1 to one user with this secret.
+func secretGroup(g *iscsitest.Target, secret string) {
+	g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: chapUser, Secret: secret, MUser: "target", MSecret: "the-targets-secret"}}})
+}
+
+// TestSetNodeAuth: what a node asks of authentication changes for the logins
+// from then on, and for no session.
+func TestSetNodeAuth(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{})
+	secretGroup(g, chapSecret)
+	before := dialAs(g, 1).Login()
+	ready(t, before, 1)
+	must(t, g.Engine.SetNodeAuth(iscsitest.Node, iscsi.CHAPPolicy{Require: true, Group: 1}))
+	if s := dialAs(g, 2).LoginStatus(who...); s != uint16(pdu.LoginAuthFailed) {
+		t.Fatalf("without CHAP: status %04x", s)
+	}
+	chap(t, dialAs(g, 3), chapUser, chapSecret, pdu.LoginSuccess, who...)
+	if s := dialAs(g, 4).LoginStatus(discovery...); s != 0 {
+		t.Fatalf("discovery: status %04x", s)
+	}
+	must(t, g.Engine.SetNodeAuth(iscsitest.Node, iscsi.CHAPPolicy{Require: true, Mutual: true, Group: 1}))
+	chap(t, dialAs(g, 5), chapUser, chapSecret, pdu.LoginAuthFailed, who...)
+	mutual(t, dialAs(g, 6), who...)
+	must(t, g.Engine.SetNodeAuth(iscsitest.Node, iscsi.CHAPPolicy{Disable: true}))
+	ready(t, dialAs(g, 7).Login(), 1)
+	alive(t, before)
+	for _, bad := range []iscsi.CHAPPolicy{{Disable: true, Require: true}, {Mutual: true}} {
+		if g.Engine.SetNodeAuth(iscsitest.Node, bad) == nil || g.Engine.SetPortalGroupAuth(1, bad) == nil {
+			t.Errorf("%+v is taken", bad)
+		}
+	}
+	if g.Engine.SetNodeAuth("iqn.2026-11.dev.spindle:none", iscsi.CHAPPolicy{}) == nil || g.Engine.SetPortalGroupAuth(9, iscsi.CHAPPolicy{}) == nil {
+		t.Error("no such node or group, and no error")
+	}
+}
+
+// mutual logs in with CHAP in both directions and checks the target's response.
+func mutual(t *testing.T, c *iscsitest.Conn, kv ...string) {
+	t.Helper()
+	step := func(flags byte, kv ...string) (pdu.BHS, map[string]string) {
+		c.Send(c.LoginBHS(flags), nil, iscsitest.Keys(kv...))
+		p := c.Expect(pdu.LoginResponse)
+		c.ExpStatSN = p.BHS.StatSN() + 1
+		return p.BHS, pairs(p.Data)
+	}
+	step(0, append(kv, "AuthMethod=CHAP")...)
+	_, got := step(0, "CHAP_A=7")
+	ours := "0x" + hex.EncodeToString(pattern(32, 4))
+	b, answer := step(pdu.FlagTransit|1, "CHAP_N="+chapUser, "CHAP_R="+chapResponse(t, got["CHAP_I"], chapSecret, got["CHAP_C"]), "CHAP_I=77", "CHAP_C="+ours)
+	if b.LoginStatus() != 0 || answer["CHAP_N"] != "target" || answer["CHAP_R"] != chapResponse(t, "77", "the-targets-secret", ours) {
+		t.Fatalf("status %04x, answered %v", b.LoginStatus(), answer)
+	}
+	if b, _ = step(pdu.FlagTransit | 1<<2 | 3); b.LoginStatus() != 0 || b.TSIH() == 0 {
+		t.Fatalf("% x", b)
+	}
+}
+
+// TestDiscoveryAuth: the engine's options hold for discovery unless the portal
+// group says otherwise.
+func TestDiscoveryAuth(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) { o.RequireCHAP, o.CHAPGroup = true, 1 })})
+	secretGroup(g, chapSecret)
+	refused := func(n byte) {
+		t.Helper()
+		if s := dialAs(g, n).LoginStatus(discovery...); s != uint16(pdu.LoginAuthFailed) {
+			t.Fatalf("without CHAP: status %04x", s)
+		}
+	}
+	refused(1)
+	chap(t, dialAs(g, 2), chapUser, chapSecret, pdu.LoginSuccess, discovery...)
+	ready(t, dialAs(g, 3).Login(), 1)
+	must(t, g.Engine.SetPortalGroupAuth(1, iscsi.CHAPPolicy{Disable: true}))
+	if s := dialAs(g, 4).LoginStatus(discovery...); s != 0 {
+		t.Fatalf("the group asks for nothing: status %04x", s)
+	}
+	must(t, g.Engine.SetPortalGroupAuth(1, iscsi.CHAPPolicy{Require: true, Mutual: true, Group: 1}))
+	refused(5)
+	chap(t, dialAs(g, 6), chapUser, chapSecret, pdu.LoginAuthFailed, discovery...)
+	mutual(t, dialAs(g, 7), discovery...)
+}
+
+// TestRotateSecrets: a secret that is replaced counts from the next login on, a
+// login that is under way has the group it began with, and sessions stay.
+func TestRotateSecrets(t *testing.T) {
+	const fresh = "a-new-secret-of-24-bytes"
+	g := iscsitest.New(t, iscsitest.Options{Node: iscsi.NodeConfig{RequireCHAP: true, CHAPGroup: 1}})
+	secretGroup(g, chapSecret)
+	old := dialAs(g, 1)
+	chap(t, old, chapUser, chapSecret, pdu.LoginSuccess, who...)
+	ready(t, old, 1)
+	secretGroup(g, fresh)
+	chap(t, dialAs(g, 2), chapUser, chapSecret, pdu.LoginAuthFailed, who...)
+	chap(t, dialAs(g, 3), chapUser, fresh, pdu.LoginSuccess, who...)
+	g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1})
+	chap(t, dialAs(g, 4), chapUser, fresh, pdu.LoginAuthFailed, who...)
+	g.Engine.RemoveAuthGroup(1)
+	if s := dialAs(g, 5).LoginStatus(who...); s != uint16(pdu.LoginAuthFailed) {
+		t.Fatalf("without a group: status %04x", s)
+	}
+	alive(t, old)
+}
+
+// TestRedirect: logins by a portal group are sent elsewhere (status 0101) until
+// that is ended; sessions are asked to come again.
+func TestRedirect(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{})
+	there := dialAs(g, 1).Login()
+	ready(t, there, 1)
+	to := netip.MustParseAddrPort("192.0.2.7:3261")
+	must(t, g.Engine.SetNodeRedirect(iscsitest.Node, 1, to))
+	c := dialAs(g, 2)
+	if s := c.LoginStatus(who...); s != uint16(pdu.LoginMovedTemporarily) || c.Answered["TargetAddress"] != to.String() {
+		t.Fatalf("status %04x, answered %v", s, c.Answered)
+	}
+	c.ExpectClosed()
+	if n := count(t, g, "redirects"); n != 1 {
+		t.Errorf("%d redirects counted", n)
+	}
+	alive(t, there)
+	must(t, g.Engine.RequestLogoutBy(g, iscsitest.Node, 9))
+	silent(t, g, there)
+	must(t, g.Engine.RequestLogoutBy(g, iscsitest.Node, 1))
+	if b := there.Expect(pdu.AsyncMessage).BHS; b.AsyncEvent() != pdu.AsyncLogoutRequest {
+		t.Fatalf("% x", b)
+	}
+	for _, bad := range []string{"127.0.0.1:3260", "0.0.0.0:3260", "192.0.2.7:0"} {
+		if g.Engine.SetNodeRedirect(iscsitest.Node, 1, netip.MustParseAddrPort(bad)) == nil {
+			t.Errorf("redirected to %s", bad)
+		}
+	}
+	if g.Engine.SetNodeRedirect(iscsitest.Node, 2, to) == nil || g.Engine.SetNodeRedirect("none", 1, to) == nil {
+		t.Error("no such map or node, and no error")
+	}
+	must(t, g.Engine.SetNodeRedirect(iscsitest.Node, 1, netip.AddrPort{}))
+	ready(t, dialAs(g, 3).Login(), 1)
+}

@@ -48,7 +48,18 @@ func simulated(t testing.TB, seed uint64, delayed bool) rig {
 		Seed: seed, Delayed: delayed, LUNs: luns,
 		World: simring.Config{Rand: rand.New(rand.NewPCG(seed, 3)), DiskLatency: 20 * time.Microsecond},
 	})
-	t.Cleanup(func() { // before the target's own: it wants every descriptor back
+	closeFiles(t, g)
+	name := "simulated ring"
+	if delayed {
+		name += " with a slow network"
+	}
+	return rig{name, iscsitest.Node, func() (dialogue.Link, error) { return linktest.DialSim(g) }}
+}
+
+// closeFiles takes the devices of g away at the end of a test, before the target's
+// own cleanup wants every descriptor back.
+func closeFiles(t testing.TB, g *iscsitest.Target) {
+	t.Cleanup(func() {
 		if err := g.Engine.RemoveNode(g, iscsitest.Node); err != nil {
 			t.Error(err)
 		}
@@ -58,11 +69,6 @@ func simulated(t testing.TB, seed uint64, delayed bool) rig {
 			}
 		}
 	})
-	name := "simulated ring"
-	if delayed {
-		name += " with a slow network"
-	}
-	return rig{name, iscsitest.Node, func() (dialogue.Link, error) { return linktest.DialSim(g) }}
 }
 
 func luns(g *iscsitest.Target) []iscsi.LUN {

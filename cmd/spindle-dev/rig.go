@@ -46,7 +46,7 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		Env: map[string]string{"TARGET": target}, Limit: 8 * time.Minute,
 	}
 	if target == "spindle" {
-		job.Files = append(job.Files, "bin/spindle", rigDir+"spindle.json")
+		job.Files = append(job.Files, "bin/spindle", rigDir+"spindle.json", rigDir+"iser.json")
 	}
 	r, w := io.Pipe()
 	ended := make(chan error, 1)

@@ -122,10 +122,9 @@ func packages(wanted func(path string) bool) ([]string, error) {
 	return slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return !wanted(p) }), nil
 }
 
-// build builds bin/spindle without cgo, so that it runs in the guest as it is.
+// build builds bin/spindle: with cgo, which RDMA needs, where there is a C compiler.
 func build(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", "bin/", "./cmd/spindle")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("go build ./cmd/spindle: %w\n%s", err, out)

@@ -273,7 +273,7 @@ func watchMethods() []Method {
 	return []Method{
 		{
 			Name: "iscsi_get_connections", Aliases: []string{"get_iscsi_connections"}, State: Runtime,
-			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name, transport}; over iSER device, qp_state, outstanding_reads and counts of errors too",
+			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name, transport}; over iSER device, qp_num, qp_state, reads_outstanding, reads_max, sends_outstanding, receives_posted, device_rnr_errors and device_errors too",
 			Doc:    "List the connections.", run: getConnections,
 		},
 		{

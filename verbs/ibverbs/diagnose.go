@@ -79,7 +79,11 @@ func (f *facts) findings() (list []Finding, ready bool) {
 	case !devices:
 		add(false, "there is no RDMA device", "load the adapter's driver; or, to try without an adapter: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0")
 	}
-	manager := add(f.manager == nil, "the connection manager (/dev/infiniband/rdma_cm)", "modprobe rdma_ucm")
+	what := "the connection manager is there (/dev/infiniband/rdma_cm)"
+	if f.manager != nil {
+		what = "there is no connection manager (/dev/infiniband/rdma_cm)"
+	}
+	manager := add(f.manager == nil, what, "modprobe rdma_ucm")
 	usable := false
 	for i := range f.devices {
 		usable = judge(&f.devices[i], add) || usable

@@ -37,7 +37,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{serveCommand(), rpcCommand(), completionCommand(), versionCommand()}
+	return []command{serveCommand(), rpcCommand(), rdmaCommand(), completionCommand(), versionCommand()}
 }
 
 // usageError is an error in how the program was called.
@@ -111,7 +111,7 @@ func helpCommand(s streams, args []string) error {
 }
 
 func help(w io.Writer) {
-	fmt.Fprintf(w, "Spindle is a poll-mode iSCSI target.\n\nUsage: spindle COMMAND [flags] [arguments]\n\n")
+	fmt.Fprintf(w, "Spindle is a poll-mode iSCSI and iSER target.\n\nUsage: spindle COMMAND [flags] [arguments]\n\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-12s %s\n", c.name, c.short)
 	}

@@ -50,6 +50,7 @@ func TestRun(t *testing.T) {
 		{"too little mem", []string{"serve", "--mem", "1M", "--no-rpc"}, exitError, "", "each needs 32 MiB"},
 		{"idle", []string{"serve", "--idle", "never"}, exitUsage, "", "adaptive, poll or interrupt"},
 		{"profile", []string{"serve", "--profile", "disk"}, exitUsage, "", "cpu, mem or trace"},
+		{"ACK timeout", []string{"serve", "--rdma-ack-timeout", "32"}, exitUsage, "", "at most"},
 		{"log level", []string{"serve", "--log-level", "loud"}, exitUsage, "", "ERROR, WARNING"},
 		{"wait and config", []string{"serve", "--wait-for-rpc", "--config", "x"}, exitUsage, "", "load_config"},
 		{"wait without socket", []string{"serve", "--wait-for-rpc", "--no-rpc"}, exitUsage, "", "for ever"},

@@ -52,6 +52,7 @@ type serveFlags struct {
 	cores, mem, idle, level, malloc, addr, congestion string
 	profile                                           string
 	noRPC                                             bool
+	tos, ackTimeout                                   uint
 }
 
 func declareServe(fs *flag.FlagSet) *serveFlags {
@@ -64,13 +65,19 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.StringVar(&f.cores, "cores", "", "`MASK` of CPUs to run reactors on: 0x3, 0-1 or [0,1] (default half of those there are)")
 	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
 	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
+	fs.UintVar(&f.tos, "rdma-tos", 0, "type of service, `0` to 255, of iSER connections; 0 leaves the system's")
+	fs.UintVar(&f.ackTimeout, "rdma-ack-timeout", 0, "`N` for an ACK timeout of iSER connections of 4.096 µs * 2^N, to 31; 0 leaves the system's")
 	fs.StringVar(&f.idle, "idle", reactor.Adaptive.String(), "`POLICY` of a reactor without work: adaptive spins for a while and sleeps, poll spins, interrupt sleeps")
 	fs.StringVar(&f.profile, "profile", "", "`KIND` of profile to write to the working directory: cpu, mem or trace")
 	fs.StringVar(&f.level, "log-level", "notice", "`LEVEL` from which to log: "+strings.ToLower(strings.Join(control.LevelNames(), ", ")))
 	fs.StringVar(&f.malloc, "malloc", "", "`SIZE` of a disk in memory to serve at once, such as 1G")
 	fs.StringVar(&f.addr, "listen", "127.0.0.1:3260", "`ADDR` to serve that disk on")
+	fs.BoolVar(&f.o.ISER, "iser", false, "serve it over iSER (RDMA) too; \"spindle rdma\" tells whether that works here")
 	return f
 }
+
+// maxAckTimeout is what 5 bits hold (IBA 1.4 §9.7.6.1.3).
+const maxAckTimeout = 31
 
 // options reads the flags.
 func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
@@ -112,6 +119,10 @@ func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
 		return o, usagef("--idle %q: want adaptive, poll or interrupt", f.idle)
 	}
 	o.Idle = p
+	if f.tos > math.MaxUint8 || f.ackTimeout > maxAckTimeout {
+		return o, usagef("--rdma-tos is at most %d and --rdma-ack-timeout %d", math.MaxUint8, maxAckTimeout)
+	}
+	o.RDMATOS, o.RDMAAckTimeout = uint8(f.tos), uint8(f.ackTimeout)
 	o.Congestion = f.congestion
 	if _, err := profileMode(f.profile); err != nil {
 		return o, err

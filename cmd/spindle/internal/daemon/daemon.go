@@ -28,6 +28,7 @@ import (
 	"spindle/internal/sys"
 	"spindle/iscsi"
 	"spindle/iscsi/tcp"
+	"spindle/iser"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
@@ -67,8 +68,12 @@ type Options struct {
 	Congestion  string // TCP congestion control of connections; "" leaves the system's
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on
+	ISER        bool   // over RDMA too
 	Log         *control.Log
-	Legacy      bool // use nothing that kernels newer than Linux 6.1 have brought
+	// RDMATOS is the type of service of iSER connections, RDMAAckTimeout their ACK
+	// timeout of 4.096 µs * 2^n; 0 leaves the system's.
+	RDMATOS, RDMAAckTimeout uint8
+	Legacy                  bool // use nothing that kernels newer than Linux 6.1 have brought
 }
 
 // Daemon is a running target.
@@ -77,6 +82,7 @@ type Daemon struct {
 	log      *slog.Logger
 	reactors []*reactor.Reactor
 	tids     []atomic.Int64 // of the reactors' threads
+	iser     *iser.Transport
 	engine   *iscsi.Engine
 	ctl      *control.Control
 	server   *rpc.Server
@@ -110,11 +116,13 @@ func (d *Daemon) build() error {
 		return err
 	}
 	var kernel ring.Kernel = uring.Kernel{}
+	d.iser = iser.New(d.rdma(space))
 	d.engine = iscsi.New(iscsi.Config{
 		Reactors: d.reactors,
 		Transport: tcp.New(kernel, d.reactors, tcp.Options{Listen: ring.ListenOptions{
 			Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS,
 		}}),
+		ISER:    d.iser,
 		Held:    true,
 		Entropy: rand.Reader,
 		Options: iscsi.Defaults(),
@@ -253,6 +261,7 @@ func (d *Daemon) quickDisk() error {
 		return err
 	}
 	const blockSize = 512
+	portal.ISER = d.opt.ISER
 	name, err := d.ctl.CreateMalloc(control.MallocSpec{Geometry: control.Geometry{BlockSize: blockSize, NumBlocks: d.opt.Malloc / blockSize}, NUMA: -1})
 	if err != nil {
 		return fmt.Errorf("--malloc: %w", err)
@@ -298,7 +307,9 @@ const exitKilled = 128 + 9
 func (d *Daemon) Stop() error {
 	err := d.server.Close()
 	d.engine.Shutdown(reactor.Blocking{}, LogoutGrace)
-	return errors.Join(err, d.ctl.Close(), d.stopReactors())
+	err = errors.Join(err, d.ctl.Close())
+	d.iser.Stop(reactor.Blocking{})
+	return errors.Join(err, d.stopReactors())
 }
 
 func (d *Daemon) stopReactors() error {

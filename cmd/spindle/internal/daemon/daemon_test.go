@@ -44,8 +44,14 @@ func call(t *testing.T, c *rpc.Client, method string, params any, into any) {
 	}
 }
 
+type portal struct {
+	Host, Port string
+	ISER       bool   `json:"iser"`
+	State      string `json:"iser_state"`
+}
+
 type portalGroup struct {
-	Portals []struct{ Host, Port string } `json:"portals"`
+	Portals []portal `json:"portals"`
 }
 
 // TestLife: a target is configured while it runs, saved, ended, and comes back
@@ -129,6 +135,62 @@ func TestLife(t *testing.T) {
 	}
 	if err := d.Stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestISERWaits: a portal that RDMA cannot serve says so, keeps its setting, and
+// serves TCP.
+func TestISERWaits(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+
+	d, err := start(t, daemon.Options{Socket: socket, Malloc: 1 << 20, Listen: "127.0.0.1:0", Idle: reactor.Interrupt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := rpc.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var portals []portal
+	call(t, c, "iscsi_portal_group_set_iser", map[string]any{"tag": 1, "enable": true}, &portals)
+	if len(portals) != 1 || !portals[0].ISER || portals[0].State == "serving" || portals[0].State == "" {
+		t.Errorf("portals %+v", portals)
+	}
+	addr := net.JoinHostPort(portals[0].Host, portals[0].Port)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("TCP is not served: %v", err)
+	}
+	defer func() { _ = conn.Close() }()
+	saved, err := json.Marshal(d.Control().Save())
+	if err != nil || !bytes.Contains(saved, []byte(`"iser":true`)) {
+		t.Errorf("saved %s, %v", saved, err)
+	}
+	for _, tt := range []struct {
+		name   string
+		params map[string]any
+		fails  bool
+	}{
+		{"one portal", map[string]any{"tag": 1, "enable": false, "host": portals[0].Host, "port": portals[0].Port}, false},
+		{"no such group", map[string]any{"tag": 9, "enable": true}, true},
+		{"no such portal", map[string]any{"tag": 1, "enable": true, "host": "127.0.0.2", "port": portals[0].Port}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := c.Call("iscsi_portal_group_set_iser", tt.params); tt.fails != (err != nil) {
+				t.Fatal(err)
+			}
+			var groups []portalGroup
+			call(t, c, "iscsi_get_portal_groups", nil, &groups)
+			if p := groups[0].Portals[0]; p.ISER || p.State != "" {
+				t.Errorf("portal %+v", p)
+			}
+		})
 	}
 }
 

@@ -164,13 +164,15 @@ func FuzzDialogue(f *testing.F) {
 	f.Add(true, message(isertest.Tags{}, c.Immediate(pdu.NopOut, pdu.FlagFinal), nil, []byte("ping")), message(isertest.Tags{}, c.Request(pdu.LogoutReq, pdu.FlagFinal), nil, nil))
 	f.Add(false, message(isertest.Tags{}, c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName=a", "SessionType=Discovery")), []byte{})
 	f.Add(false, make([]byte, 76), make([]byte, 28))
+	g := isertest.New(f, isertest.Options{}) // shared by all runs of the process
+	other := g.Dial().Login()
+	ready(f, other, 1)
+	defer func() { g.T = f }()
 	f.Fuzz(func(t *testing.T, login bool, first, second []byte) {
 		if len(first) > 8192 || len(second) > 8192 {
 			return
 		}
-		g := isertest.New(t, isertest.Options{})
-		other := g.Dial().Login()
-		ready(t, other, 1)
+		g.T = t
 		c := g.Dial()
 		if login {
 			c.Login()
@@ -186,6 +188,8 @@ func FuzzDialogue(f *testing.F) {
 			}
 		}
 		alive(t, other)
+		c.Vanish()
+		g.Until("the end", func() bool { return len(links(g)) == 1 })
 		if n := g.ISER.Stats.ParsePanics.Load(); n != 0 {
 			t.Fatalf("%d panics in the decoder", n)
 		}

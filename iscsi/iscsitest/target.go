@@ -49,6 +49,9 @@ type Options struct {
 	// calls Also.
 	ISER func(*Target) iscsi.Transport
 	Also func()
+	// Sleep lets reactors without work sleep: Turn then runs those that were
+	// woken, so that a lost wake-up is a hang.
+	Sleep bool
 	// Entropy, when set, is the engine's instead of a sequence that repeats; Log
 	// what it writes to.
 	Entropy io.Reader
@@ -68,6 +71,7 @@ type Target struct {
 	LUNs     []iscsi.LUN
 	rings    []*simring.Ring
 	also     func()
+	threads  []*simring.Thread // with Options.Sleep
 	closed   bool
 }
 
@@ -112,7 +116,16 @@ func New(t testing.TB, o Options) *Target {
 		}
 		q := g.World.NewRing(a)
 		g.rings = append(g.rings, q)
-		g.Reactors = append(g.Reactors, reactor.New(reactor.Config{ID: i, Core: -1, Ring: q, Clock: clk, Arena: a}))
+		rc := reactor.Config{ID: i, Core: -1, Ring: q, Clock: clk, Arena: a}
+		if o.Sleep {
+			rc.Idle = reactor.Interrupt
+		}
+		r := reactor.New(rc)
+		g.Reactors = append(g.Reactors, r)
+		if o.Sleep {
+			work := 1
+			g.threads = append(g.threads, simring.NewThread(q, func() { work = r.Turn(r.Until(work)) }))
+		}
 	}
 	g.TCP = tcp.New(g.World, g.Reactors, tcp.Options{})
 	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log}
@@ -179,6 +192,14 @@ func (g *Target) Turn() {
 	if g.also != nil {
 		g.also()
 	}
+	for _, t := range g.threads {
+		if t.Runnable() {
+			t.Run()
+		}
+	}
+	if g.threads != nil {
+		return
+	}
 	for _, r := range g.Reactors {
 		r.Turn(0)
 	}
@@ -238,6 +259,9 @@ func (g *Target) Close() {
 		g.must(g.Engine.RemoveNode(g, n.Name))
 	}
 	g.Settle()
+	for _, t := range g.threads {
+		t.Stop()
+	}
 	for i, q := range g.rings {
 		if n := q.BuffersOut(); n != 0 {
 			g.T.Errorf("reactor %d: %d receive buffers not recycled", i, n)

@@ -22,6 +22,7 @@ const (
 	fullRecvs  = 132 // cmds_max, and a few
 	sendSlots  = 512
 	slotSize   = 16 << 10
+	memory     = 64 << 20 // of a host
 )
 
 // Dial options.
@@ -64,6 +65,7 @@ type Conn struct {
 	rx        []iscsitest.PDU
 	// Invalidated are the keys that the target invalidated.
 	Invalidated []uint32
+	RDMADone    int    // of RDMA
 	heap        uint32 // bytes of the region given out to buffers
 }
 
@@ -114,8 +116,12 @@ func (g *Target) newHost(v6 bool) *Conn {
 	c.dev = devs[0]
 	c.pd, err = c.dev.NewPD()
 	g.must(err)
-	c.region, err = g.space.Map(64<<20, -1)
-	g.must(err)
+	if n := len(g.spare); n > 0 {
+		c.region, g.spare = g.spare[n-1], g.spare[:n-1]
+	} else {
+		c.region, err = g.space.Map(memory, -1)
+		g.must(err)
+	}
 	c.mr, err = c.pd.Register(c.region)
 	g.must(err)
 	c.cq, err = c.dev.NewCQ(4096, nil)
@@ -308,6 +314,8 @@ func (c *Conn) completed(w *verbs.WC) {
 		if c.Status == 0 {
 			c.Status = w.Status
 		}
+	case w.Op == verbs.WCRDMAWrite || w.Op == verbs.WCRDMARead:
+		c.RDMADone++
 	case w.Op == verbs.WCSend:
 		c.sending--
 	case w.Op == verbs.WCRecv:
@@ -401,7 +409,7 @@ func (c *Conn) ExpectClosed() {
 	c.g.Until("close", func() bool { c.pull(); return c.Down })
 }
 
-// LoginKeys sends one Login Request that goes for full feature phase, with the
+// LoginStatus sends one Login Request that goes for full feature phase, with the
 // receives of that phase posted first, as ib_iser does.
 func (c *Conn) LoginStatus(kv ...string) uint16 {
 	c.g.T.Helper()
@@ -421,12 +429,7 @@ func (c *Conn) login(b pdu.BHS, text []byte) uint16 {
 	c.ExpStatSN = p.BHS.StatSN() + 1
 	c.TSIH = p.BHS.TSIH()
 	if p.BHS.LoginStatus() == 0 && p.BHS.Flags()&pdu.FlagTransit != 0 && p.BHS.NSG() == pdu.StageFullFeature {
-		// libiscsi posts these only now; ib_iser has none in a discovery session but
-		// that of login.
-		for n := 0; n < fullRecvs && !c.discovery; n++ {
-			c.PostRecv(fullRecv)
-		}
-		c.full, c.spoken = true, false
+		c.enter()
 	}
 	return uint16(p.BHS.LoginStatus())
 }
@@ -570,6 +573,55 @@ func (c *Conn) RoundTrip(w []byte) (head [HeadersLen]byte) {
 	}
 }
 
+// RDMA writes to, or reads from, the target's memory: what no initiator does.
+func (c *Conn) RDMA(op verbs.Opcode, key uint32, at uint64, n uint32) {
+	c.g.T.Helper()
+	m := c.alloc(n).Slice(0, n)
+	c.batch.Send(verbs.SendWR{ID: sendID, QP: c.QP.Handle(), Op: op, Flags: verbs.FlagSignaled, RemoteAddr: at, RKey: key},
+		verbs.SGE{Addr: uint64(m.Addr), Len: n, LKey: c.mr.LKey()})
+	c.post()
+}
+
+// TryDial connects and logs in where either may fail; nil when it did.
+func (g *Target) TryDial(o Dial) *Conn {
+	g.T.Helper()
+	c := g.DialWith(o)
+	if c.Down {
+		c.Vanish()
+		return nil
+	}
+	c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys(
+		"InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node, "SessionType=Normal", "RDMAExtensions=Yes"))
+	g.Until("login", func() bool { c.pull(); return c.Down || len(c.rx) > 0 })
+	if p, ok := c.TryRecv(); ok && p.BHS.LoginStatus() == 0 {
+		c.ExpStatSN, c.TSIH = p.BHS.StatSN()+1, p.BHS.TSIH()
+		c.enter()
+		return c
+	}
+	c.Vanish()
+	return nil
+}
+
+// TryFinish is Finish where the connection may end instead.
+func (c *Conn) TryFinish(itt uint32) (iscsitest.Result, bool) {
+	c.g.T.Helper()
+	c.g.Until("response", func() bool { c.pull(); return c.Down || len(c.rx) > 0 })
+	if len(c.rx) == 0 {
+		return iscsitest.Result{}, false
+	}
+	return c.Finish(itt), true
+}
+
+// enter begins full feature phase.
+func (c *Conn) enter() {
+	// libiscsi posts these only now; ib_iser has none in a discovery session but
+	// that of login.
+	for n := 0; n < fullRecvs && !c.discovery; n++ {
+		c.PostRecv(fullRecv)
+	}
+	c.full, c.spoken = true, false
+}
+
 // Disconnect ends the connection from this side.
 func (c *Conn) Disconnect() { c.g.must(c.id.Disconnect()) }
 
@@ -588,5 +640,6 @@ func (c *Conn) Vanish() {
 		c.ec = nil
 		c.Down = true
 		c.Host.Kill()
+		c.g.spare = append(c.g.spare, c.region)
 	}
 }

@@ -50,7 +50,8 @@ type Target struct {
 	ISER   *iser.Transport
 	OnTurn func() // called in each turn, before the reactors
 	device verbs.DeviceInfo
-	space  *mem.Space // of the initiators
+	space  *mem.Space    // of the initiators
+	spare  []*mem.Region // of those that are gone
 	hosts  int
 	conns  []*Conn
 	closed bool

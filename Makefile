@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance clients fuzz sim test-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance clients fuzz sim cover test-rig bench-quick docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -42,6 +42,9 @@ fuzz: ## fuzz each target for FUZZTIME (default 1m)
 
 sim: ## the simulator
 	@$(DEV) sim
+
+cover: ## statement coverage of iscsi and scsi by all tests, and what is missing
+	@$(DEV) cover
 
 test-rig: ## the kernel's initiator, in a QEMU guest
 	@scripts/setup.sh base rig

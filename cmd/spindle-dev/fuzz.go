@@ -44,7 +44,8 @@ func fuzzTargets(root string) ([]fuzzTarget, error) {
 func (t fuzzTarget) run(ctx context.Context, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, d+2*time.Minute) // building and the corpus take their share
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(), "./"+t.dir)
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(),
+		"-fuzzminimizetime", "2s", "./"+t.dir) // by default a minute each, in which nothing else is tried
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

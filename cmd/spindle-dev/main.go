@@ -16,6 +16,7 @@ const usage = `usage: spindle-dev COMMAND
   conformance [-url URL] [-write]  iscsi-test-cu against our target, or another
   rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
   sim [ARG...]                     the simulator
+  cover [-profile FILE]            coverage of iscsi and scsi, and what is missing
   docs                             check the documents' links
 `
 
@@ -34,7 +35,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "sim": runSim, "docs": runDocs,
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "sim": runSim, "docs": runDocs, "cover": runCover,
 	}
 	cmd, ok := commands[args[0]]
 	if !ok {

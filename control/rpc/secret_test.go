@@ -54,7 +54,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 	for _, m := range rpc.Methods() {
 		// filename is left out by sample, so that nothing is written.
 		params := strings.Replace(sample(m.Params), `"with_secrets":true`, `"with_secrets":false`, 1)
-		if m.Name == "iscsi_delete_auth_group" || m.Name == "log_set_level" {
+		if m.Name == "iscsi_delete_auth_group" || strings.HasPrefix(m.Name, "log_set_") {
 			continue // the group is asked about, and every line logged, to the end
 		}
 		requests = append(requests, fmt.Sprintf(`{"id":1,"method":%q,"params":%s}`, m.Name, params))

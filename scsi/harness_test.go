@@ -209,7 +209,7 @@ func (s *session) start(lun uint16, c []byte, out []byte, edtl uint32, attr Attr
 func (s *session) begin(lun uint16, c []byte, out []byte, edtl uint32, attr Attr) *request {
 	q := &request{g: s.g}
 	copy(q.CDB[:], c)
-	q.CDBLen = 16
+	q.CDBLen = uint8(max(len(c), 16))
 	q.Attr, q.EDTL, q.Owner = attr, edtl, q
 	if out != nil {
 		q.EDTL = uint32(len(out))

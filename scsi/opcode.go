@@ -26,12 +26,14 @@ const (
 	opWriteSame10        = 0x41
 	opUnmap              = 0x42
 	opSanitize           = 0x48
+	opLogSense           = 0x4d
 	opModeSelect10       = 0x55
 	opReserve10          = 0x56
 	opRelease10          = 0x57
 	opModeSense10        = 0x5a
 	opPersistentIn       = 0x5e
 	opPersistentOut      = 0x5f
+	opVariable           = 0x7f
 	opExtendedCopy       = 0x83
 	opReceiveCopy        = 0x84
 	opRead16             = 0x88
@@ -59,6 +61,7 @@ const (
 const (
 	saReadCapacity16 = 0x10
 	saGetLBAStatus   = 0x12
+	saReportIdentity = 0x05
 	saReportPorts    = 0x0a // in MAINTENANCE IN; in MAINTENANCE OUT it sets them
 	saReportOpcodes  = 0x0c
 	saReportTMF      = 0x0d
@@ -95,6 +98,7 @@ type command struct {
 	flags   commandFlags
 	gate    uint8 // conditions of the I_T_L nexus that stop it
 	length  uint8 // of the CDB, bytes
+	control uint8 // where its CONTROL byte is
 	sa      uint16
 	usage   []byte // CDB usage data (SPC-5 §6.37.3)
 	seconds uint32 // recommended time out
@@ -118,12 +122,21 @@ type table struct {
 func (tb *table) find(cdb *[MaxCDB]byte, n uint8) *command {
 	c := tb.plain[cdb[0]]
 	if c == nil {
-		c = tb.findService(cdb[0], uint16(cdb[1]&0x1f))
+		c = tb.findService(cdb[0], serviceAction(cdb[:]))
 	}
 	if c == nil || n != 0 && n < c.length {
 		return nil
 	}
 	return c
+}
+
+// serviceAction is that of a CDB whose opcode has any; what lies beyond a short
+// CDB does not matter, because its row is longer.
+func serviceAction(cdb []byte) uint16 {
+	if cdb[0] == opVariable {
+		return be.Uint16(cdb[longAction:])
+	}
+	return uint16(cdb[1] & 0x1f)
 }
 
 func (tb *table) findService(op uint8, sa uint16) *command {
@@ -175,6 +188,10 @@ func (tb *table) add(r row) {
 		opcode: u[0], flags: r.flags, gate: r.gate, length: uint8(len(u)),
 		usage: u, seconds: r.seconds, prepare: r.prepare, next: r.next, home: r.home,
 	}
+	c.control = c.length - 1
+	if c.opcode == opVariable {
+		c.control = longControl
+	}
 	if c.gate&gateUA != 0 {
 		c.gate |= gateState
 		if c.flags&cmdAnyPath == 0 {
@@ -182,7 +199,7 @@ func (tb *table) add(r row) {
 		}
 	}
 	if r.flags&cmdService != 0 {
-		c.sa = uint16(u[1] & 0x1f)
+		c.sa = serviceAction(u)
 		tb.service[c.opcode] = append(tb.service[c.opcode], c)
 	} else {
 		tb.plain[c.opcode] = c

@@ -35,6 +35,7 @@ func primaryRows() []row {
 		{"160000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeReserve},
 		{"170000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeRelease},
 		{"1a08ffffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"4d00ffff00ffffffff04", looks, gatesOther, quick, prepLogSense, doLogSense, nil},
 		{"55110000000000ffff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},
 		{"56000000000000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeReserve},
 		{"57000000000000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeRelease},
@@ -81,7 +82,11 @@ func blockRows() []row {
 
 // serviceRows are the commands told apart by a service action.
 func serviceRows() []row {
-	const sanitizes = cmdService | cmdWrites | cmdBusy
+	const (
+		sanitizes = cmdService | cmdWrites | cmdBusy
+		r         = cmdService | cmdMedium
+		w         = r | cmdWrites
+	)
 	return []row{
 		{"48a10000000000ffff04", sanitizes, gatesWrite, whole, prepSanitize, doSanitize, homeSanitize},
 		{"48a20000000000ffff04", sanitizes, gatesWrite, whole, prepSanitize, doSanitize, homeSanitize},
@@ -99,12 +104,18 @@ func serviceRows() []row {
 		{"5f05ff0000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"5f06000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
 		{"5f07000000ffffffff04", cmdService | looks, gatesOther, quick, prepPersistentOut, doAtHome, homePersistentOut},
+		{"7f040000000000180009f800ffffffffffffffff0000000000000000ffffffff", r, gatesRead, data, prepRead32, doRead, nil},
+		{"7f04000000000018000af600ffffffffffffffff0000000000000000ffffffff", r, gatesRead, data, prepVerify32, doVerify, nil},
+		{"7f04000000000018000bf800ffffffffffffffff0000000000000000ffffffff", w, gatesWrite, data, prepWrite32, doWrite, nil},
+		{"7f04000000000018000cf200ffffffffffffffff0000000000000000ffffffff", w, gatesWrite, data, prepWriteVerify32, doWriteVerify, nil},
+		{"7f04000000000018000df900ffffffffffffffff0000000000000000ffffffff", w, gatesWrite, long, prepWriteSame32, doWriteSame, nil},
 		{"83000000000000000000ffffffff0004", cmdService, gatesWrite, long, prepExtendedCopy, doExtendedCopy, nil},
 		{"8400ff00000000000000ffffffff0004", cmdService | looks, gatesOther, quick, prepCopyResults, doCopyResults, nil},
 		{"84030000000000000000ffffffff0004", cmdService | looks, gatesOther, quick, prepCopyResults, doCopyResults, nil},
 		{"8404ff00000000000000ffffffff0004", cmdService | looks, gatesOther, quick, prepCopyResults, doCopyResults, nil},
 		{"9e10ffffffffffffffffffffffff0104", cmdService, gatesOther, quick, prepReadCapacity16, doReadCapacity16, nil},
 		{"9e12ffffffffffffffffffffffff0004", cmdService, gatesRead, quick, prepGetLBAStatus, doGetLBAStatus, nil},
+		{"a30500000000fffffffffe04", cmdService | looks, gatesOther, quick, prepReportIdentity, doReportIdentity, nil},
 		{"a3ea00000000ffffffff0004", cmdService | looks | cmdAnyPath, gatesOther, quick, prepReportPorts, doReportPorts, nil},
 		{"a30c87ffffffffffffff0004", cmdService | looks, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
 		{"a30d80000000ffffffff0004", cmdService | looks, gatesOther, quick, prepReportTMF, doReportTMF, nil},

@@ -165,6 +165,14 @@ func (t *Task) fail(k Key, c Code) Result { return t.check(sense{key: k, code: c
 
 // badCDB ends t with INVALID FIELD IN CDB, pointing at the field.
 func (t *Task) badCDB(at uint16, bit uint8) Result {
+	if t.op != nil && t.op.opcode == opVariable {
+		at = longField(at)
+	}
+	return t.badByte(at, bit)
+}
+
+// badByte is badCDB for a field that is where the CDB itself has it.
+func (t *Task) badByte(at uint16, bit uint8) Result {
 	return t.check(sense{key: IllegalRequest, code: InvalidFieldInCDB, sks: fieldPointer(true, at, bit), has: hasSKS})
 }
 

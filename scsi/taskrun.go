@@ -62,8 +62,8 @@ func (t *Task) Prepare() Result {
 	if g := t.itl.gate & c.gate; g != 0 && t.stopped(g) {
 		return Done
 	}
-	if t.CDB[c.length-1]&0x04 != 0 { // NACA: there is no ACA here (SAM-5 §5.2)
-		return t.badCDB(uint16(c.length)-1, 2)
+	if t.CDB[c.control]&0x04 != 0 { // NACA: there is no ACA here (SAM-5 §5.2)
+		return t.badByte(uint16(c.control), 2)
 	}
 	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 {
 		return t.protected()
@@ -77,6 +77,9 @@ func (t *Task) prepareUnknown() Result {
 	}
 	// The opcode is known but not its service action (SPC-5 §4.3.2).
 	if t.Nexus.dev.table.service[t.CDB[0]] != nil {
+		if t.CDB[0] == opVariable {
+			return t.badCDB(longAction, wholeByte)
+		}
 		return t.badCDB(1, 4)
 	}
 	return t.fail(IllegalRequest, InvalidOpcode)

@@ -1,0 +1,179 @@
+package scsi
+
+import "spindle/bdev"
+
+// Log pages (SPC-5 §7.3, SBC-4 §6.4).
+const (
+	logSupported   = 0x00
+	logWriteErrors = 0x02
+	logReadErrors  = 0x03
+	logTemperature = 0x0d
+	logBackground  = 0x15
+	logStatistics  = 0x19
+)
+
+var logPages = [...]byte{logSupported, logWriteErrors, logReadErrors, logTemperature, logBackground, logStatistics}
+
+// Page control of LOG SENSE (SPC-5 §6.13.1).
+const (
+	logThresholds = 0
+	logCumulative = 1
+)
+
+// Parameter control byte: formats of the value (SPC-5 §7.3.2.2.2).
+const (
+	logBinary = 0x03 // format and linking: binary list
+	logCount  = 0x00 // a counter that stops at its maximum
+)
+
+func prepLogSense(t *Task) Result {
+	if t.CDB[1]&0x03 != 0 { // PPC, SP
+		return t.badCDB(1, 1)
+	}
+	page, sub := t.CDB[2]&0x3f, t.CDB[3]
+	known := false
+	for _, p := range logPages {
+		known = known || p == page
+	}
+	switch {
+	case !known:
+		return t.badCDB(2, 5)
+	case sub != 0 && (page != logSupported || sub != subpageAll):
+		return t.badCDB(3, wholeByte)
+	case be.Uint16(t.CDB[5:]) > lastLogParameter(page):
+		return t.badCDB(5, wholeByte)
+	}
+	return t.wantReply(uint32(be.Uint16(t.CDB[7:])))
+}
+
+// lastLogParameter is the highest parameter code of a page: a PARAMETER POINTER
+// beyond it is refused.
+func lastLogParameter(page byte) uint16 {
+	switch page {
+	case logWriteErrors, logReadErrors:
+		return 6
+	case logTemperature, logStatistics:
+		return 1
+	}
+	return 0
+}
+
+// logPage builds a log page: parameters from the pointer on.
+type logPage struct {
+	*reply
+	from   uint16
+	values bool // cumulative values; thresholds are all zero
+}
+
+func (l *logPage) counter(code uint16, v uint64) {
+	l.parameter(code, logCount, 8, func() { l.number(v) })
+}
+
+// parameter writes a parameter of n bytes, which fill writes.
+func (l *logPage) parameter(code uint16, control byte, n int, fill func()) {
+	if code < l.from {
+		return
+	}
+	l.u16(code)
+	l.u8(control)
+	l.u8(byte(n))
+	fill()
+}
+
+func (l *logPage) number(v uint64) {
+	if !l.values {
+		v = 0
+	}
+	l.u64(v)
+}
+
+// doLogSense makes the page. Counts are those of the bdev, so they last as long
+// as it, and cover every path and every user of it.
+func doLogSense(t *Task) action {
+	p := t.reply()
+	page, sub := t.CDB[2]&0x3f, t.CDB[3]
+	p.u8(page | bit(sub != 0, 6)) // SPF
+	p.u8(sub)
+	p.u16(0)
+	l := &logPage{reply: &p, from: be.Uint16(t.CDB[5:]), values: t.CDB[2]>>6 == logCumulative}
+	switch page {
+	case logSupported:
+		for _, n := range logPages {
+			p.u8(n)
+			if sub != 0 {
+				p.u8(0)
+			}
+		}
+		if sub != 0 {
+			p.bytes([]byte{logSupported, subpageAll})
+		}
+	case logTemperature:
+		for code := range uint16(2) { // current and reference temperature: not known
+			l.parameter(code, logBinary, 2, func() { p.u8(0); p.u8(0xff) })
+		}
+	case logBackground: // no scan runs or ever ran
+		l.parameter(0, logBinary, 12, func() { p.zero(12) })
+	default:
+		t.logCounts(l, page)
+	}
+	p.length16(2)
+	return t.send(&p)
+}
+
+// logCounts writes the pages that come from the bdev's statistics.
+func (t *Task) logCounts(l *logPage, page byte) {
+	s := t.View.lu.bdev.Stats(bdev.ResetNone)
+	r, w := &s.Ops[bdev.Read], &s.Ops[bdev.Write]
+	if page == logStatistics {
+		shift := t.View.snap.shift
+		l.parameter(1, logBinary, 64, func() {
+			for _, v := range [...]uint64{r.Ops, w.Ops, r.Bytes >> shift, w.Bytes >> shift, 0, 0, 0, 0} {
+				l.number(v)
+			}
+		})
+		return
+	}
+	bytes := r.Bytes
+	if page == logWriteErrors {
+		bytes = w.Bytes
+	}
+	for code := range uint16(7) {
+		switch code {
+		case 5: // total bytes processed
+			l.counter(code, bytes)
+		case 6: // total uncorrected errors; which way the I/O went is not counted
+			l.counter(code, s.Errors[bdev.Failed])
+		default:
+			l.counter(code, 0)
+		}
+	}
+}
+
+// Types of REPORT IDENTIFYING INFORMATION (SPC-5 §6.32).
+const (
+	identityNumber    = 0x00
+	identityText      = 0x02
+	identitySupported = 0x7f
+)
+
+func prepReportIdentity(t *Task) Result {
+	switch t.CDB[10] >> 1 {
+	case identityNumber, identityText, identitySupported:
+		return t.wantReply(be.Uint32(t.CDB[6:]))
+	}
+	return t.badCDB(10, 7)
+}
+
+// doReportIdentity reports empty information: nothing can set it.
+func doReportIdentity(t *Task) action {
+	p := t.reply()
+	p.u32(0)
+	if t.CDB[10]>>1 == identitySupported {
+		for _, kind := range [...]byte{identityNumber, identityText} {
+			p.u8(kind << 1)
+			p.zero(3) // reserved, MAXIMUM LENGTH
+		}
+		p.length16(2)
+	}
+	return t.send(&p)
+}

@@ -136,7 +136,7 @@ func TestRun(t *testing.T) {
 	plan := Plan{
 		Peers:     []peer.Driver{fixture{name: "other", url: responder(t)}, fixture{name: "spindle", url: responder(t)}, fixture{name: "gone", absent: true}},
 		Workloads: workloads,
-		Method:    Method{Rounds: 3, Runtime: 50 * time.Millisecond, Ramp: 10 * time.Millisecond, TargetCPU: -1, InitiatorCPU: runtime.NumCPU() - 1, LUNSize: 4 << 20, MaxSpread: 1e9, Congestion: "cubic"},
+		Method:    Method{Rounds: 3, Runtime: 400 * time.Millisecond, Ramp: 10 * time.Millisecond, TargetCPU: -1, InitiatorCPU: runtime.NumCPU() - 1, LUNSize: 4 << 20, MaxSpread: 1e9, Congestion: "cubic"},
 	}
 	r, err := Run(t.Context(), plan)
 	if err != nil {

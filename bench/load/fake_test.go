@@ -276,7 +276,8 @@ func TestAnswers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := &fake{digests: c.digests, piece: c.piece, read: c.read}
 			o := options(t, f.serve(t), "randread", 2048)
-			o.Depth, o.Header, o.Data, o.Runtime = 4, c.digests, c.digests, 100*time.Millisecond
+			o.Depth, o.Header, o.Data, o.Runtime = 4, c.digests, c.digests, 500*time.Millisecond
+			// The fake takes one session: a second try is not to be had.
 			r, err := load.Run(t.Context(), o)
 			switch {
 			case c.want == "" && err != nil:

@@ -58,6 +58,23 @@ func options(t *testing.T, url, rw string, size uint32) load.Options {
 	}
 }
 
+// enough runs o until there is something to look at: on a busy machine, with the
+// race detector, a short run may end before its first I/O.
+func enough(t *testing.T, o load.Options, seen func(*load.Result) bool) (*load.Result, error) {
+	t.Helper()
+	for {
+		r, err := load.Run(t.Context(), o)
+		if err != nil || seen(r) || o.Runtime > 5*time.Second {
+			return r, err
+		}
+		o.Runtime *= 3
+	}
+}
+
+func some(r *load.Result) bool { return r.IOs() > 20 }
+
+func both(r *load.Result) bool { return r.Read.IOs > 5 && r.Write.IOs > 5 }
+
 func TestRun(t *testing.T) {
 	null, ram := responder(t, "0"), responder(t, "1")
 	for _, c := range []struct {
@@ -84,7 +101,11 @@ func TestRun(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
-			r, err := load.Run(t.Context(), o)
+			seen := some
+			if o.Pattern.Reads == 50 {
+				seen = both
+			}
+			r, err := enough(t, o, seen)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +143,7 @@ func TestVerify(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			o := options(t, c.url, c.rw, c.size)
 			o.Verify, o.Span = true, 8<<20
-			r, err := load.Run(t.Context(), o)
+			r, err := enough(t, o, func(r *load.Result) bool { return r.Verified > 0 })
 			if c.bad {
 				if !errors.Is(err, load.ErrTarget) || !strings.Contains(err.Error(), "verify") {
 					t.Errorf("not noticed: %v", err)
@@ -146,8 +167,9 @@ func TestRate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.IOs() < 500 || r.IOs() > 1200 {
-		t.Errorf("%d I/Os in half a second at 2000 a second", r.IOs())
+	// A busy machine may be late, but it cannot be early.
+	if most := uint64(2000*r.Elapsed.Seconds()) + 50; r.IOs() == 0 || r.IOs() > most {
+		t.Errorf("%d I/Os in %v at 2000 a second", r.IOs(), r.Elapsed)
 	}
 }
 
@@ -165,7 +187,7 @@ func TestOnce(t *testing.T) {
 }
 
 func TestStops(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	o := options(t, responder(t, "0"), "randread", 4096)
 	o.Runtime = time.Hour
@@ -248,7 +270,7 @@ func TestBatches(t *testing.T) {
 func TestFIO(t *testing.T) {
 	o := options(t, responder(t, "1"), "randrw", 4096)
 	o.Runtime = 600 * time.Millisecond
-	r, err := load.Run(t.Context(), o)
+	r, err := enough(t, o, both)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -150,8 +151,26 @@ func (c *conn) noData(res int32) error {
 		return nil // armed again when buffers have come back
 	case res == 0 && c.ended:
 		return nil
-	case res == 0:
+	case res == 0 || res == -int32(syscall.ECONNRESET):
 		return fmt.Errorf("%w: it closed connection %d", ErrTarget, c.id)
 	}
 	return fmt.Errorf("connection %d: receive: %w", c.id, syscall.Errno(-res))
+}
+
+// sent takes the completion of a send.
+//
+//spindle:hot
+func (c *conn) sent(res int32) error {
+	if err := c.tx.Sent(res); err != nil {
+		return c.unsent(err)
+	}
+	return nil
+}
+
+//go:noinline
+func (c *conn) unsent(err error) error {
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("%w: it closed connection %d", ErrTarget, c.id)
+	}
+	return fmt.Errorf("connection %d: %w", c.id, err)
 }

@@ -461,7 +461,7 @@ func (g *generator) completed(q ring.CQE) error {
 	c := g.conns[q.Tag>>1]
 	g.mark(c)
 	if q.Tag&1 != 0 {
-		return c.tx.Sent(q.Res)
+		return c.sent(q.Res)
 	}
 	if q.Flags&ring.FlagMore == 0 {
 		c.armed = false

@@ -93,7 +93,7 @@ func responder(t *testing.T) string {
 
 func TestRun(t *testing.T) {
 	url := responder(t)
-	status, out, errOut := call(t, "run", "--runtime", "0.2", url+"/1", "--ramp=0.05", "--rw", "randrw", "--verify", "crc32c", "--iodepth", "8")
+	status, out, errOut := call(t, "run", "--runtime", "0.6", url+"/1", "--ramp=0.05", "--rw", "randrw", "--verify", "crc32c", "--iodepth", "8")
 	if status != exitOK {
 		t.Fatalf("status %d\n%s", status, errOut)
 	}
@@ -103,7 +103,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}
 	}
-	status, out, errOut = call(t, "run", "--runtime", "0.2", url+"/0", "--ramp", "0", "--json")
+	status, out, errOut = call(t, "run", "--runtime", "0.6", url+"/0", "--ramp", "0", "--json")
 	var doc struct {
 		Jobs []struct{ Read struct{ IOPS float64 } }
 	}
@@ -115,7 +115,7 @@ func TestRun(t *testing.T) {
 func TestCompareAndReport(t *testing.T) {
 	url, dir := responder(t), t.TempDir()
 	status, out, errOut := call(t, "compare", "--peers", "one="+url+"/0,two="+url+"/0,lio", "--workloads", "null:randread:4k:4",
-		"--rounds", "3", "--runtime", "0.05", "--ramp", "0", "--max-spread", "1e9", "--out", dir)
+		"--rounds", "3", "--runtime", "0.4", "--ramp", "0", "--max-spread", "1e9", "--out", dir)
 	if status != exitOK {
 		t.Fatalf("status %d\n%s", status, errOut)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"spindle/iscsi/iscsitest"
@@ -641,5 +642,6 @@ func (c *Conn) Vanish() {
 		c.Down = true
 		c.Host.Kill()
 		c.g.spare = append(c.g.spare, c.region)
+		c.g.conns = slices.DeleteFunc(c.g.conns, func(o *Conn) bool { return o == c })
 	}
 }

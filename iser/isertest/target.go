@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func (g *Target) Close() {
 		return
 	}
 	g.closed = true
-	for _, c := range g.conns {
+	for _, c := range slices.Clone(g.conns) {
 		c.Vanish()
 	}
 	g.Engine.Shutdown(g, 0)

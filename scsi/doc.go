@@ -23,6 +23,15 @@
 //	watch.go  how a view waits for tasks to leave
 //	manage.go task management: rounds that abort, time-boxed
 //
+// What follows from shared state and may refuse a command is a bit in a byte of
+// its I_T_L nexus (ua.go): reservations (prout.go, prregister.go; kept over power
+// loss by prstore.go before the round starts), a medium that is not there
+// (medium.go), SANITIZE (sanitize.go; wipe.go is the work, which home does on its
+// own channel and which outlives its command), and ALUA (ports.go).
+//
+// EXTENDED COPY (xcopy.go) runs READs and WRITEs as child tasks of its nexus, so
+// that a copy may do what its initiator may do, and nothing else.
+//
 // The path of a READ tests one byte of its I_T_L nexus, loads the view's
 // snapshot once and submits. The engine is never called back from inside its
 // own call, except Owner.TaskAbort from Abort, Manage and Close.

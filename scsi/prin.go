@@ -17,7 +17,12 @@ const (
 	prRegisterMove   = 0x07
 )
 
-func prepPersistentIn(t *Task) Result { return t.wantReply(uint32(be.Uint16(t.CDB[7:]))) }
+// prepPersistentIn: the full status of MaxRegistrants with long names is longer
+// than other replies may be.
+func prepPersistentIn(t *Task) Result {
+	t.Dir, t.Want = DataIn, uint32(be.Uint16(t.CDB[7:]))
+	return Ready
+}
 
 // doPersistentIn answers from the installed snapshot.
 func doPersistentIn(t *Task) action {

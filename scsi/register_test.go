@@ -3,6 +3,7 @@ package scsi
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"spindle/bdev"
@@ -165,6 +166,36 @@ func TestAllTgPt(t *testing.T) {
 	}
 	if _, keys := a.keys(); len(keys) != 0 {
 		t.Errorf("keys %x", keys)
+	}
+}
+
+// TestRegistrantLimit: as many as may be, with the longest names, are told in
+// full; one more is refused and nothing changes.
+func TestRegistrantLimit(t *testing.T) {
+	g := newBench(t, 1)
+	g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+	a := g.ready("a", 0)
+	var ids [][]byte
+	for k := range MaxRegistrants {
+		name := fmt.Sprintf("iqn.%0*d", maxISCSIName-4, k)
+		ids = append(ids, transport(name+",i,0x400000000000"))
+	}
+	if got := a.prOut(prRegister, specList(7, 0, ids...)); got != "05/5504" {
+		t.Errorf("one too many: %s", got)
+	}
+	if _, keys := a.keys(); len(keys) != 0 {
+		t.Errorf("%d are registered", len(keys))
+	}
+	if got := a.prOut(prRegister, specList(7, 0, ids[1:]...)); got != "good" {
+		t.Fatal(got)
+	}
+	full := a.in(0, cdb("5e 03 00 00 00 00 00 ff ff"), 0xffff)
+	n := 0
+	for d := full[8:]; len(d) != 0; d = d[24+be.Uint32(d[20:]):] {
+		n++
+	}
+	if n != MaxRegistrants || int(be.Uint32(full[4:])) != len(full)-8 {
+		t.Errorf("%d registrants in %d bytes", n, len(full))
 	}
 }
 

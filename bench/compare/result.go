@@ -31,6 +31,7 @@ type Method struct {
 	MaxSpread    float64       `json:"max_spread"`
 	Congestion   string        `json:"congestion"`
 	Transport    string        `json:"transport"`
+	Initiator    string        `json:"initiator"`
 	Subject      string        `json:"subject"` // the peer that ratios are of
 }
 

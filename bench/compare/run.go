@@ -21,6 +21,9 @@ import (
 // slows them, and those that make many would pay for it in the figures.
 const syscallRun = 300 * time.Millisecond
 
+// fewIOs are too few to divide by.
+const fewIOs = 100
+
 // fillTime and maxFill bound the filling of a LUN.
 const (
 	fillTime = time.Minute
@@ -50,6 +53,9 @@ type contestant struct {
 
 // Run compares.
 func Run(ctx context.Context, p Plan) (*Result, error) {
+	if p.Method.Initiator == "" {
+		p.Method.Initiator = Own
+	}
 	if p.Log == nil {
 		p.Log = func(string, ...any) {}
 	}
@@ -77,6 +83,10 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 	r.Method.Subject = subject(list)
 	for _, w := range p.Workloads {
 		cell, err := p.cell(ctx, w, list, r)
+		if ctx.Err() != nil && len(r.Cells) > 0 {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("interrupted after %d of %d workloads", len(r.Cells), len(p.Workloads)))
+			break
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -165,12 +175,13 @@ func (p *Plan) cell(ctx context.Context, w Workload, list []*contestant, r *Resu
 			}
 			s.Round = round
 			f.Samples = append(f.Samples, *s)
-			if histograms[i] == nil {
+			switch {
+			case histograms[i] == nil:
 				histograms[i] = h
-			} else {
+			case h != nil:
 				histograms[i].Merge(h)
 			}
-			p.Log("%s, round %d of %d, %s: %s IOPS, p50 %.1f us", w.Name(), round+1, p.Method.Rounds, c.name, load.SI(s.IOPS), s.P50)
+			p.Log("%s, round %d of %d, %s: %s IOPS", w.Name(), round+1, p.Method.Rounds, c.name, load.SI(s.IOPS))
 		}
 		slices.Reverse(order)
 	}
@@ -237,6 +248,10 @@ func (p *Plan) measure(ctx context.Context, w Workload, c *contestant, about *Pe
 	}
 	c.run.Resume()
 	defer c.run.Pause()
+	if p.Method.Initiator == Perf {
+		s, err := p.perf(ctx, w, c)
+		return s, nil, err
+	}
 	var meter *counters.Meter
 	if c.run.PID != 0 {
 		if meter, err = counters.Open(counters.Target{PID: c.run.PID}, false); err != nil {
@@ -332,7 +347,10 @@ func CountSyscalls(ctx context.Context, p *Plan, w Workload, run *peer.Running) 
 	if err = errors.Join(err, failed); err != nil {
 		return 0, err
 	}
-	return float64(to.Sub(from).Syscalls) / float64(max(1, r.IOs())), nil
+	if r.IOs() < fewIOs {
+		return 0, fmt.Errorf("only %d I/Os in %v", r.IOs(), r.Elapsed)
+	}
+	return float64(to.Sub(from).Syscalls) / float64(r.IOs()), nil
 }
 
 // curve are the percentiles of a latency curve.
@@ -367,6 +385,9 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram) {
 	f.Busy = of(func(s Sample) float64 { return s.Busy / float64(s.IOs) }).Median
 	f.Initiator = of(func(s Sample) float64 { return s.Own }).Median
 	for _, p := range curve {
+		if h == nil {
+			break // the initiator tells no latencies
+		}
 		f.Curve = append(f.Curve, Point{p, float64(h.ValueAtPercentile(p)) / 1e3})
 	}
 }
@@ -380,6 +401,9 @@ func (p *Plan) ratios(cell *Cell, subject string) {
 			continue
 		}
 		for _, what := range []string{"iops", "p50"} {
+			if what == "p50" && p.Method.Initiator == Perf {
+				continue
+			}
 			r := Ratio{Of: subject, To: other.Peer, What: what}
 			for _, a := range own.Samples {
 				for _, b := range other.Samples {

@@ -28,7 +28,8 @@ const (
 	canned     = mem.MaxBlock // bytes that LUN 0 answers with
 	buffers    = 64
 	bufferSize = 32 << 10
-	vecs       = 508 // and their header fit a block of 8 KiB
+	backlog    = 1024 // a full one costs initiators a second
+	vecs       = 508  // and their header fit a block of 8 KiB
 	spin       = time.Millisecond
 
 	tagAccept = ring.Tag(1<<32 - 1)
@@ -106,7 +107,7 @@ func (s *server) start() error {
 			return err
 		}
 	}
-	fd, bound, err := s.kernel.Listen(addr, ring.ListenOptions{Backlog: s.o.Connections, Congestion: s.o.Congestion})
+	fd, bound, err := s.kernel.Listen(addr, ring.ListenOptions{Backlog: backlog, Congestion: s.o.Congestion})
 	if err != nil {
 		return err
 	}

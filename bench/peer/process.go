@@ -78,6 +78,17 @@ func onCPU(cpu int, f func() error) error {
 	return <-result
 }
 
+// Output runs a program confined to cpu, and returns what it says.
+func Output(cpu int, cmd *exec.Cmd) ([]byte, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := onCPU(cpu, cmd.Start); err != nil {
+		return nil, err
+	}
+	err := cmd.Wait()
+	return out.Bytes(), err
+}
+
 // Write keeps the last of what the process says.
 func (p *process) Write(b []byte) (int, error) {
 	p.mu.Lock()

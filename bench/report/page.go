@@ -61,7 +61,7 @@ func rows(r *compare.Result, cell *compare.Cell) (list []row) {
 		x := row{Cell: cell.Title, Peer: title(r, f.Peer), First: i == 0, Error: f.Error}
 		if f.IOPS.N > 0 {
 			x.IOPS = fmt.Sprintf("%s [%s–%s]", load.SI(f.IOPS.Median), load.SI(f.IOPS.Low), load.SI(f.IOPS.High))
-			x.P50, x.P99, x.P999 = number(f.P50.Median), number(f.P99.Median), number(f.P999.Median)
+			x.P50, x.P99, x.P999 = latency(f.P50), latency(f.P99), latency(f.P999)
 			x.CPU = number(f.CPU)
 			if f.Busy > 0 {
 				x.CPU += fmt.Sprintf(" (busy %s)", number(f.Busy))
@@ -73,6 +73,14 @@ func rows(r *compare.Result, cell *compare.Cell) (list []row) {
 		list = append(list, x)
 	}
 	return list
+}
+
+// latency is a number, or nothing from an initiator that does not tell.
+func latency(i compare.Interval) string {
+	if i.Median == 0 {
+		return "?"
+	}
+	return number(i.Median)
 }
 
 func known(v float64) string {
@@ -104,8 +112,8 @@ func facts(r *compare.Result) [][2]string {
 		{"machine", fmt.Sprintf("%s, %d CPUs%s, %d MiB, Linux %s, %s", m.CPU, m.CPUs, virtual, m.MemoryMiB, m.Kernel, m.Go)},
 		{"commit", m.Commit},
 		{"disturbance", fmt.Sprintf("load average %.2f before the start, %.1f %% of the CPU time stolen by the hypervisor", m.LoadStart, 100*m.Steal)},
-		{"method", fmt.Sprintf("%d interleaved rounds of %v after a ramp of %v; targets on CPU %d, initiator on CPU %d; %s over loopback, %s; LUNs of %s, those in memory written through first",
-			how.Rounds, how.Runtime, how.Ramp, how.TargetCPU, how.InitiatorCPU, strings.ToUpper(how.Transport), how.Congestion, load.FormatBytes(how.LUNSize))},
+		{"method", fmt.Sprintf("%d interleaved rounds of %v after a ramp of %v; targets on CPU %d, initiator (%s) on CPU %d; %s over loopback, %s; LUNs of %s, those in memory written through first",
+			how.Rounds, how.Runtime, how.Ramp, how.TargetCPU, how.Initiator, how.InitiatorCPU, strings.ToUpper(how.Transport), how.Congestion, load.FormatBytes(how.LUNSize))},
 	}
 	for _, p := range r.Peers {
 		if p.Absent == "" {

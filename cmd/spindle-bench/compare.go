@@ -57,6 +57,7 @@ func declareCompare(fs *flag.FlagSet) *compareFlags {
 	fs.IntVar(&f.m.Rounds, "rounds", 5, "`N` rounds through all peers, for each workload")
 	fs.Var(&f.runtime, "runtime", "`TIME` that is measured in each run")
 	fs.Var(&f.ramp, "ramp", "`TIME` of load before that")
+	fs.StringVar(&f.m.Initiator, "initiator", compare.Own, "`NAME` of the initiator: own, or iscsi-perf for a look with\nlibiscsi's, which reads only and ends at 100k IOPS")
 	fs.IntVar(&f.m.InitiatorCPU, "cpu", -1, "`CPU` of the initiator (default the first)")
 	fs.IntVar(&f.m.TargetCPU, "target-cpu", -1, "`CPU` of the targets (default the last)")
 	fs.StringVar(&f.size, "lun-size", "256m", "`SIZE` of every LUN")
@@ -81,6 +82,9 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 		return nil, usageError{err}
 	}
 	if p.Workloads, err = compare.ParseWorkloads(f.workloads); err != nil {
+		return nil, usageError{err}
+	}
+	if err := compare.CheckInitiator(m.Initiator, p.Workloads); err != nil {
 		return nil, usageError{err}
 	}
 	if m.LUNSize, err = load.ParseBytes(f.size); err != nil {

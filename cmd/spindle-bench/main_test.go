@@ -47,6 +47,8 @@ func TestCommandLine(t *testing.T) {
 		{"unknown peer", "compare --peers scst", exitUsage, "there is no peer"},
 		{"unknown workload", "compare --workloads all", exitUsage, "quick"},
 		{"transport", "compare --transport iser", exitUsage, "make test-rig"},
+		{"unknown initiator", "compare --initiator fly", exitUsage, "no initiator"},
+		{"iscsi-perf cannot write", "compare --initiator iscsi-perf --workloads ram:write:4k:1", exitUsage, "iscsi-perf"},
 		{"one CPU for both", "compare --cpu 0 --target-cpu 0", exitUsage, "share CPU"},
 		{"report of nothing", "report", exitUsage, "result.json"},
 		{"report of no file", "report /nowhere.json", exitError, "no such file"},

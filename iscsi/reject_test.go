@@ -144,7 +144,7 @@ func header(o pdu.Opcode, n uint32) []byte {
 
 // TestAHS: additional header segments, well and badly formed.
 func TestAHS(t *testing.T) {
-	long := make([]byte, 32) // a variable length CDB, which nothing here supports
+	long := make([]byte, 32) // a variable length CDB of no service action here
 	long[0], long[7] = 0x7f, 24
 	for _, tc := range []struct {
 		name string
@@ -154,7 +154,7 @@ func TestAHS(t *testing.T) {
 		code uint16
 	}{
 		{"unknown type is ignored", []byte{0, 1, 0x3f, 0}, nil, 0, 0},
-		{"extended CDB", pdu.AppendExtCDB(nil, long), long, 5, 0x2000},
+		{"extended CDB", pdu.AppendExtCDB(nil, long), long, 5, 0x2400},
 		{"two extended CDBs", pdu.AppendExtCDB(pdu.AppendExtCDB(nil, long), long), long, 5, 0x2400},
 		{"length beyond the area", []byte{0xff, 0xff, 1, 0}, nil, 5, 0x2400},
 		{"length 0", []byte{0, 0, 1, 0}, nil, 5, 0x2400},

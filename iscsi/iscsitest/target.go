@@ -173,7 +173,7 @@ func (g *Target) defaultLUNs(o Options) []iscsi.LUN {
 func Malloc(g *Target, lun uint16, blocks uint64) iscsi.LUN {
 	d, err := malloc.New(malloc.Config{Space: g.Space, BlockSize: 512, Blocks: blocks})
 	g.must(err)
-	return iscsi.LUN{ID: lun, Bdev: bdev.New(fmt.Sprintf("Malloc%d", lun), bdev.UUID{0: byte(lun), 1: 1}, d)}
+	return iscsi.LUN{ID: lun, Bdev: bdev.New(fmt.Sprintf("Malloc%d", lun), bdev.UUID{0: byte(lun), 1: 1, 15: byte(lun)}, d)}
 }
 
 func (g *Target) must(err error) {

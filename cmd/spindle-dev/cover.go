@@ -202,25 +202,19 @@ func cmpOr(n ...int) int {
 // that run them.
 func runCover(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("cover", flag.ContinueOnError)
-	profile := flags.String("profile", "", "keep the profile in this file")
+	keep := flags.String("profile", "", "keep the profile in this file")
+	from := flags.String("from", "", "report on a profile that was kept, without a run")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	name := *profile
+	name := *from
 	if name == "" {
-		f, err := os.CreateTemp("", "spindle-cover-*")
-		if err != nil {
+		var done func()
+		var err error
+		if name, done, err = coverRun(ctx, *keep); err != nil {
 			return err
 		}
-		_ = f.Close() // go test writes it
-		name = f.Name()
-		defer os.Remove(name)
-	}
-	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-p", "1", "-count", "1", "-timeout", "5m",
-		"-coverpkg", strings.Join(coverOf, ","), "-coverprofile", name}, coverBy...)...)
-	cmd.Stderr = os.Stderr
-	if out, err := cmd.Output(); err != nil {
-		return fmt.Errorf("go test: %w\n%s", err, out)
+		defer done()
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -244,4 +238,26 @@ func runCover(ctx context.Context, args []string) error {
 		err = fmt.Errorf("%.1f %% of statements, the goal is %.0f %%", total.percent(), coverGoal)
 	}
 	return err
+}
+
+// coverRun runs the tests and returns their profile, in a file of that name or a
+// temporary one.
+func coverRun(ctx context.Context, name string) (profile string, done func(), err error) {
+	done = func() {}
+	if name == "" {
+		dir, err := os.MkdirTemp("", "spindle-cover-")
+		if err != nil {
+			return "", nil, err
+		}
+		name = filepath.Join(dir, "profile")
+		done = func() { _ = os.RemoveAll(dir) }
+	}
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-p", "1", "-count", "1", "-timeout", "5m",
+		"-coverpkg", strings.Join(coverOf, ","), "-coverprofile", name}, coverBy...)...)
+	cmd.Stderr = os.Stderr
+	if out, err := cmd.Output(); err != nil {
+		done()
+		return "", nil, fmt.Errorf("go test: %w\n%s", err, out)
+	}
+	return name, done, nil
 }

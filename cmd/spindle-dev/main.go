@@ -16,7 +16,8 @@ const usage = `usage: spindle-dev COMMAND
   conformance [-url URL] [-write]  iscsi-test-cu against our target, or another
   rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
   sim [ARG...]                     the simulator
-  cover [-profile FILE]            coverage of iscsi and scsi, and what is missing
+  cover [-profile FILE | -from FILE]
+                                   coverage of iscsi and scsi, and what is missing
   docs                             check the documents' links
 `
 

@@ -112,6 +112,10 @@ func subject(list []*contestant) string {
 
 // start starts every peer that is here, and stops them where they stand.
 func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contestant, err error) {
+	connections := 0
+	for _, w := range p.Workloads {
+		connections = max(connections, w.Connections)
+	}
 	for _, d := range p.Peers {
 		about := Peer{Name: d.Name(), Title: d.Title()}
 		about.Version, err = d.Version(ctx)
@@ -124,7 +128,7 @@ func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contes
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
-		run, err := d.Start(ctx, peer.Setup{CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Args: p.Args[d.Name()]})
+		run, err := d.Start(ctx, peer.Setup{CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Args: p.Args[d.Name()], Connections: connections})
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
@@ -306,7 +310,7 @@ func (p *Plan) syscalls(ctx context.Context, w Workload, c *contestant) float64 
 	if c.run.PID == 0 || c.dead != nil {
 		return counters.Unknown
 	}
-	n, err := CountSyscalls(ctx, p, w, c.run)
+	n, err := p.countSyscalls(ctx, w, c)
 	if err != nil {
 		p.Log("%s, %s: system calls: %v", w.Name(), c.name, err)
 		return counters.Unknown
@@ -314,16 +318,14 @@ func (p *Plan) syscalls(ctx context.Context, w Workload, c *contestant) float64 
 	return n
 }
 
-// CountSyscalls runs a workload for a moment and returns the system calls that
-// the target made for each I/O.
-func CountSyscalls(ctx context.Context, p *Plan, w Workload, run *peer.Running) (float64, error) {
-	o, err := p.options(w, &contestant{run: run})
+func (p *Plan) countSyscalls(ctx context.Context, w Workload, c *contestant) (float64, error) {
+	o, err := p.options(w, c)
 	if err != nil {
 		return 0, err
 	}
-	run.Resume()
-	defer run.Pause()
-	meter, err := counters.Open(counters.Target{PID: run.PID}, true)
+	c.run.Resume()
+	defer c.run.Pause()
+	meter, err := counters.Open(counters.Target{PID: c.run.PID}, true)
 	if err != nil {
 		return 0, err
 	}
@@ -335,12 +337,12 @@ func CountSyscalls(ctx context.Context, p *Plan, w Workload, run *peer.Running) 
 	var failed error
 	o.Runtime, o.Ramp = syscallRun, syscallRun/3
 	o.Window = func(begins bool) {
-		c, err := meter.Read()
+		counts, err := meter.Read()
 		failed = errors.Join(failed, err)
 		if begins {
-			from = c
+			from = counts
 		} else {
-			to = c
+			to = counts
 		}
 	}
 	r, err := load.Run(ctx, o)

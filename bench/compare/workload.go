@@ -60,7 +60,7 @@ var sets = []struct{ Name, Text, About string }{
 	{"quick", "null:randread:4k:1+32", "two cells, a first look"},
 	{"standard", "null:randread:512+4k:1+32+128,ram:randread+randwrite+randrw70:4k:32,ram:read+write:128k:32", "small and large, null and memory"},
 	{"depth", "null:randread:4k:1+2+4+8+16+32+64+128", "IOPS against queue depth"},
-	{"connections", "null:randread:4k:32:1+4+16+64", "one to many connections"},
+	{"connections", "null:randread:4k:4:1+16+256+1024", "one to many connections"},
 }
 
 // SetsHelp lists the sets for a help text.

@@ -29,6 +29,8 @@ type Setup struct {
 	Dir  string   // for its files
 	Args []string // more for its program
 	Env  []string // more for its environment
+	// Connections there will be at most at a time, for those that must know.
+	Connections int
 	// NullOnly leaves the LUN in memory out, where that is a choice.
 	NullOnly bool
 }

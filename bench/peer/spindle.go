@@ -167,6 +167,9 @@ func (d limitDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 		}
 	}
 	args := []string{"limit", "--listen", "127.0.0.1:0", "--size", strconv.FormatUint(s.Size, 10), "--cpu", strconv.Itoa(s.CPU)}
+	if s.Connections > 0 {
+		args = append(args, "--connections", strconv.Itoa(s.Connections+8)) // some may not have ended yet
+	}
 	if !s.NullOnly {
 		args = append(args, "--ram")
 	}

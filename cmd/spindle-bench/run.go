@@ -215,7 +215,7 @@ func againstLimit(ctx context.Context, s streams, o load.Options, f *loadFlags) 
 	if err != nil {
 		return nil, err
 	}
-	l, err := drivers[0].Start(ctx, peer.Setup{CPU: cpu, Size: limitSize, NullOnly: true})
+	l, err := drivers[0].Start(ctx, peer.Setup{CPU: cpu, Size: limitSize, NullOnly: true, Connections: o.Connections})
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func (m *manager) request(ev *verbs.Event) {
 	m.t.Stats.Rejected.Add(1)
 	_, peer := ev.ID.Addrs()
 	m.t.log.Warn("iSER connection rejected", "peer", peer, "why", err)
-	if o != nil && errors.Is(err, errArena) {
+	if o != nil && (errors.Is(err, errArena) || errors.Is(err, verbs.ErrIWARP)) {
 		o.why.Store(&err)
 	}
 	if err := ev.ID.Reject(nil); err != nil {
@@ -79,6 +79,13 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 	if err != nil {
 		q.free += cfg.MaxSend + cfg.MaxRecv
 		return nil, fmt.Errorf("%s: queue pair: %w", d.name, err)
+	}
+	// Not every kernel hands the listener's settings down.
+	if m.t.opt.TOS != 0 {
+		d.check("set type of service", ev.ID.SetTOS(m.t.opt.TOS))
+	}
+	if m.t.opt.AckTimeout != 0 {
+		d.check("set ACK timeout", ev.ID.SetAckTimeout(m.t.opt.AckTimeout))
 	}
 	c := newConn(m.t, s, l, d, q, ev)
 	c.promised = cfg.MaxSend + cfg.MaxRecv

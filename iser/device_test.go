@@ -20,7 +20,7 @@ import (
 // no event and no connection request.
 func TestSleep(t *testing.T) {
 	for seed := range uint64(8) {
-		g := isertest.New(t, isertest.Options{Seed: seed, Target: iscsitest.Options{Reactors: 2, Sleep: true},
+		g := isertest.New(t, isertest.Options{Seed: seed, FDs: seed%2 == 0, Target: iscsitest.Options{Reactors: 2, Sleep: true},
 			Fabric: memverbs.Config{Latency: 50 * time.Microsecond, Faults: memverbs.Faults{Spurious: 0.3, ShortPoll: 0.3, LateRead: 0.3}}})
 		for range 3 {
 			c := g.Dial().Login()
@@ -168,7 +168,7 @@ func TestFaults(t *testing.T) {
 			f = f.Lossless()
 		}
 		f.RNR /= 10 // each costs 655 ms
-		g := isertest.New(t, isertest.Options{Seed: seed, Target: iscsitest.Options{Reactors: 1 + int(seed%2), Sleep: seed%3 == 0}, Fabric: memverbs.Config{Faults: f}})
+		g := isertest.New(t, isertest.Options{Seed: seed, Target: iscsitest.Options{Reactors: 1 + int(seed%2), Sleep: seed%3 == 0}, FDs: seed%5 == 0, Fabric: memverbs.Config{Faults: f}})
 		run(t, g, rng, seed%2 == 0)
 		counts.Add(&g.Fabric.Counts)
 		if n := g.Fabric.Counts.NoReceive; n != 0 {

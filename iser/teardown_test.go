@@ -95,7 +95,7 @@ func TestTeardownAnywhere(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			every := 1 + turns/120
+			every := 1 + turns/60
 			if testing.Short() {
 				every = 1 + turns/20
 			}

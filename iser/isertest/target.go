@@ -39,7 +39,9 @@ type Options struct {
 	Fabric   memverbs.Config  // Rand and Clock are set here
 	Device   verbs.DeviceInfo // the target's
 	NoDevice bool             // the target starts without it
-	ISER     iser.Options     // Provider, Reactors, Space, Offload are set here
+	ISER     iser.Options     // Provider, Reactors and Space are set here, Offload unless it is given
+	Wrap     func(verbs.Provider) verbs.Provider
+	FDs      bool // the target's sources are descriptors, as with real devices
 	Seed     uint64
 }
 
@@ -50,12 +52,14 @@ type Target struct {
 	Node   *memverbs.Node // the target's
 	ISER   *iser.Transport
 	OnTurn func() // called in each turn, before the reactors
-	device verbs.DeviceInfo
-	space  *mem.Space    // of the initiators
-	spare  []*mem.Region // of those that are gone
-	hosts  int
-	conns  []*Conn
-	closed bool
+	// Zombies is how many Close expects.
+	Zombies uint64
+	device  verbs.DeviceInfo
+	space   *mem.Space    // of the initiators
+	spare   []*mem.Region // of those that are gone
+	hosts   int
+	conns   []*Conn
+	closed  bool
 }
 
 // Offload runs blocking work at once: in process nothing blocks.
@@ -86,7 +90,16 @@ func New(t testing.TB, o Options) *Target {
 			g.AddDevice()
 		}
 		i := o.ISER
-		i.Provider, i.Reactors, i.Space, i.Offload = g.Node, b.Reactors, b.Space, Offload{}
+		i.Provider, i.Reactors, i.Space = g.Node, b.Reactors, b.Space
+		if o.Wrap != nil {
+			i.Provider = o.Wrap(g.Node)
+		}
+		if o.FDs {
+			i.Provider = Descriptors(i.Provider, b.World)
+		}
+		if i.Offload == nil {
+			i.Offload = Offload{}
+		}
 		if i.Log == nil {
 			var w io.Writer = io.Discard
 			if os.Getenv("ISERTEST_LOG") != "" {
@@ -131,7 +144,7 @@ func (g *Target) Close() {
 			g.T.Errorf("reactor %d has load %d", i, r.Load())
 		}
 	}
-	if n := g.ISER.Stats.Zombies.Load(); n != 0 {
+	if n := g.ISER.Stats.Zombies.Load(); n != g.Zombies {
 		g.T.Errorf("%d zombies", n)
 	}
 }

@@ -219,7 +219,11 @@ func TestReportOpcodes(t *testing.T) {
 	all := s.in(0, cdb("a3 0c 00 00 00 00 00 00 ff ff"), 0xffff)
 	timed := s.in(0, cdb("a3 0c 80 00 00 00 00 00 ff ff"), 0xffff)
 	n := int(be.Uint32(all)) / 8
-	if n != len(g.dev.table.rows) || len(all) != 4+8*n || len(timed) != 4+20*n {
+	long := len(g.dev.table.service[opVariable])
+	if one := s.in(0, cdb("a3 0c 02 7f 00 0b 00 00 00 ff"), 255); one[1] != 3 || be.Uint16(one[2:]) != 32 || one[4] != opVariable {
+		t.Errorf("WRITE(32): % x", one)
+	}
+	if n != len(g.dev.table.rows)-long || len(all) != 4+8*n || len(timed) != 4+20*n {
 		t.Fatalf("%d commands in %d and %d bytes, %d dispatched", n, len(all), len(timed), len(g.dev.table.rows))
 	}
 	for i := range n {

@@ -53,7 +53,9 @@ func doReportOpcodes(t *Task) action {
 	if t.CDB[2]&0x07 == reportAll {
 		p.u32(0)
 		for _, c := range tb.rows {
-			if lu.supports(c, s) {
+			// libiscsi has room for 16 bytes of CDB usage data and reads a longer one
+			// as a fault, so the 32-byte commands are told to who asks for them.
+			if lu.supports(c, s) && c.opcode != opVariable {
 				c.describe(&p, timeouts)
 			}
 		}

@@ -30,6 +30,9 @@ func (in *initiator) act() {
 	// Without room in the window only immediate requests may go.
 	shut := pdu.SNLess(in.maxCmdSN, in.cmdSN)
 	k := r.IntN(1000)
+	if s.plan.abortive && r.IntN(4) == 0 {
+		k = 870 + r.IntN(56)
+	}
 	switch {
 	case k < 850 && !shut:
 		in.command()

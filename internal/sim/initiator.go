@@ -272,7 +272,11 @@ func (in *initiator) endSession() {
 	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
 	in.deaf = 0
 	clear(in.units)
-	in.wake = in.s.clk.T.Add(time.Duration(in.s.rng.IntN(int(2 * time.Millisecond))))
+	most := 2 * time.Millisecond
+	if !in.s.stable() {
+		most = 200 * time.Millisecond // it may take a while
+	}
+	in.wake = in.s.clk.T.Add(time.Duration(in.s.rng.IntN(int(most))))
 }
 
 // hangUp ends the connection at the end of the run.

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -46,7 +47,7 @@ func (in *initiator) dial() {
 	}
 	p := s.portals[in.portal]
 	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
-	peer, err := s.w.Dial(p.addr)
+	peer, err := s.w.DialFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(in.id + 1)}), p.addr)
 	in.wake = s.clk.T.Add(time.Duration(1+r.IntN(5)) * time.Millisecond)
 	if err != nil {
 		in.refusals(s, p)
@@ -84,9 +85,9 @@ func (in *initiator) drawKeys() params {
 	p := params{
 		headerDigest: r.IntN(3) == 0, dataDigest: r.IntN(3) == 0,
 		initialR2T: r.IntN(3) == 0, immediate: r.IntN(4) != 0,
-		maxBurst:    pick(r, uint32(512), 4096, 16384, 65536, 262144),
+		maxBurst:    pick(r, uint32(512), 1000, 4096, 10000, 16384, 65536, 262144),
 		outstanding: pick(r, uint32(1), 2, 4),
-		maxRecv:     pick(r, uint32(512), 1024, 4096, 8192, 65536),
+		maxRecv:     pick(r, uint32(512), 700, 1024, 3000, 4096, 8192, 65536),
 	}
 	p.firstBurst = min(p.maxBurst, pick(r, uint32(512), 2048, 16384, 65536))
 	return p

@@ -194,7 +194,9 @@ func (in *initiator) overAll(t *task, done bool) {
 		if t.lun >= 0 && i != t.lun {
 			continue
 		}
-		lu.resetting = max(lu.resetting-1, 0)
+		if done || s.clk.T.Sub(t.at) < 10*time.Second { // beyond its time box it goes on unseen
+			lu.resetting = max(lu.resetting-1, 0)
+		}
 		s.excuseTasks(lu)
 		if t.fn != pdu.TMFClearTaskSet {
 			lu.free(s)

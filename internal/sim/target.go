@@ -26,6 +26,7 @@ type plan struct {
 	hog                           uint32 // bytes of each arena that are somebody else's
 	turnCost                      int64  // bound of what a turn takes, ns
 	idle                          reactor.IdlePolicy
+	abortive                      bool // initiators abort a lot
 	slow                          bool // the disks may take longer than task management waits
 	options                       iscsi.Options
 	listen                        ring.ListenOptions
@@ -96,6 +97,7 @@ func (s *run) draw() {
 	if r.IntN(4) == 0 {
 		p.doomAt, p.power = p.actions/4+r.IntN(p.actions/2), r.IntN(3) != 0
 	}
+	p.abortive = r.IntN(10) == 0
 	p.deedEvery = pick(r, 0, 20, 60, 60)
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
@@ -409,6 +411,7 @@ func (s *run) die(power bool) {
 	s.book.close(power)
 	for _, lu := range s.luns {
 		lu.bdev, lu.delay, lu.file = nil, nil, nil
+		lu.events = events{}
 	}
 	if !s.failed() {
 		s.start()

@@ -32,6 +32,7 @@ type options struct {
 	tail    int
 	keep    string
 	tries   int
+	most    int
 }
 
 func main() {
@@ -43,6 +44,7 @@ func main() {
 	flag.IntVar(&o.tail, "tail", 60, "lines of the trace to print after a failure")
 	flag.StringVar(&o.keep, "keep", "", "make these actions only: initiator:index, separated by commas")
 	flag.IntVar(&o.tries, "minimise", 400, "runs to spend on leaving actions out")
+	flag.IntVar(&o.most, "failures", 20, "give up after so many")
 	bug := flag.String("plant", "", "plant this bug (build tag simbugs)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile")
 	flag.Parse()
@@ -187,9 +189,6 @@ func (t *total) add(rep *sim.Report) {
 	}
 }
 
-// maxFailures is where a run of many seeds gives up.
-const maxFailures = 20
-
 // many runs o.n seeds on o.jobs machines.
 func (o *options) many() (bool, error) {
 	var t total
@@ -210,7 +209,7 @@ func (o *options) many() (bool, error) {
 				if k%1000 == 999 {
 					fmt.Fprintf(os.Stderr, "%d of %d seeds, %d failed, %.0f s\n", k+1, o.n, len(t.failures), time.Since(start).Seconds())
 				}
-				if len(t.failures) >= maxFailures {
+				if len(t.failures) >= o.most {
 					next.Store(uint64(o.n))
 				}
 			}

@@ -3,6 +3,7 @@ package iser_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
@@ -244,5 +245,37 @@ func TestPrivateData(t *testing.T) {
 				t.Fatalf("%d STags invalidated, want %d", len(c.Invalidated), want)
 			}
 		})
+	}
+}
+
+// TestSilence: after the final Login Response the target says nothing, whatever
+// it has to say, until the initiator has spoken.
+func TestSilence(t *testing.T) {
+	o := iscsi.Defaults()
+	o.NopInInterval, o.NopTimeout = 1, 30
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Engine: &o}})
+	c := g.Dial().Login()
+	g.Settle()
+	if err := g.Engine.RequestLogout(g, iscsitest.Node); err != nil {
+		t.Fatal(err)
+	}
+	g.Advance(5 * time.Second)
+	if p, ok := c.TryRecv(); ok {
+		t.Fatalf("% x", p.BHS)
+	}
+	b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+	b.SetTTT(pdu.ReservedTag)
+	c.Send(b, nil, nil)
+	c.Expect(pdu.AsyncMessage)
+	pinged := false
+	for {
+		p := c.Expect(pdu.NopIn)
+		if p.BHS.ITT() == b.ITT() {
+			break
+		}
+		pinged = true
+	}
+	if !pinged {
+		t.Error("no NOP-In: the target had nothing to say")
 	}
 }

@@ -144,6 +144,9 @@ func (g *Target) Close() {
 			g.T.Errorf("reactor %d has load %d", i, r.Load())
 		}
 	}
+	if st := &g.ISER.Stats; st.Stale.Load() != 0 && st.DrainTimeout.Load() == 0 && st.Refused.Load() == 0 {
+		g.T.Errorf("%d completions after the end of their queue pair", st.Stale.Load())
+	}
 	if n := g.ISER.Stats.Zombies.Load(); n != g.Zombies {
 		g.T.Errorf("%d zombies", n)
 	}

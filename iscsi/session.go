@@ -217,10 +217,7 @@ func (s *Session) closed() {
 		return
 	}
 	if plant.On(plant.StaleWrite) {
-		s.ended = true
 		s.e.registry.leave(s)
-		s.closeNexus(func() {})
-		return
 	}
 	s.closeNexus(finish)
 }

@@ -17,9 +17,9 @@ run: build ## serve an in-memory disk on 127.0.0.1:3260, until Ctrl-C
 	@scripts/setup.sh run
 	@exec bin/spindle serve --malloc $(SIZE) --listen $(LISTEN)
 
-build: ## build bin/spindle; without a C compiler it has TCP only
+build: ## build bin/spindle and bin/spindle-bench; without a C compiler the target has TCP only
 	@mkdir -p bin
-	@$(GO) build -o bin/ ./cmd/spindle
+	@$(GO) build -o bin/ ./cmd/spindle ./cmd/spindle-bench
 
 quick: ## the inner loop: vet and unit tests
 	@$(GO) vet ./...

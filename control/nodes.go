@@ -16,6 +16,8 @@ const iscsiNameMax = 223
 type LUN struct {
 	ID   int
 	Bdev string
+	// ReadOnly refuses writes; Removable has the medium ejected and loaded.
+	ReadOnly, Removable bool
 }
 
 // Node is a target node.
@@ -159,7 +161,7 @@ func (c *Control) place(taken []iscsi.LUN, l LUN) (iscsi.LUN, error) {
 	if used(l.ID) {
 		return iscsi.LUN{}, refuse(syscall.EEXIST, "LUN %d is taken", l.ID)
 	}
-	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev}, nil
+	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev, ReadOnly: l.ReadOnly, Removable: l.Removable}, nil
 }
 
 // checkMaps tells whether more can be added to have.

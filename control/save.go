@@ -221,7 +221,14 @@ func NodeParams(n Node) Obj {
 		maps = append(maps, p)
 	}
 	for _, l := range n.LUNs {
-		luns = append(luns, Obj{{"bdev_name", l.Bdev.Name()}, {"lun_id", l.ID}})
+		lun := Obj{{"bdev_name", l.Bdev.Name()}, {"lun_id", l.ID}}
+		if l.ReadOnly {
+			lun = append(lun, Member{"read_only", true})
+		}
+		if l.Removable {
+			lun = append(lun, Member{"removable", true})
+		}
+		luns = append(luns, lun)
 	}
 	return append(o, Obj{
 		{"pg_ig_maps", maps},

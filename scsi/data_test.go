@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -55,7 +56,8 @@ func TestDeviceIdentification(t *testing.T) {
 	g.add(1, newDisk(512, 1000, allCaps), LUNOptions{})
 	m := designators(g.ready("a", 0).in(0, cdb("12 01 83 00 ff"), 255))
 	id := b.UUID()
-	if naa := m[0x03]; len(naa) != 16 || naa[0]>>4 != 6 || !bytes.Equal(naa[4:], id[4:]) {
+	sum := sha1.Sum(id[:])
+	if naa := m[0x03]; len(naa) != 16 || naa[0]>>4 != 6 || !bytes.Equal(naa[4:], sum[4:16]) {
 		t.Errorf("NAA % x", naa)
 	}
 	if t10 := string(m[0x01]); t10 != "SPINDLE "+id.Serial() {

@@ -1,6 +1,8 @@
 package scsi
 
 import (
+	"crypto/sha1"
+
 	"spindle/bdev"
 	"spindle/reactor"
 )
@@ -101,10 +103,11 @@ func (lu *LogicalUnit) identify(info *bdev.Info) {
 		id.serial = uuid.Serial()
 	}
 	// NAA 6h (SPC-5 §7.8.6.6.5): ESXi and multipath want 16 bytes. The company id
-	// is a locally administered one, 02-53-50, that nobody owns; the UUID's last
-	// 100 bits, its random part, follow.
-	copy(id.naa[:], []byte{0x60, 0x25, 0x35, 0x00 | uuid[3]&0x0f})
-	copy(id.naa[4:], uuid[4:])
+	// is a locally administered one, 02-53-50, that nobody owns; 100 bits of a digest
+	// of the UUID follow, because UUIDs somebody chose may differ in any one byte.
+	sum := sha1.Sum(uuid[:])
+	copy(id.naa[:], []byte{0x60, 0x25, 0x35, 0x00 | sum[3]&0x0f})
+	copy(id.naa[4:], sum[4:16])
 }
 
 func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {

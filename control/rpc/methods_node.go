@@ -27,6 +27,8 @@ func nodeMethods() []Method {
 				Param{Name: "luns", Type: Objects, Required: true, MaxItems: control.MaxLUNsGiven, Doc: "what it serves", Fields: []Param{
 					{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
 					{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
+					{Name: "read_only", Type: Bool, Doc: "refuse writes"},
+					{Name: "removable", Type: Bool, Doc: "the medium can be ejected and loaded"},
 				}},
 				Param{Name: "queue_depth", Type: Int32, Required: true, Min: 1, Max: 256, Doc: "commands a session may have outstanding"},
 				Param{Name: "header_digest", Type: Bool, Doc: "require CRC32C of headers"},
@@ -55,10 +57,12 @@ func nodeMethods() []Method {
 		{
 			Name: "iscsi_target_node_add_lun", Aliases: []string{"target_node_add_lun"}, State: Runtime,
 			Params: one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
-				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"}),
+				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
+				Param{Name: "read_only", Type: Bool, Doc: "refuse writes"},
+				Param{Name: "removable", Type: Bool, Doc: "the medium can be ejected and loaded"}),
 			Result: "true", Doc: "Add a LUN to a node, which may be in use.", Hint: hint, bad: invalidParams, fails: invalidParams,
 			run: func(r *request) (any, error) {
-				return true, r.ctl.AddLUN(r.String("name"), control.LUN{ID: lunID(r.Args), Bdev: r.String("bdev_name")})
+				return true, r.ctl.AddLUN(r.String("name"), placement(r.Args))
 			},
 		},
 		{
@@ -102,6 +106,11 @@ func nodeMethods() []Method {
 			Hint: hint, bad: invalidParams, fails: invalidParams, run: setRedirect,
 		},
 	}
+}
+
+// placement is a LUN with its options.
+func placement(a Args) control.LUN {
+	return control.LUN{ID: lunID(a), Bdev: a.String("bdev_name"), ReadOnly: a.Bool("read_only"), Removable: a.Bool("removable")}
 }
 
 // lunID is a LUN that may be left to be chosen.
@@ -150,7 +159,7 @@ func createNode(r *request) (any, error) {
 	}
 	var luns []control.LUN
 	for _, l := range r.Objects("luns") {
-		luns = append(luns, control.LUN{ID: lunID(l), Bdev: l.String("bdev_name")})
+		luns = append(luns, placement(l))
 	}
 	return true, r.ctl.CreateNode(cfg, luns)
 }

@@ -48,11 +48,11 @@ memlock limit do, at some cost that the log names.`,
 
 // serveFlags are the flags of serve, as text.
 type serveFlags struct {
-	o                                                 daemon.Options
-	cores, mem, idle, level, malloc, addr, congestion string
-	profile                                           string
-	noRPC                                             bool
-	tos, ackTimeout                                   uint
+	o                                                        daemon.Options
+	cores, mem, idle, level, malloc, addr, congestion, state string
+	profile                                                  string
+	noRPC                                                    bool
+	tos, ackTimeout                                          uint
 }
 
 func declareServe(fs *flag.FlagSet) *serveFlags {
@@ -64,6 +64,7 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.BoolVar(&f.o.WaitForRPC, "wait-for-rpc", false, "wait for options and framework_start_init before anything else")
 	fs.StringVar(&f.cores, "cores", "", "`MASK` of CPUs to run reactors on: 0x3, 0-1 or [0,1] (default half of those there are)")
 	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
+	fs.StringVar(&f.state, "state-dir", "", "`DIR` to keep persistent reservations in (APTPL); without it initiators are refused that")
 	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
 	fs.UintVar(&f.tos, "rdma-tos", 0, "type of service, `0` to 255, of iSER connections; 0 leaves the system's")
 	fs.UintVar(&f.ackTimeout, "rdma-ack-timeout", 0, "`N` for an ACK timeout of iSER connections of 4.096 µs * 2^N, to 31; 0 leaves the system's")
@@ -123,7 +124,7 @@ func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
 		return o, usagef("--rdma-tos is at most %d and --rdma-ack-timeout %d", math.MaxUint8, maxAckTimeout)
 	}
 	o.RDMATOS, o.RDMAAckTimeout = uint8(f.tos), uint8(f.ackTimeout)
-	o.Congestion = f.congestion
+	o.Congestion, o.StateDir = f.congestion, f.state
 	if _, err := profileMode(f.profile); err != nil {
 		return o, err
 	}

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"spindle/control"
+	"spindle/control/prstore"
 	"spindle/control/rpc"
 	"spindle/internal/sys"
 	"spindle/iscsi"
@@ -34,6 +35,7 @@ import (
 	"spindle/reactor/mem"
 	"spindle/reactor/ring"
 	"spindle/reactor/ring/uring"
+	"spindle/scsi"
 )
 
 // Version is this program's version.
@@ -65,6 +67,7 @@ type Options struct {
 	Mem         uint64 // bytes for all arenas; 0 is DefaultMem each
 	Idle        reactor.IdlePolicy
 	WaitForRPC  bool   // stay in the start-up phase until framework_start_init
+	StateDir    string // folder of what must outlive the process: persistent reservations; "" keeps nothing
 	Congestion  string // TCP congestion control of connections; "" leaves the system's
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on
@@ -117,16 +120,22 @@ func (d *Daemon) build() error {
 	}
 	var kernel ring.Kernel = uring.Kernel{}
 	d.iser = iser.New(d.rdma(space))
+	store, err := d.reservations()
+	if err != nil {
+		return err
+	}
 	d.engine = iscsi.New(iscsi.Config{
 		Reactors: d.reactors,
 		Transport: tcp.New(kernel, d.reactors, tcp.Options{Listen: ring.ListenOptions{
 			Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS,
 		}}),
-		ISER:    d.iser,
-		Held:    true,
-		Entropy: rand.Reader,
-		Options: iscsi.Defaults(),
-		Log:     d.opt.Log.Logger("iscsi"),
+		ISER:         d.iser,
+		Reservations: store,
+		Offload:      reactor.NewPool(1),
+		Held:         true,
+		Entropy:      rand.Reader,
+		Options:      iscsi.Defaults(),
+		Log:          d.opt.Log.Logger("iscsi"),
 	})
 	m, err := modules(space, kernel, len(d.reactors))
 	if err != nil {
@@ -138,6 +147,14 @@ func (d *Daemon) build() error {
 	})
 	d.server = rpc.NewServer(d.ctl)
 	return nil
+}
+
+// reservations opens the place where persistent reservations are kept; nil is none.
+func (d *Daemon) reservations() (scsi.PRStore, error) {
+	if d.opt.StateDir == "" {
+		return nil, nil
+	}
+	return prstore.Open(d.opt.StateDir)
 }
 
 // tuneRuntime fits the Go runtime to threads that never block: one P for each

@@ -28,7 +28,16 @@ func rigStage(ctx context.Context) (tally, error) {
 	if err := build(ctx); err != nil {
 		return tally{}, err
 	}
-	return rigJob(ctx, "tcp.sh", "spindle")
+	var sum tally
+	for _, script := range []string{"tcp.sh", "iser.sh"} {
+		fmt.Println(" ", script)
+		t, err := rigJob(ctx, script, "spindle")
+		sum.add(t)
+		if err != nil {
+			return sum, fmt.Errorf("%s: %w", script, err)
+		}
+	}
+	return sum, nil
 }
 
 // rigJob boots the guest for a job against target, and believes its totals.
@@ -43,7 +52,7 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 	}
 	job := rig.Job{
 		Script: rigDir + script, Files: []string{rigDir + "lib.sh"},
-		Env: map[string]string{"TARGET": target}, Limit: 8 * time.Minute,
+		Env: map[string]string{"TARGET": target}, Limit: 12 * time.Minute,
 	}
 	if target == "spindle" {
 		job.Files = append(job.Files, "bin/spindle", rigDir+"spindle.json", rigDir+"iser.json")

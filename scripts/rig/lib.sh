@@ -45,12 +45,28 @@ scratch_up() {
     mkfs.ext4 -q -F /dev/vdc && mkdir -p /scratch && mount /dev/vdc /scratch && truncate -s 512M $DISK
 }
 
+# An RDMA device that needs no adapter. Both ends use its one address.
+rdma_up() {
+    modprobe -a rdma_rxe dummy rdma_ucm ib_uverbs || return
+    [[ -e /sys/class/net/dummy0 ]] || ip link add dummy0 type dummy
+    ip addr replace "${PORTAL%:*}/24" dev dummy0 && ip link set dummy0 mtu 9000 up && rdma link add rxe0 type rxe netdev dummy0
+}
+
+# no_rnr: the device has told no peer that it was not ready to receive.
+no_rnr() {
+    local f
+    for f in /sys/class/infiniband/rxe0/ports/1/hw_counters/*rnr*; do
+        echo "${f##*/} $(<"$f")"
+        [[ $(<"$f") == 0 ]] || return
+    done
+}
+
 listening() { (: <"/dev/tcp/${PORTAL/://}") 2>/dev/null; }
 
 target_up() {
     case $TARGET in
     spindle)
-        ./spindle serve --config spindle.json --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
+        ./spindle serve --config "${CONFIG:-spindle.json}" --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
         target_pid=$!
         until_true 20 listening
         ;;
@@ -66,6 +82,8 @@ target_up() {
     esac
 }
 
+rpc() { ./spindle rpc --rpc-socket /run/spindle.sock "$@"; }
+
 target_kill() { kill -9 "$target_pid"; wait "$target_pid" 2>/dev/null; true; }
 
 initiator_up() {
@@ -76,9 +94,35 @@ initiator_up() {
     until_true 10 iscsiadm -m iface
 }
 
-discover() { iscsiadm -m discovery -t sendtargets -p $PORTAL | grep -q "$IQN"; }
+discover() { iscsiadm -m discovery -t sendtargets -p $PORTAL "$@" | grep "^$PORTAL,1 $IQN"; }
 login() { timeout 60 iscsiadm -m node -T $IQN -p $PORTAL --login && until_true 20 disk; }
 logout() { timeout 60 iscsiadm -m node -T $IQN -p $PORTAL --logout; }
+
+# login_by INTERFACE: a session over iser, or over default, which is TCP.
+login_by() {
+    local name=tcp
+    [[ $1 == default ]] || name=$1
+    iscsiadm -m node -o new -T $IQN -p $PORTAL,1 -I "$1" && timeout 60 iscsiadm -m node -T $IQN -p $PORTAL -I "$1" --login &&
+        until_true 20 lun "$name" 0
+}
+
+# lun TRANSPORT LUN prints the block device of a LUN in the session over iser or tcp.
+lun() {
+    local sid b
+    sid=$(iscsiadm -m session | sed -n "s/^$1: \[\([0-9]*\)\].*/\1/p" | head -n 1)
+    for b in /sys/class/iscsi_session/session"${sid:-none}"/device/target*/*:"$2"/block/*; do
+        [[ -b /dev/${b##*/} ]] && echo "/dev/${b##*/}" && return
+    done
+    return 1
+}
+
+# in_state TRANSPORT STATE: the session over it is there and usable, or not.
+in_state() {
+    local sid
+    sid=$(iscsiadm -m session | sed -n "s/^$1: \[\([0-9]*\)\].*/\1/p" | head -n 1)
+    [[ $(<"/sys/class/iscsi_session/session${sid:-none}/state") == "$2" ]]
+}
+
 logged_in() { iscsiadm -m session -P1 | grep -q 'iSCSI Session State: LOGGED_IN'; }
 
 # disk prints the block device of the LUN.

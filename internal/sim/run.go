@@ -145,7 +145,8 @@ func (s *run) stuck(what string) {
 	}
 	for i, c := range s.cores {
 		until, asleep := s.rings[i].Asleep()
-		text += fmt.Sprintf("; reactor %d asleep %v until %d, %d operations in flight, did %d", i, asleep, until, s.rings[i].Inflight(), c.work)
+		text += fmt.Sprintf("; reactor %d asleep %v until %d, %d operations in flight, did %d, free blocks %v",
+			i, asleep, until, s.rings[i].Inflight(), c.work, s.arenas[i].Stats().Free)
 	}
 	s.fail("progress", "%s", text)
 }

@@ -89,7 +89,7 @@ func (s *run) draw() {
 	}
 	p.arena = pick(r, uint64(8<<20), 16<<20, 16<<20)
 	if p.arena == 8<<20 && r.IntN(2) == 0 {
-		p.hog = pick(r, uint32(3<<20), 3<<20+256<<10, 3<<20+512<<10)
+		p.hog = pick(r, uint32(3<<20), 3<<20+256<<10, 3<<20+448<<10)
 	}
 	p.turnCost = pick(r, int64(2_000), 10_000, 50_000)
 	p.idle = pick(r, reactor.Interrupt, reactor.Interrupt, reactor.Adaptive)

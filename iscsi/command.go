@@ -349,6 +349,12 @@ func (t *Task) respond() {
 	default:
 		p.Flags, p.Residual = 0, 0
 	}
+	if !q.Lend {
+		// For the device server the task is over: a reset does not wait for an
+		// initiator that does not read.
+		q.End()
+		q.View = nil
+	}
 	t.conn.tp.Respond(p)
 }
 

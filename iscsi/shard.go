@@ -29,12 +29,7 @@ type shard struct {
 func newShard(e *Engine, r *reactor.Reactor) *shard {
 	s := &shard{e: e, r: r}
 	s.retry.To = s
-	s.again.Fire = func(clock.Time) {
-		if s.waiters > 0 {
-			s.Flush()
-			s.r.Arm(&s.again, s.r.Now().Add(retryBuffers))
-		}
-	}
+	s.again.Fire = s.lookAgain
 	return s
 }
 
@@ -91,6 +86,29 @@ func (s *shard) free(b mem.Ref) {
 	}
 }
 
+// bufferPatience is how long a command waits for a buffer. Longer, and what it
+// waits for does not come: memory kept for long, by sessions say, may leave no
+// block of its size.
+const bufferPatience = 5 * time.Second
+
+// lookAgain serves those who wait, and ends those who have waited too long.
+func (s *shard) lookAgain(now clock.Time) {
+	s.Flush()
+	for i := 0; i < len(s.waitConns); {
+		t := s.waitConns[i].waitHead
+		if now.Sub(t.waitSince) < bufferPatience {
+			i++
+			continue
+		}
+		s.unwait(t) // may take its connection off the list
+		t.full()
+		t.respond()
+	}
+	if s.waiters > 0 {
+		s.r.Arm(&s.again, now.Add(retryBuffers))
+	}
+}
+
 // retryBuffers is how often commands that wait for a buffer look again.
 const retryBuffers = 10 * time.Millisecond
 
@@ -107,6 +125,7 @@ func (s *shard) wait(t *Task) bool {
 		c.waitTail.waitNext = t
 	}
 	c.waitTail, t.waitNext = t, nil
+	t.waitSince = s.r.Now()
 	s.waiters++
 	if !s.again.Armed() {
 		s.r.Arm(&s.again, s.r.Now().Add(retryBuffers))

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
 	"spindle/reactor/mem"
 	"spindle/scsi"
 )
@@ -57,11 +58,12 @@ type Task struct {
 	SCSI  scsi.Task
 
 	// What few commands touch.
-	fetch    Fetch
-	bhs      [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
-	r2tNext  *Task
-	waitNext *Task // shard's buffer queue
-	heldNext *Task // session's early commands, by CmdSN
+	fetch     Fetch
+	bhs       [pdu.HeaderLen]byte // of a held PDU, or of a command that is rejected
+	r2tNext   *Task
+	waitNext  *Task      // shard's buffer queue
+	waitSince clock.Time // when it began to wait for a buffer
+	heldNext  *Task      // session's early commands, by CmdSN
 }
 
 // ttt is the target transfer tag of the task's R2Ts: index and generation, so

@@ -28,6 +28,7 @@ func stages() []stage {
 		{"lint", "the house rules", lintStage},
 		{"unit", "unit tests", unitStage},
 		{"race", "the concurrent packages under the race detector, invariants on", raceStage},
+		{"planted", "the simulator finds the bugs planted for it", plantedStage},
 		{"fuzz", "each fuzz target, briefly", fuzzStage},
 		{"conformance", "iscsi-test-cu on a malloc and a file LUN", conformanceStage},
 		{"clients", "real initiators, churn and noise", clientsStage},
@@ -132,6 +133,11 @@ func build(ctx context.Context) error {
 	return nil
 }
 
+// plantedStage shows that the simulator's checkers bite.
+func plantedStage(ctx context.Context) (tally, error) {
+	return goTest(ctx, os.Stdout, "-count", "1", "-tags", "simbugs invariants", "-run", "Planted", "./internal/sim")
+}
+
 // runSim runs the simulator's seeds, 20,000 of them unless args say otherwise,
 // and then looks whether it finds the bugs that are planted for it.
 func runSim(ctx context.Context, args []string) error {
@@ -143,7 +149,7 @@ func runSim(ctx context.Context, args []string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
-	t, err := goTest(ctx, os.Stdout, "-count", "1", "-tags", "simbugs invariants", "-run", "Planted", "./internal/sim")
+	t, err := plantedStage(ctx)
 	fmt.Println("planted bugs:", t)
 	if err == nil && t.failed > 0 {
 		err = fmt.Errorf("%d failed", t.failed)

@@ -2,6 +2,7 @@ package clients
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -51,6 +52,7 @@ func Test128Connections(t *testing.T) {
 	if n := round[reads-1].Load(); n != hosts {
 		t.Errorf("%d of %d finished", n, hosts)
 	}
+	onReactors(t, target, hosts)
 	during := measure(t, target.PID())
 	if grown := during.rss - before.rss; grown > 256<<20 {
 		t.Errorf("128 connections took %d MiB", grown>>20)
@@ -61,6 +63,33 @@ func Test128Connections(t *testing.T) {
 		}
 	}
 	waitFDs(t, target, before.fds)
+}
+
+// onReactors checks that the connections of one node are spread evenly over both reactors.
+func onReactors(t *testing.T, target *testbed.Target, conns int) {
+	t.Helper()
+	out, err := target.RPC(t.Context(), "iscsi_get_connections")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []struct {
+		Thread string `json:"thread_name"`
+	}
+	if err := json.Unmarshal(out, &list); err != nil {
+		t.Fatal(err)
+	}
+	count := map[string]int{}
+	for _, c := range list {
+		count[c.Thread]++
+	}
+	if len(list) != conns || len(count) != 2 {
+		t.Fatalf("%d connections on %v, want %d on two reactors", len(list), count, conns)
+	}
+	for name, n := range count {
+		if n != conns/2 {
+			t.Errorf("%s has %d of %d connections", name, n, conns)
+		}
+	}
 }
 
 // TestLoginChurn: ten thousand sessions come and go and leave nothing behind.

@@ -13,6 +13,7 @@ func TestCounter(t *testing.T) {
 		name, events string
 		want         tally
 		printed      string
+		again        bool // the failure's output is kept for the end
 	}{
 		{"leaves count, parents do not", `
 {"Action":"pass","Package":"p","Test":"T/a"}
@@ -20,25 +21,25 @@ func TestCounter(t *testing.T) {
 {"Action":"skip","Package":"p","Test":"T/b"}
 {"Action":"pass","Package":"p","Test":"T"}
 {"Action":"pass","Package":"p","Test":"U"}
-{"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "1: not here"},
+{"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "1: not here", false},
 		{"a failed leaf counts once", `
 {"Action":"output","Package":"p","Test":"T/a/x","Output":"why\n"}
 {"Action":"fail","Package":"p","Test":"T/a/x"}
 {"Action":"fail","Package":"p","Test":"T/a"}
 {"Action":"fail","Package":"p","Test":"T"}
-{"Action":"fail","Package":"p"}`, tally{failed: 1}, "why"},
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "why", true},
 		{"a parent that fails by itself", `
 {"Action":"pass","Package":"p","Test":"T/a"}
 {"Action":"fail","Package":"p","Test":"T"}
-{"Action":"fail","Package":"p"}`, tally{passed: 1, failed: 1}, ""},
+{"Action":"fail","Package":"p"}`, tally{passed: 1, failed: 1}, "", true},
 		{"a package that does not build", `
 {"Action":"build-output","ImportPath":"p","Output":"undefined: x\n"}
 {"Action":"build-fail","ImportPath":"p"}
-{"Action":"fail","Package":"p"}`, tally{failed: 1}, "undefined: x"},
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "undefined: x", false},
 		{"a panic", `
 {"Action":"run","Package":"p","Test":"T"}
 {"Action":"output","Package":"p","Test":"T","Output":"panic: boom\n"}
-{"Action":"fail","Package":"p"}`, tally{failed: 1}, "boom"},
+{"Action":"fail","Package":"p"}`, tally{failed: 1}, "boom", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var w bytes.Buffer
@@ -47,8 +48,30 @@ func TestCounter(t *testing.T) {
 			if got := k.tally(); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
+			if got := strings.Join(k.late, "\n"); c.again && !strings.Contains(got, c.printed) {
+				t.Errorf("at the end %q without %q", got, c.printed)
+			}
 			if !strings.Contains(w.String(), c.printed) {
 				t.Errorf("printed %q without %q", &w, c.printed)
+			}
+		})
+	}
+}
+
+func TestOnlyOutOfTime(t *testing.T) {
+	for _, c := range []struct {
+		name, text string
+		want       bool
+	}{
+		{"time is up", "fuzz: elapsed: 3s\n--- FAIL: FuzzX (3.02s)\n    context deadline exceeded\nFAIL\n", true},
+		{"a finding", "--- FAIL: FuzzX\n    context deadline exceeded\n    Failing input written to testdata/fuzz/FuzzX/1\n", false},
+		{"a panic", "--- FAIL: FuzzX\n    panic: boom\n    context deadline exceeded\n", false},
+		{"a seed", "failure while testing seed corpus entry: FuzzX/1\ncontext deadline exceeded\n", false},
+		{"something else", "--- FAIL: FuzzX\n", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := onlyOutOfTime(c.text); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
 	}

@@ -26,6 +26,9 @@ func (t tally) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
 }
 
+// failures are this run's, in the order they came: runTest ends with them.
+var failures []string
+
 // goTest runs `go test -json args...`, prints a line a package and the output
 // of what failed, and counts the tests that have no subtests of their own.
 func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
@@ -42,6 +45,7 @@ func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
 	c.read(out)
 	err = cmd.Wait()
 	t := c.tally()
+	failures = append(failures, c.late...)
 	if err != nil && t.failed == 0 {
 		return t, fmt.Errorf("go test %s: %w", strings.Join(args, " "), err)
 	}
@@ -61,6 +65,7 @@ type counter struct {
 	result map[string]string   // "package test" -> pass, fail or skip
 	why    map[string]int      // reasons of this package's skips
 	broken int                 // packages that failed without a failed test: build errors, panics
+	late   []string            // the failures again, for the end of a long log
 	tests  int                 // of this package
 }
 
@@ -98,11 +103,20 @@ func (c *counter) event(e event) {
 		switch e.Action {
 		case "fail":
 			fmt.Fprint(c.w, "  ", strings.Join(c.output[key], "  "))
+			c.again(key, c.output[key])
 		case "skip":
 			c.why[reason(c.output[key])]++
 		}
 		delete(c.output, key)
 	}
+}
+
+// again keeps the end of what a failed test printed: a log of hundreds of
+// lines is read from its end, and CI may keep no more than that.
+func (c *counter) again(name string, lines []string) {
+	const most = 12
+	cut := lines[max(0, len(lines)-most):]
+	c.late = append(c.late, name+"\n    "+strings.TrimRight(strings.Join(cut, "    "), "\n "))
 }
 
 func (c *counter) packageDone(e event) {
@@ -115,6 +129,7 @@ func (c *counter) packageDone(e event) {
 		for k, lines := range c.output { // a panic is printed by the test that was running
 			if k == e.Package || strings.HasPrefix(k, e.Package+" ") {
 				fmt.Fprint(c.w, "  ", strings.Join(lines, "  "))
+				c.again(k, lines)
 			}
 		}
 	}

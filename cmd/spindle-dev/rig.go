@@ -17,6 +17,8 @@ import (
 
 const rigDir = "scripts/rig/"
 
+var rigFailed = regexp.MustCompile(`\bFAIL `)
+
 var rigTotals = regexp.MustCompile(`^(\d+) passed, (\d+) failed$`)
 
 // rigStage runs the guest's jobs against our target. Where QEMU is not to be
@@ -96,6 +98,9 @@ func readTotals(w io.Writer, r io.Reader) (t tally, found bool) {
 	in := bufio.NewScanner(r)
 	for in.Scan() {
 		fmt.Fprintln(w, " ", in.Text())
+		if rigFailed.MatchString(in.Text()) {
+			failures = append(failures, "rig: "+in.Text())
+		}
 		if m := rigTotals.FindStringSubmatch(in.Text()); m != nil {
 			passed, _ := strconv.Atoi(m[1])
 			failed, _ := strconv.Atoi(m[2])

@@ -56,6 +56,7 @@ func runTest(ctx context.Context, names []string) error {
 			t.skipped++
 		} else if err != nil {
 			fmt.Println("  failed:", err)
+			failures = append(failures, s.name+": "+err.Error())
 			t.failed++
 		}
 		sum.add(t)
@@ -63,6 +64,9 @@ func runTest(ctx context.Context, names []string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+	}
+	for _, f := range failures {
+		fmt.Println("failed:", f)
 	}
 	fmt.Printf("%.0f s in all\n%v\n", time.Since(start).Seconds(), sum)
 	if sum.failed > 0 {

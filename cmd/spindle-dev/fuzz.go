@@ -88,7 +88,7 @@ func fuzzAll(ctx context.Context, d time.Duration, match *regexp.Regexp) (t tall
 		}
 		if err := f.run(ctx, d); err != nil {
 			fmt.Println("  fail", err)
-			failures = append(failures, "fuzz: "+err.Error())
+			t.late += fmt.Sprintf("failed: %v\n", err)
 			t.failed++
 			continue
 		}

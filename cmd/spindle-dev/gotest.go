@@ -13,21 +13,23 @@ import (
 	"strings"
 )
 
-// tally counts tests.
-type tally struct{ passed, failed, skipped int }
+// tally counts tests, and keeps the end of what the failed ones printed: a log
+// of hundreds of lines is read from its end, and CI may keep no more than that.
+type tally struct {
+	passed, failed, skipped int
+	late                    string
+}
 
 func (t *tally) add(u tally) {
 	t.passed += u.passed
 	t.failed += u.failed
 	t.skipped += u.skipped
+	t.late += u.late
 }
 
 func (t tally) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
 }
-
-// failures are this run's, in the order they came: runTest ends with them.
-var failures []string
 
 // goTest runs `go test -json args...`, prints a line a package and the output
 // of what failed, and counts the tests that have no subtests of their own.
@@ -45,7 +47,6 @@ func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
 	c.read(out)
 	err = cmd.Wait()
 	t := c.tally()
-	failures = append(failures, c.late...)
 	if err != nil && t.failed == 0 {
 		return t, fmt.Errorf("go test %s: %w", strings.Join(args, " "), err)
 	}
@@ -65,7 +66,7 @@ type counter struct {
 	result map[string]string   // "package test" -> pass, fail or skip
 	why    map[string]int      // reasons of this package's skips
 	broken int                 // packages that failed without a failed test: build errors, panics
-	late   []string            // the failures again, for the end of a long log
+	late   strings.Builder     // the failures again, for the end of a long log
 	tests  int                 // of this package
 }
 
@@ -111,12 +112,11 @@ func (c *counter) event(e event) {
 	}
 }
 
-// again keeps the end of what a failed test printed: a log of hundreds of
-// lines is read from its end, and CI may keep no more than that.
+// again keeps the end of what a failed test printed.
 func (c *counter) again(name string, lines []string) {
 	const most = 12
 	cut := lines[max(0, len(lines)-most):]
-	c.late = append(c.late, name+"\n    "+strings.TrimRight(strings.Join(cut, "    "), "\n "))
+	fmt.Fprintf(&c.late, "failed: %s\n    %s\n", name, strings.TrimRight(strings.Join(cut, "    "), "\n "))
 }
 
 func (c *counter) packageDone(e event) {
@@ -164,7 +164,7 @@ func (c *counter) tally() tally {
 			}
 		}
 	}
-	t := tally{failed: c.broken}
+	t := tally{failed: c.broken, late: c.late.String()}
 	for k, r := range c.result {
 		worst, parent := kids[k]
 		switch {

@@ -99,7 +99,7 @@ func readTotals(w io.Writer, r io.Reader) (t tally, found bool) {
 	for in.Scan() {
 		fmt.Fprintln(w, " ", in.Text())
 		if rigFailed.MatchString(in.Text()) {
-			failures = append(failures, "rig: "+in.Text())
+			t.late += "failed: rig: " + in.Text() + "\n"
 		}
 		if m := rigTotals.FindStringSubmatch(in.Text()); m != nil {
 			passed, _ := strconv.Atoi(m[1])

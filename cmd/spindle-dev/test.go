@@ -56,7 +56,7 @@ func runTest(ctx context.Context, names []string) error {
 			t.skipped++
 		} else if err != nil {
 			fmt.Println("  failed:", err)
-			failures = append(failures, s.name+": "+err.Error())
+			t.late += fmt.Sprintf("failed: %s: %v\n", s.name, err)
 			t.failed++
 		}
 		sum.add(t)
@@ -65,10 +65,7 @@ func runTest(ctx context.Context, names []string) error {
 			return err
 		}
 	}
-	for _, f := range failures {
-		fmt.Println("failed:", f)
-	}
-	fmt.Printf("%.0f s in all\n%v\n", time.Since(start).Seconds(), sum)
+	fmt.Printf("%s%.0f s in all\n%v\n", sum.late, time.Since(start).Seconds(), sum)
 	if sum.failed > 0 {
 		return fmt.Errorf("%d failed", sum.failed)
 	}

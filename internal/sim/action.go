@@ -127,9 +127,9 @@ func (in *initiator) corrupt() {
 	switch {
 	case in.prm.headerDigest && r.IntN(2) == 0:
 		in.s.count(BadHeaderDigests)
-		at := len(in.tx)
+		at := len(in.tcp.tx)
 		in.ping()
-		in.tx[at+pdu.HeaderLen] ^= 1 << r.IntN(8)
+		in.tcp.corrupt(at+pdu.HeaderLen, 1<<r.IntN(8))
 		in.excuse("header digest error") // RFC 7143 §7.7
 	case in.prm.dataDigest:
 		in.ping()
@@ -139,7 +139,7 @@ func (in *initiator) corrupt() {
 		}
 		in.s.count(BadDataDigests)
 		t.broken, t.maybe = true, true // a Reject answers it
-		in.tx[len(in.tx)-1] ^= 1
+		in.tcp.corrupt(-1, 1)
 	default:
 		in.ping()
 	}
@@ -175,21 +175,21 @@ func (in *initiator) letGoAll() {
 // quit ends the connection without asking.
 func (in *initiator) quit(k int) {
 	s := in.s
-	in.flush()
+	in.link.flush()
 	switch {
 	case k < 987:
 		s.count(Vanished)
-		in.peer.Vanish()
+		in.link.vanish()
 		in.drop()
 	case k < 991:
 		s.count(HalfClosed)
 		in.excuse("we closed our direction")
-		in.peer.CloseWrite()
+		in.link.halfClose()
 		in.letGoAll()
 		in.phase = loggingOut
 	case k < 995:
 		s.count(ResetByPeer)
-		in.peer.Reset()
+		in.link.reset()
 		in.drop()
 	default:
 		s.count(ClosedByPeer)

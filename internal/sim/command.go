@@ -433,11 +433,14 @@ func (in *initiator) transmit(t *task, b pdu.BHS) {
 	if imm > 0 {
 		s.count(WritesImmediate)
 	}
-	t.asked = imm
-	in.send(b, t.data[:imm])
-	if more {
+	if t.asked = imm; more {
 		s.count(WritesUnsolicited)
-		in.bursts = append(in.bursts, burst{t: t, ttt: pdu.ReservedTag, off: imm, to: first})
 		t.asked = first
+	}
+	b.SetDataLen(imm)
+	in.link.command(t, b, t.data[:imm])
+	in.sent(b)
+	if more {
+		in.bursts = append(in.bursts, burst{t: t, ttt: pdu.ReservedTag, off: imm, to: first})
 	}
 }

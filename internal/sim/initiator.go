@@ -34,12 +34,10 @@ type initiator struct {
 	pcg  rand.PCG
 	rng  *rand.Rand // of the action or login at hand
 
-	peer     *simring.Peer
+	link     link // nil without a connection
+	tcp      tcpLink
 	phase    phase
 	excused  string // why the connection may end; "" is no reason
-	tx       []byte
-	rx       []byte
-	rxAt     int
 	login    login
 	prm      params
 	logins   int
@@ -67,7 +65,6 @@ type initiator struct {
 	limit int // tasks outstanding
 	wake  clock.Time
 	deaf  clock.Time
-	buf   []byte
 }
 
 func newInitiator(s *run, id int) *initiator {
@@ -86,7 +83,9 @@ func (in *initiator) draw(kind, n int) {
 }
 
 // through tells whether the initiator has made its actions.
-func (in *initiator) through() bool { return in.next >= in.total && len(in.tx) == 0 }
+func (in *initiator) through() bool {
+	return in.next >= in.total && (in.link == nil || !in.link.queued())
+}
 
 // describe tells where the initiator is, for the report of a run that is stuck.
 func (in *initiator) describe() string {
@@ -99,15 +98,15 @@ func (in *initiator) describe() string {
 
 // ready tells whether a step would do something now.
 func (in *initiator) ready() bool {
-	p := in.peer
-	if p == nil {
+	l := in.link
+	if l == nil {
 		return in.next < in.total && in.wake <= in.s.clk.T
 	}
-	if in.deaf <= in.s.clk.T && (p.Readable() > 0 || p.EOF() || p.Err() != nil) {
+	if in.deaf <= in.s.clk.T && l.ready() {
 		return true
 	}
-	if len(in.tx) > 0 {
-		return p.Writable() > 0
+	if l.queued() {
+		return l.writable()
 	}
 	if len(in.bursts) > 0 {
 		return true
@@ -118,10 +117,10 @@ func (in *initiator) ready() bool {
 // due is when the initiator will want a step although nothing happens.
 func (in *initiator) due() clock.Time {
 	at := clock.Never
-	if in.next < in.total && in.wake > in.s.clk.T && (in.peer == nil || in.phase == full && in.mayAct()) {
+	if in.next < in.total && in.wake > in.s.clk.T && (in.link == nil || in.phase == full && in.mayAct()) {
 		at = in.wake
 	}
-	if in.deaf > in.s.clk.T && in.peer != nil {
+	if in.deaf > in.s.clk.T && in.link != nil {
 		at = min(at, in.deaf)
 	}
 	return at
@@ -151,68 +150,33 @@ func (in *initiator) stuckFor() bool { return in.owed() < in.limit+4 && in.next%
 
 // step makes one step.
 func (in *initiator) step() {
-	if in.peer == nil {
+	if in.link == nil {
 		in.dial()
 		return
 	}
-	in.flush()
+	in.link.flush()
 	if in.deaf <= in.s.clk.T {
-		in.receive()
+		in.link.receive()
 	}
-	if in.peer == nil || in.s.failed() {
+	if in.link == nil || in.s.failed() {
 		return
 	}
 	switch {
-	case len(in.tx) > 0:
+	case in.link.queued():
 	case len(in.bursts) > 0:
 		in.sendBurst()
 	case in.phase == full && in.next < in.total && in.wake <= in.s.clk.T && in.mayAct():
 		in.act()
 	}
-	if in.peer != nil {
-		in.flush()
-	}
-}
-
-// flush gives the connection what it takes.
-func (in *initiator) flush() {
-	if len(in.tx) == 0 {
-		return
-	}
-	if in.peer.WriteClosed() {
-		in.tx = in.tx[:0]
-		return
-	}
-	n := in.peer.Write(in.tx)
-	in.tx = in.tx[:copy(in.tx, in.tx[n:])]
-}
-
-// receive takes what has arrived and deals with each whole PDU.
-func (in *initiator) receive() {
-	for in.peer != nil && !in.s.failed() {
-		n := in.peer.Readable()
-		if n == 0 {
-			break
-		}
-		if in.rxAt > 0 {
-			in.rx = in.rx[:copy(in.rx, in.rx[in.rxAt:])]
-			in.rxAt = 0
-		}
-		at := len(in.rx)
-		in.rx = append(in.rx, make([]byte, n)...)
-		in.rx = in.rx[:at+in.peer.Read(in.rx[at:])]
-		for in.peer != nil && !in.s.failed() && in.parse() {
-		}
-	}
-	if p := in.peer; p != nil && (p.EOF() || p.Err() != nil) {
-		in.lost()
+	if in.link != nil {
+		in.link.flush()
 	}
 }
 
 // excuse gives a reason why the connection may end.
 func (in *initiator) excuse(why string) {
 	in.letGoAll() // what it has reserved is the next one's
-	if in.peer != nil && in.excused == "" {
+	if in.link != nil && in.excused == "" {
 		in.excused = why
 	}
 }
@@ -223,7 +187,7 @@ func (in *initiator) lost() {
 	if in.excused == "" && in.phase == loggingIn && (s.w.Faults.QueueFull > 0 || s.plan.options.MaxPendingLogins < 10) {
 		in.excused = "logins may be dropped"
 	}
-	if in.phase == loggingOut && in.peer.Err() != nil {
+	if in.phase == loggingOut && in.link.why() != nil {
 		in.excuse("data met a closed socket")
 	}
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
@@ -239,7 +203,7 @@ func (in *initiator) lost() {
 		in.excused = "no memory"
 	}
 	if in.excused == "" {
-		s.fail("session", "initiator %d: the connection ended (%v, in phase %v) and nobody had a reason", in.id, in.peer.Err(), in.phase)
+		s.fail("session", "initiator %d: the connection ended (%v, in phase %v) and nobody had a reason", in.id, in.link.why(), in.phase)
 	}
 	s.line("initiator %d: connection lost (%s)", in.id, in.excused)
 	if in.phase == full {
@@ -251,12 +215,11 @@ func (in *initiator) lost() {
 // drop forgets the connection. What was outstanding stays open in the books:
 // the target may be at it still.
 func (in *initiator) drop() {
-	if in.peer == nil {
+	if in.link == nil {
 		return
 	}
-	in.peer.Close()
-	delete(in.s.conns, in.peer.ID())
-	in.peer = nil
+	in.link.close()
+	in.link = nil
 	in.endSession()
 }
 
@@ -269,7 +232,6 @@ func (in *initiator) endSession() {
 	in.tasks = in.tasks[:0]
 	in.bursts, in.graves = in.bursts[:0], in.graves[:0]
 	in.phase, in.excused, in.asked, in.heard = down, "", false, false
-	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
 	in.deaf = 0
 	clear(in.units)
 	most := 2 * time.Millisecond
@@ -282,7 +244,7 @@ func (in *initiator) endSession() {
 // hangUp ends the connection at the end of the run.
 func (in *initiator) hangUp() {
 	in.next = in.total
-	if in.peer != nil {
+	if in.link != nil {
 		in.excuse("the end")
 		in.drop()
 	}

@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -46,16 +45,13 @@ func (in *initiator) dial() {
 		in.portal = k
 	}
 	p := s.portals[in.portal]
-	in.tx, in.rx, in.rxAt = in.tx[:0], in.rx[:0], 0
-	peer, err := s.w.DialFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(in.id + 1)}), p.addr)
 	in.wake = s.clk.T.Add(time.Duration(1+r.IntN(5)) * time.Millisecond)
-	if err != nil {
+	if err := in.dialTCP(p); err != nil {
 		in.refusals(s, p)
 		return
 	}
-	in.peer, in.phase, in.excused = peer, loggingIn, ""
+	in.phase, in.excused = loggingIn, ""
 	in.dialled, in.failures = s.now(), s.arenaFailures()
-	s.conns[peer.ID()] = in
 	l := &in.login
 	*l = login{ours: in.drawKeys(), offered: map[string]bool{}, stage: pdu.StageOperational, split: r.IntN(4) == 0, itt: in.nextITT}
 	if r.IntN(3) == 0 {
@@ -67,9 +63,6 @@ func (in *initiator) dial() {
 	}
 	in.nextITT++
 	in.prm, in.cmdSN, in.statKnown = defaults, r.Uint32(), false
-	if s.cfg.Trace {
-		s.line("initiator %d: connection %d to portal %d, ISID %x", in.id, peer.ID(), p.tag, in.isid)
-	}
 	in.sendLogin()
 }
 
@@ -356,25 +349,14 @@ func (in *initiator) header(op pdu.Opcode) pdu.BHS {
 	return b
 }
 
-// send queues a PDU for the connection, with the digests in force.
+// send queues a PDU for the connection.
 func (in *initiator) send(b pdu.BHS, data []byte) {
 	b.SetDataLen(uint32(len(data)))
-	at := len(in.tx)
-	in.tx = append(in.tx, b...)
-	hd, dd := in.prm.headerDigest, in.prm.dataDigest
-	if in.phase == loggingIn {
-		hd, dd = false, false
-	}
-	if hd {
-		in.tx = le.AppendUint32(in.tx, pdu.Digest(in.tx[at:]))
-	}
-	if len(data) > 0 {
-		at = len(in.tx)
-		in.tx = append(append(in.tx, data...), pdu.PadBytes(uint32(len(data)))...)
-		if dd {
-			in.tx = le.AppendUint32(in.tx, pdu.Digest(in.tx[at:]))
-		}
-	}
+	in.link.send(b, data)
+	in.sent(b)
+}
+
+func (in *initiator) sent(b pdu.BHS) {
 	if in.s.cfg.Trace {
 		in.s.line("initiator %d > %s", in.id, brief(b, false))
 	}

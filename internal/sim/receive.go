@@ -7,60 +7,21 @@ import (
 	"spindle/scsi"
 )
 
-// parse takes one PDU off what was received, false when there is no whole one.
-func (in *initiator) parse() bool {
-	rx := in.rx[in.rxAt:]
-	if len(rx) < pdu.HeaderLen {
-		return false
-	}
-	b := pdu.BHS(rx[:pdu.HeaderLen:pdu.HeaderLen])
-	hd, dd := in.prm.headerDigest, in.prm.dataDigest
-	if in.phase == loggingIn {
-		hd, dd = false, false
-	}
-	at := uint32(pdu.HeaderLen)
-	if hd {
-		at += pdu.DigestLen
-	}
-	dl := b.DataLen()
-	n := at + pdu.Padded(dl)
-	if dl > in.prm.maxRecv && in.phase != loggingIn {
-		in.bad("framing", "data segment of %d bytes, we take %d: % x", dl, in.prm.maxRecv, b)
-		return false
-	}
-	if dd && dl > 0 {
-		n += pdu.DigestLen
-	}
-	if uint32(len(rx)) < n {
-		return false
-	}
-	in.rxAt += int(n)
-	if hd && pdu.GetDigest(rx[pdu.HeaderLen:]) != pdu.Digest(b) {
-		in.bad("digest", "header digest of % x", b)
-	}
-	end := at + pdu.Padded(dl)
-	if dd && dl > 0 && pdu.GetDigest(rx[end:]) != pdu.Digest(rx[at:end]) {
-		in.bad("digest", "data digest of % x", b)
-	}
-	for _, x := range rx[at+dl : end] {
-		if x != 0 {
-			in.bad("framing", "padding is not zero: % x", b)
-		}
-	}
+// message takes a PDU from the target.
+func (in *initiator) message(b pdu.BHS, data []byte) {
+	s := in.s
 	if b.AHSLen() != 0 {
 		in.bad("framing", "additional headers: % x", b)
 	}
-	s := in.s
-	s.mix(uint64(in.id)<<32 | uint64(b[0])<<24 | uint64(dl))
+	s.mix(uint64(in.id)<<32 | uint64(b[0])<<24 | uint64(len(data)))
 	if s.cfg.Trace {
 		s.line("initiator %d < %s", in.id, brief(b, true))
 	}
 	if in.phase == loggingIn {
-		in.loginResponse(b, rx[at:at+dl])
-		return true
+		in.loginResponse(b, data)
+		return
 	}
-	in.pdu(b, rx[at:at+dl])
-	return true
+	in.pdu(b, data)
 }
 
 // bad is a violation of the protocol by the target.

@@ -386,8 +386,8 @@ func (s *run) die(power bool) {
 	// What has arrived counts; what is under way is lost with the connection.
 	for _, in := range s.inits {
 		in.excuse("the target died")
-		if in.peer != nil {
-			in.receive()
+		if in.link != nil {
+			in.link.receive()
 		}
 		in.drop()
 	}

@@ -184,7 +184,7 @@ func (in *initiator) breakData(b pdu.BHS, data []byte) {
 	if in.prm.dataDigest {
 		in.s.count(BadDataDigests)
 		in.send(b, data)
-		in.tx[len(in.tx)-1] ^= 1
+		in.tcp.corrupt(-1, 1)
 		return
 	}
 	b.SetDataSN(b.DataSN() + 1)

@@ -145,6 +145,10 @@ func (c *Connection) commandReceived(p *PDU) {
 	t := p.Ctx
 	t.stream = false
 	c.cmds++
+	if s.shared && !c.rejudge(p.BHS) {
+		c.unclaim(t)
+		return
+	}
 	if c.verdict == inOrder {
 		s.window.ExpCmdSN++
 	}
@@ -153,6 +157,9 @@ func (c *Connection) commandReceived(p *PDU) {
 	} else if c.verdict == early {
 		t.keep(p)
 		s.hold(t)
+		if s.shared {
+			s.runHeld() // the gap may have been filled while its data came
+		}
 		return
 	} else {
 		if p.BadData {
@@ -294,7 +301,7 @@ func (t *Task) execute() {
 //
 //spindle:hot
 func (t *Task) executed() {
-	if t.SCSI.Aborted() && t.SCSI.Status != scsi.TaskAborted || t.conn.phase == phaseDead {
+	if t.SCSI.Aborted() && t.SCSI.Status != scsi.TaskAborted || t.conn.phase != phaseFull {
 		t.vanish()
 		return
 	}

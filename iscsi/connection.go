@@ -23,6 +23,8 @@ var (
 	errNopTimeout   = errors.New("no answer to NOP-In")
 	errProtocol     = errors.New("protocol error")
 	errReinstated   = errors.New("session reinstated")
+	errConnReplaced = errors.New("connection reinstated")
+	errConnFailed   = errors.New("another connection of the session failed")
 	errShutdown     = errors.New("target is shutting down")
 	errLoggedOut    = errors.New("logged out")
 	errColdReset    = errors.New("target cold reset")
@@ -52,6 +54,16 @@ type Connection struct {
 	index int // in the shard's list
 	id    uint64
 	cid   uint16
+
+	// What is negotiated for each connection.
+	headerDigest, dataDigest bool
+	maxSendData              uint32 // the initiator's MaxRecvDataSegmentLength, at login
+
+	joins    bool     // a session that was there before it
+	attached bool     // on its session's list
+	leaving  bool     // logged out: its end is not the session's
+	onQuiet  func()   // told when no task of it is with the device server
+	onClosed []func() // told when it has closed
 
 	local, peer netip.AddrPort
 	portalTag   uint16
@@ -273,8 +285,7 @@ func (c *Connection) Closed(why error) {
 	}
 	c.dropData()
 	if s := c.sess; s != nil {
-		c.settleTasks()
-		s.closed()
+		s.connClosed(c)
 	} else if was == phaseLogin {
 		c.e.Stats.LoginFailures.Add(1)
 	}
@@ -283,6 +294,9 @@ func (c *Connection) Closed(why error) {
 		c.slots = mem.Ref{}
 	}
 	c.logClosed(was, why)
+	for _, fn := range c.onClosed {
+		fn()
+	}
 }
 
 // settleTasks frees what only this connection kept: tasks that were aborted

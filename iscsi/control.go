@@ -444,8 +444,15 @@ func (e *Engine) requestLogout(c reactor.Caller, name string, match func(*Sessio
 // Message tells it.
 const logoutGrace = 30
 
-// askLogout sends Async Message event 1.
-func (s *Session) askLogout(grace uint16) { s.conn.async(pdu.AsyncLogoutRequest, s.conn.cid, 0, grace) }
+// askLogout sends Async Message event 1, on each connection: it asks for the
+// logout of the one it comes by (RFC 7143 §11.9.1).
+func (s *Session) askLogout(grace uint16) {
+	for _, c := range s.conns {
+		if c.phase == phaseFull {
+			c.async(pdu.AsyncLogoutRequest, c.cid, 0, grace)
+		}
+	}
+}
 
 // coldReset ends every session of a node, after TARGET COLD RESET.
 func (e *Engine) coldReset(n *Node) {

@@ -47,6 +47,32 @@ func hold(t testing.TB, d *errinj.Device, op bdev.Op, n uint32) {
 	}
 }
 
+// unhearing is faulty with a device that does not hear Abort.
+func unhearing(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Device) {
+	t.Helper()
+	var dev *errinj.Device
+	o.Wrap = func(_ *iscsitest.Target, base bdev.Device) bdev.Device {
+		d, err := errinj.New(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev = d
+		return deaf{d}
+	}
+	return iscsitest.New(t, o), dev
+}
+
+type deaf struct{ bdev.Device }
+
+func (d deaf) Open(r *reactor.Reactor) (bdev.Channel, error) {
+	c, err := d.Device.Open(r)
+	return deafChannel{c}, err
+}
+
+type deafChannel struct{ bdev.Channel }
+
+func (deafChannel) Abort(*bdev.IO) {}
+
 // silent fails when a PDU comes although nothing should.
 func silent(t testing.TB, g *iscsitest.Target, c *iscsitest.Conn) {
 	t.Helper()

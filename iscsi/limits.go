@@ -26,13 +26,14 @@ const (
 	limitTextRounds
 	limitUnread
 	limitMemory // data buffers
+	limitSessionConns
 	numLimits
 )
 
 // limitNames are the limits as counters and log lines name them.
 var limitNames = [numLimits]string{
 	"pending_logins", "pending_logins_per_address", "login_timeout", "logins_per_second", "chap_backoff",
-	"connections_per_address", "sessions", "sessions_per_node", "reserved_sessions", "tasks", "text_rounds", "send_timeout", "memory",
+	"connections_per_address", "sessions", "sessions_per_node", "reserved_sessions", "tasks", "text_rounds", "send_timeout", "memory", "connections_per_session",
 }
 
 // limitLogEvery is how often a limit is logged at most: the log is not to be

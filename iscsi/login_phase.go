@@ -124,14 +124,15 @@ func (c *Connection) register() {
 		params: sessionParams{
 			initialR2T: res.InitialR2T, immediateData: res.ImmediateData,
 			firstBurst: res.FirstBurst, maxBurst: res.MaxBurst,
-			maxOutstandingR2T: res.MaxOutstandingR2T, maxSendData: res.MaxSendData,
+			maxOutstandingR2T: res.MaxOutstandingR2T, maxConnections: uint16(res.MaxConnections),
 			time2Wait: uint16(res.Time2Wait), time2Retain: uint16(res.Time2Retain),
-			headerDigest: res.HeaderDigest, dataDigest: res.DataDigest, wholeBuffer: res.TaggedBufferWhole,
+			wholeBuffer: res.TaggedBufferWhole,
 		},
 	}
-	c.cid = res.CID
+	c.cid, c.joins = res.CID, res.TSIH != 0
+	c.headerDigest, c.dataDigest, c.maxSendData = res.HeaderDigest, res.DataDigest, res.MaxSendData
 	s.depth, s.transport, s.local = 1, c.tp.Traits().Name, c.local
-	s.proven = res.CHAPUser != ""
+	s.user = res.CHAPUser
 	if !res.Discovery {
 		s.node = inv.node(res.TargetName)
 		if s.node == nil {
@@ -148,12 +149,12 @@ func (c *Connection) refuse(status pdu.LoginStatus, why string) {
 	c.sendLogin(c.login.m.Refuse(c.login.bhs[:], status, why))
 }
 
-// registered takes the registry's answer. Preconditions: runs on the
-// connection's reactor.
-func (c *Connection) registered(s *Session, status pdu.LoginStatus, why string) {
+// registered takes the registry's answer; w is the window of the session that
+// the connection may join. Preconditions: runs on the connection's reactor.
+func (c *Connection) registered(s *Session, w Window, status pdu.LoginStatus, why string) {
 	if c.phase == phaseDead {
 		if status == pdu.LoginSuccess {
-			c.e.registry.leave(s)
+			c.unregister(s)
 		}
 		return
 	}
@@ -161,18 +162,31 @@ func (c *Connection) registered(s *Session, status pdu.LoginStatus, why string) 
 		c.refuse(status, why)
 		return
 	}
-	if err := c.tp.Provision(s.transportParams()); err != nil {
-		c.e.registry.leave(s)
+	if err := c.tp.Provision(c.transportParams(s)); err != nil {
+		c.unregister(s)
 		c.refuse(pdu.LoginOutOfResources, err.Error())
 		return
 	}
 	c.sess = s
-	sn := c.seq.Window.ExpCmdSN
-	s.window = Window{ExpCmdSN: sn, MaxCmdSN: sn - 1}
-	s.window.advertise(s.depth)
-	c.seq.Window = &s.window
+	if c.joins {
+		*c.seq.Window = w // a copy: the session's own belongs to its reactor
+	} else {
+		sn := c.seq.Window.ExpCmdSN
+		s.window = Window{ExpCmdSN: sn, MaxCmdSN: sn - 1}
+		s.window.advertise(s.depth)
+		c.seq.Window = &s.window
+	}
 	c.login.reply.TSIH = s.tsih
 	c.sendLogin(c.login.reply)
+}
+
+// unregister gives up the place that the registry gave.
+func (c *Connection) unregister(s *Session) {
+	if c.joins {
+		s.unjoin()
+		return
+	}
+	c.e.registry.leave(s)
 }
 
 // enter takes the connection to its session's reactor, and there into full
@@ -210,40 +224,43 @@ func (c *Connection) enter() {
 	})
 }
 
-// fullFeature opens the session. Preconditions: runs on the session's reactor.
+// fullFeature opens the session, or joins it. Preconditions: runs on the
+// session's reactor.
 func (c *Connection) fullFeature() {
 	s, sh := c.sess, c.sh
-	if s.killed {
+	if s.killed || s.ending {
 		c.tp.Close(errReinstated)
 		return
 	}
-	if err := s.populate(sh, s.depth); err != nil {
-		c.tp.Close(errNoMemory)
-		return
+	if !c.joins {
+		if err := s.populate(sh, s.depth); err != nil {
+			c.tp.Close(errNoMemory)
+			return
+		}
+		if s.node != nil {
+			s.nexus = s.node.newNexus(sh.r, s, c)
+		}
 	}
-	s.conn = c
-	if s.node != nil {
-		s.nexus = s.node.newNexus(sh.r, s, c)
-	}
-	c.seq.MaxSendData = s.params.maxSendData
+	s.attach(c)
+	c.seq.MaxSendData = c.maxSendData
 	c.openText()
 	c.login = nil
 	c.phase = phaseFull
 	c.lastRx = sh.r.Now()
 	c.startWatch(&c.e.inventory.Load().opt)
-	c.tp.FullFeature(s.transportParams())
+	c.tp.FullFeature(c.transportParams(s))
 	name := "discovery"
 	if s.node != nil {
 		name = s.node.cfg.Name
 	}
-	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "reactor", sh.r.ID)
+	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "cid", c.cid, "reactor", sh.r.ID)
 }
 
 // transportParams is what the transport needs to know of the negotiation.
-func (s *Session) transportParams() Params {
+func (c *Connection) transportParams(s *Session) Params {
 	q := &s.params
 	return Params{
-		HeaderDigest: q.headerDigest, DataDigest: q.dataDigest,
+		HeaderDigest: c.headerDigest, DataDigest: c.dataDigest,
 		MaxBurst:  q.maxBurst,
 		Discovery: s.node == nil, Window: s.depth,
 		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, WholeBuffer: q.wholeBuffer,
@@ -262,10 +279,13 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		MaxRecvData:    tr.MaxRecvData,
 		MaxBurst:       opt.MaxBurstLength, FirstBurst: opt.FirstBurstLength,
 		MaxOutstandingR2T: opt.MaxOutstandingR2T,
-		MaxConnections:    1,
+		MaxConnections:    opt.MaxConnsPerSession,
 		Time2Wait:         opt.DefaultTime2Wait, Time2Retain: opt.DefaultTime2Retain,
 		InitialR2T: opt.InitialR2T || tr.InitialR2T, ImmediateData: opt.ImmediateData,
 	}}
+	if tr.Pinned {
+		p.Config.MaxConnections = 1 // it could not follow its session to another reactor
+	}
 	if tr.Digests {
 		p.Config.HeaderDigest, p.Config.DataDigest = login.DigestAllow, login.DigestAllow
 	}

@@ -42,6 +42,9 @@ func (c *Connection) otherReceived(p *PDU) {
 		c.reject(b, pdu.RejectSNACK) // ERL 0 recovers nothing (RFC 7143 §11.16)
 		return
 	}
+	if s.shared && !c.rejudge(b) {
+		c.verdict = outside
+	}
 	switch c.verdict {
 	case outside:
 		c.dropped()
@@ -97,16 +100,21 @@ func (c *Connection) holdOther(p *PDU) {
 	t.SCSI.Lend = false
 	t.keep(p)
 	s.hold(t)
+	if s.shared {
+		s.runHeld() // the gap may have been filled while its data came
+	}
 }
 
 // resumeOther runs a held PDU.
 func (c *Connection) resumeOther(t *Task) {
-	c.dropData()
+	coming := c.data // of a PDU that streams in, if another connection fills the gap
 	c.data, t.SCSI.Data = t.SCSI.Data, mem.Ref{}
 	b := pdu.BHS(append([]byte(nil), t.bhs[:]...))
 	c.sess.unfile(t)
 	t.release()
 	c.other(b, b.DataLen() > 0 && c.data.Empty())
+	c.dropData()
+	c.data = coming
 }
 
 // reject answers with a Reject PDU that carries the header it is about (RFC
@@ -123,53 +131,6 @@ func (c *Connection) reject(b pdu.BHS, reason uint8) {
 		o.Stamp = StampNext
 		c.tp.Queue(o)
 	})
-}
-
-// logout answers a Logout Request (RFC 7143 §11.14): the tasks end first, the
-// response leaves, the connection closes.
-func (c *Connection) logout(b pdu.BHS) {
-	s := c.sess
-	itt := b.ITT()
-	resp := uint8(pdu.LogoutSuccess)
-	switch b.LogoutReason() {
-	case pdu.LogoutCloseSession:
-	case pdu.LogoutCloseConnection:
-		if b.CID() != c.cid {
-			resp = pdu.LogoutCIDNotFound
-		}
-	case pdu.LogoutRemoveForReinst:
-		resp = pdu.LogoutNoRecovery // ERL 0
-	default:
-		c.reject(b, pdu.RejectInvalidField)
-		return
-	}
-	answer := func() {
-		c.withOut(func(o *Out) {
-			o.BHS.Clear(pdu.LogoutResp)
-			o.BHS.SetFlags(pdu.FlagFinal)
-			o.BHS.SetResponse(resp)
-			o.BHS.SetITT(itt)
-			be.PutUint16(o.BHS[40:], s.params.time2Wait)
-			be.PutUint16(o.BHS[42:], s.params.time2Retain)
-			o.Stamp = StampNext
-			c.tp.Queue(o)
-		})
-	}
-	if resp != pdu.LogoutSuccess {
-		answer()
-		return
-	}
-	c.phase = phaseLogout
-	s.ending = true
-	bye := func() {
-		answer()
-		c.closeAfterSend(errLoggedOut)
-	}
-	if s.nexus == nil {
-		bye()
-		return
-	}
-	s.closeNexus(bye)
 }
 
 // async queues an Asynchronous Message (RFC 7143 §11.9).

@@ -33,11 +33,12 @@ type regEntry struct {
 
 // registration is a login that asks for its session.
 type registration struct {
-	c     *Connection
-	s     *Session
-	key   nexusKey
-	timer reactor.Timer
-	over  bool
+	c      *Connection
+	s      *Session
+	key    nexusKey
+	window Window // of the session that c joins
+	timer  reactor.Timer
+	over   bool
 }
 
 // registry knows every session of the target: it gives out TSIHs, chooses
@@ -68,12 +69,7 @@ func (g *registry) register(c *Connection, s *Session, tsih uint16) {
 	}
 	post(g.r, func() {
 		if tsih != 0 {
-			// Joining a session: each has one connection here.
-			status, why := pdu.LoginNoSession, "no such session"
-			if g.byTSIH[tsih] != nil {
-				status, why = pdu.LoginTooManyConns, "one connection a session"
-			}
-			q.answer(status, why)
+			g.join(q, tsih)
 			return
 		}
 		g.enter(q)
@@ -83,7 +79,23 @@ func (g *registry) register(c *Connection, s *Session, tsih uint16) {
 // answer tells the login.
 func (q *registration) answer(status pdu.LoginStatus, why string) {
 	q.over = true
-	post(q.c.sh.r, func() { q.c.registered(q.s, status, why) })
+	w := q.window
+	post(q.c.sh.r, func() { q.c.registered(q.s, w, status, why) })
+}
+
+// join adds a connection to a session (RFC 7143 §6.3.1): the same initiator,
+// ISID, target and portal group, or there is no such session for it. The rest is
+// for the session's reactor to judge.
+func (g *registry) join(q *registration, tsih uint16) {
+	en := g.byTSIH[tsih]
+	switch {
+	case en == nil || en.ending || en.key != q.key:
+		q.answer(pdu.LoginNoSession, "no such session")
+	case g.e.down.Load():
+		q.answer(pdu.LoginUnavailable, "target is shutting down")
+	default:
+		post(en.r, func() { en.s.join(q) })
+	}
 }
 
 // enter makes the entry, or first ends the session it replaces (RFC 7143 §6.3.5).
@@ -119,7 +131,7 @@ func (g *registry) beyond(s *Session, o *Options) limit {
 	if len(g.entries) >= most {
 		return limitSessions
 	}
-	if len(g.e.inventory.Load().auth) > 0 && !s.proven && len(g.entries) >= most-int(min(o.ReservedSessions, o.MaxSessions/2)) {
+	if len(g.e.inventory.Load().auth) > 0 && s.user == "" && len(g.entries) >= most-int(min(o.ReservedSessions, o.MaxSessions/2)) {
 		// Peers that need not prove anything must not lock out those that do.
 		return limitReserved
 	}
@@ -177,11 +189,12 @@ func (g *registry) kill(en *regEntry, why error) {
 	en.ending = true
 	s := en.s
 	post(en.r, func() {
-		if s.conn == nil {
-			s.killed = true // it has not arrived yet
-			return
+		switch {
+		case !s.arrived:
+			s.killed = true
+		case !s.ended:
+			s.end(why)
 		}
-		s.end(why)
 	})
 }
 

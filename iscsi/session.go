@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"net/netip"
+	"slices"
 
 	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
@@ -11,23 +12,24 @@ import (
 )
 
 // Session is an I_T nexus in full feature phase, or a discovery session. It is
-// made on the reactor that accepted the login and lives on the one its
-// connection moved to.
+// made on the reactor that accepted the login and lives on the one its leading
+// connection moved to; connections that join it later move there, too.
 type Session struct {
 	e      *Engine
 	sh     *shard
 	node   *Node // nil for discovery
 	nexus  *scsi.Nexus
 	entry  *regEntry
-	conn   *Connection
+	conn   *Connection   // the oldest of conns; nil before the first and when none is left
+	conns  []*Connection // in full feature phase
 	window Window
 
 	initiator string
 	alias     string
 	isid      [6]byte
 	tsih      uint16
-	proven    bool           // its initiator has authenticated
-	transport string         // its connection's, as is local
+	user      string         // who has authenticated, "" when nobody did
+	transport string         // its leading connection's, as is local
 	local     netip.AddrPort // where it came to
 	params    sessionParams
 
@@ -44,7 +46,10 @@ type Session struct {
 	managing  int // task management functions outstanding
 	ending    bool
 	ended     bool
-	killed    bool // ended before its connection arrived
+	arrived   bool // its leading connection has come
+	killed    bool // ended before that
+	shared    bool // has had a second connection: their PDUs may overtake each other
+	joining   int  // connections that may join it and have not come
 	nexusGone bool
 	onNexus   []func() // told when the nexus has closed
 }
@@ -54,9 +59,7 @@ type sessionParams struct {
 	initialR2T, immediateData  bool
 	firstBurst, maxBurst       uint32
 	maxOutstandingR2T          uint32
-	maxSendData                uint32 // the initiator's MaxRecvDataSegmentLength
 	time2Wait, time2Retain     uint16
-	headerDigest, dataDigest   bool
 	errorRecoveryLevel         uint8
 	maxConnections             uint16
 	dataPDUInOrder, dataSeqInO bool
@@ -99,11 +102,23 @@ func (s *Session) openWindow() {
 		return
 	}
 	s.window.advertise(min(s.freeCount-ImmediateTasks, s.depth-s.active))
-	c := s.conn
-	if s.window.closedToPeer() && c != nil && c.outCount == ConnectionOuts &&
-		s.freeCount+s.active == uint32(len(s.tasks)) {
-		c.tellWindow()
+	if s.window.closedToPeer() {
+		s.reopen()
 	}
+}
+
+// reopen tells of a window that the initiator knows as closed, unless something
+// that is on its way does.
+func (s *Session) reopen() {
+	if s.conn == nil || s.freeCount+s.active != uint32(len(s.tasks)) {
+		return
+	}
+	for _, c := range s.conns {
+		if c.outCount != ConnectionOuts {
+			return
+		}
+	}
+	s.conn.tellWindow()
 }
 
 // hold keeps an early command until the gap before it is filled.
@@ -170,28 +185,32 @@ func (s *Session) runHeld() {
 		if t := s.held; t != nil && t.cmdSN == s.window.ExpCmdSN {
 			s.held, t.heldNext = t.heldNext, nil
 			s.window.ExpCmdSN++
-			s.conn.resumeHeld(t)
+			t.conn.resumeHeld(t)
 			again = true
 		}
 	}
 }
 
-// end closes the session's connection; what is left happens in closed.
+// end closes the session's connections; what is left happens in closed.
 // Preconditions: runs on the session's reactor.
 func (s *Session) end(why error) {
 	s.ending = true
-	switch c := s.conn; {
-	case c == nil:
-	case why == errColdReset && c.phase == phaseFull:
-		c.phase = phaseLogout // the answer to the reset leaves first
-		c.closeAfterSend(why)
-	default:
-		c.tp.Close(why)
+	if len(s.conns) == 0 && s.joining == 0 {
+		s.closed()
+		return
+	}
+	for _, c := range slices.Clone(s.conns) {
+		if why == errColdReset && c.phase == phaseFull {
+			c.phase = phaseLogout // the answer to the reset leaves first
+			c.closeAfterSend(why)
+		} else {
+			c.tp.Close(why)
+		}
 	}
 }
 
-// closed ends the nexus once the connection is gone: its tasks end, then the
-// registry hears of it. Preconditions: runs on the session's reactor.
+// closed ends the nexus once the last connection is gone: its tasks end, then
+// the registry hears of it. Preconditions: runs on the session's reactor.
 func (s *Session) closed() {
 	for s.held != nil { // never seen by the device server
 		t := s.held

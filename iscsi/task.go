@@ -188,7 +188,7 @@ func (t *Task) TaskAbort(*scsi.Task) {
 	case taskResponding, taskDraining, taskFree:
 		return // its end is under way
 	}
-	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching && t.conn.phase != phaseDead {
+	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching && t.conn.phase == phaseFull {
 		t.respond()
 		return
 	}
@@ -197,19 +197,20 @@ func (t *Task) TaskAbort(*scsi.Task) {
 
 // vanish ends a task without a response.
 func (t *Task) vanish() {
+	c := t.conn
 	t.sess.unfile(t)
-	if t.fetching {
+	switch {
+	case t.fetching:
 		// It stays on its view's list: a management function that is answered while
 		// the initiator's memory is being read would let the initiator take that
 		// memory back, and the read fail with the connection.
 		t.state = taskDraining
-		return
-	}
-	if t.stream {
+	case t.stream:
 		t.state = taskDraining
 		t.SCSI.End()
 		t.SCSI.View = nil
-		return
+	default:
+		t.release()
 	}
-	t.release()
+	c.checkQuiet()
 }

@@ -19,7 +19,7 @@ const (
 )
 
 // attention expects one unit attention on LUN 1 and none after it.
-func attention(t *testing.T, c *iscsitest.Conn, code uint16) {
+func attention(t testing.TB, c *iscsitest.Conn, code uint16) {
 	t.Helper()
 	sense(t, c.Do(c.Command(1, 0, 0), nil, 0), 6, code)
 	if r := c.Do(c.Command(1, 0, 0), nil, 0); r.Status != 0 {

@@ -26,8 +26,9 @@ type Conn struct {
 	HeaderDigest, DataDigest bool
 	CmdSN, ExpStatSN         uint32
 	ITT                      uint32
-	TSIH                     uint16
+	TSIH, CID                uint16
 	ISID                     [6]byte
+	lead                     *Conn // the session's first connection, which counts its CmdSN and tags
 	// MaxCmdSN and ExpCmdSN are what the target said last.
 	MaxCmdSN, ExpCmdSN uint32
 	told               bool
@@ -47,6 +48,23 @@ func (g *Target) DialFrom(from netip.Addr) *Conn {
 	p, err := g.World.DialFrom(from, g.Portal)
 	g.must(err)
 	return &Conn{g: g, Peer: p, CmdSN: 1, ISID: [6]byte{0x80, 1, 2, 3, 4, 5}, Answered: map[string]string{}}
+}
+
+// DialInto connects to the portal for one more connection of c's session; Login
+// has it join. The session's CmdSN and tags are c's.
+func (c *Conn) DialInto(cid uint16) *Conn {
+	c.g.T.Helper()
+	k := c.g.Dial()
+	k.lead, k.CID, k.TSIH, k.ISID = c.leader(), cid, c.TSIH, c.ISID
+	return k
+}
+
+// leader is the connection that counts for the session.
+func (c *Conn) leader() *Conn {
+	if c.lead != nil {
+		return c.lead
+	}
+	return c
 }
 
 // Send writes a PDU, padded and with the digests in force.
@@ -204,7 +222,8 @@ func (c *Conn) LoginBHS(flags byte) pdu.BHS {
 	copy(b.ISID(), c.ISID[:])
 	binary.BigEndian.PutUint16(b[14:], c.TSIH)
 	b.SetITT(c.ITT)
-	b.SetCmdSN(c.CmdSN)
+	b.SetCID(c.CID)
+	b.SetCmdSN(c.leader().CmdSN)
 	b.SetExpStatSN(c.ExpStatSN)
 	return b
 }
@@ -238,8 +257,9 @@ func (c *Conn) Login(kv ...string) *Conn {
 
 // NewITT returns a fresh initiator task tag.
 func (c *Conn) NewITT() uint32 {
-	c.ITT++
-	return c.ITT
+	q := c.leader()
+	q.ITT++
+	return q.ITT
 }
 
 // Request is a header with a new tag and the next CmdSN.
@@ -247,9 +267,10 @@ func (c *Conn) Request(o pdu.Opcode, flags byte) pdu.BHS {
 	b := make(pdu.BHS, pdu.HeaderLen)
 	b.SetOpcode(o)
 	b.SetFlags(flags)
-	b.SetITT(c.NewITT())
-	b.SetCmdSN(c.CmdSN)
-	c.CmdSN++
+	q := c.leader()
+	b.SetITT(q.NewITT())
+	b.SetCmdSN(q.CmdSN)
+	q.CmdSN++
 	b.SetExpStatSN(c.ExpStatSN)
 	return b
 }
@@ -257,7 +278,7 @@ func (c *Conn) Request(o pdu.Opcode, flags byte) pdu.BHS {
 // Immediate is a header with a new tag that does not count in the window.
 func (c *Conn) Immediate(o pdu.Opcode, flags byte) pdu.BHS {
 	b := c.Request(o, flags)
-	c.CmdSN--
+	c.leader().CmdSN--
 	b[0] |= 0x40
 	return b
 }

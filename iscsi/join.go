@@ -1,0 +1,228 @@
+package iscsi
+
+import (
+	"slices"
+
+	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
+)
+
+// attach opens full feature phase on the session for c.
+func (s *Session) attach(c *Connection) {
+	if c.joins {
+		s.joining--
+		s.shared = true
+		c.seq.Window = &s.window
+		s.entry.r.AddLoad(1)
+	}
+	c.attached, s.arrived = true, true
+	s.conns = append(s.conns, c)
+	s.conn = s.conns[0]
+}
+
+// join decides whether a connection may join the session, and lets one that has
+// the CID of another take its place: connection reinstatement (RFC 7143 §6.3.4).
+// Preconditions: runs on the session's reactor.
+func (s *Session) join(q *registration) {
+	c := q.c
+	old := s.byCID(c.cid)
+	n := len(s.conns) + s.joining
+	if old != nil {
+		n--
+	}
+	switch {
+	case s.ending || s.ended || !s.arrived:
+		q.answer(pdu.LoginNoSession, "the session is ending")
+		return
+	case s.node == nil || c.tp.Traits().Name != s.transport:
+		q.answer(pdu.LoginCannotInclude, "a session of another kind")
+		return
+	case q.s.user != s.user:
+		// Whoever began the session has proven to be somebody: its connections are
+		// for nobody else.
+		q.answer(pdu.LoginAuthFailed, "not who began the session")
+		return
+	case n >= int(s.params.maxConnections):
+		s.e.reached(limitSessionConns, s.sh.r.Now(), "peer", c.peer, "initiator", s.initiator)
+		q.answer(pdu.LoginTooManyConns, "MaxConnections")
+		return
+	}
+	q.s = s
+	s.joining++
+	admit := func() {
+		if q.over {
+			return
+		}
+		s.sh.r.Disarm(&q.timer)
+		q.window = s.window
+		q.answer(pdu.LoginSuccess, "")
+	}
+	if old == nil {
+		admit()
+		return
+	}
+	s.e.Stats.Reinstatements.Add(1)
+	q.timer.Fire = func(clock.Time) {
+		if !q.over {
+			s.joining--
+			q.answer(pdu.LoginUnavailable, "the connection it replaces did not end in time")
+		}
+	}
+	s.sh.r.Arm(&q.timer, s.sh.r.Now().Add(reinstateLimit))
+	old.onClosed = append(old.onClosed, admit)
+	old.retire(errConnReplaced)
+}
+
+// unjoin gives up a place that join gave; from any reactor.
+func (s *Session) unjoin() {
+	post(s.entry.r, func() {
+		s.joining--
+		s.maybeClosed()
+	})
+}
+
+// maybeClosed ends the session if no connection is left nor about to come.
+func (s *Session) maybeClosed() {
+	if len(s.conns) == 0 && s.joining == 0 && s.arrived {
+		s.ending = true
+		s.closed()
+	}
+}
+
+// byCID finds a connection of the session.
+func (s *Session) byCID(cid uint16) *Connection {
+	for _, c := range s.conns {
+		if c.cid == cid {
+			return c
+		}
+	}
+	return nil
+}
+
+// connClosed takes a connection that has closed out of the session.
+// Preconditions: runs on the connection's reactor, the session's if it was attached.
+func (s *Session) connClosed(c *Connection) {
+	switch {
+	case !c.attached && c.joins:
+		s.unjoin()
+		return
+	case !c.attached:
+		s.closed()
+		return
+	}
+	s.conns = slices.DeleteFunc(s.conns, func(k *Connection) bool { return k == c })
+	s.conn = nil
+	if len(s.conns) > 0 {
+		s.conn = s.conns[0]
+	}
+	if c.joins {
+		s.entry.r.AddLoad(-1)
+	}
+	c.settleTasks()
+	c.checkQuiet() // tasks that streamed have gone with it
+	switch {
+	case s.ending:
+	case c.leaving:
+		s.forgetHeld(c)
+	case len(s.conns) > 0:
+		s.fail()
+	}
+	s.maybeClosed()
+}
+
+// fail ends the session because one of its connections has failed: at
+// ErrorRecoveryLevel 0 there is session recovery only (RFC 7143 §7.1.4.4), and
+// the initiator is told on the others (§11.9.1, event 3).
+func (s *Session) fail() {
+	s.ending = true
+	for _, c := range slices.Clone(s.conns) {
+		if c.phase != phaseFull {
+			c.tp.Close(errConnFailed)
+			continue
+		}
+		c.async(pdu.AsyncDropSession, 0, s.params.time2Wait, s.params.time2Retain)
+		c.phase = phaseLogout
+		c.closeAfterSend(errConnFailed)
+	}
+	if s.nexus != nil {
+		s.closeNexus(func() {})
+	}
+}
+
+// retire ends a connection and its tasks, and nothing else of its session.
+func (c *Connection) retire(why error) {
+	if c.leaving {
+		return // under way
+	}
+	c.phase, c.leaving = phaseLogout, true
+	c.quiesce(func() { c.tp.Close(why) })
+}
+
+// quiesce ends the tasks of a connection and calls done once none of them is
+// with the device server. Preconditions: phaseLogout, so that none comes.
+func (c *Connection) quiesce(done func()) {
+	s := c.sess
+	c.onQuiet = done
+	s.forgetHeld(c)
+	for i := range s.tasks {
+		if t := &s.tasks[i]; t.conn == c && t.SCSI.View != nil && t.state != taskResponding {
+			t.SCSI.Abort()
+		}
+	}
+	c.checkQuiet()
+}
+
+// checkQuiet tells quiesce when its time has come.
+func (c *Connection) checkQuiet() {
+	if c.onQuiet == nil {
+		return
+	}
+	for i := range c.sess.tasks {
+		t := &c.sess.tasks[i]
+		if t.conn == c && (t.state == taskBuffer || t.state == taskData || t.state == taskExecuting) {
+			return
+		}
+	}
+	done := c.onQuiet
+	c.onQuiet = nil
+	done()
+}
+
+// forgetHeld drops the early commands of a connection that is no more. They do
+// not count as received: the initiator sends what ExpCmdSN does not acknowledge
+// again, by another connection (RFC 7143 §7.2.1).
+func (s *Session) forgetHeld(c *Connection) {
+	for p := &s.held; *p != nil; {
+		t := *p
+		if t.conn != c {
+			p = &t.heldNext
+			continue
+		}
+		*p, t.heldNext = t.heldNext, nil
+		s.unfile(t)
+		t.release()
+	}
+}
+
+// rejudge judges a whole PDU of a session with several connections again: while
+// its data came, another connection may have moved the window. False: drop it.
+func (c *Connection) rejudge(b pdu.BHS) bool {
+	switch v := c.sess.window.judge(b); c.verdict {
+	case inOrder:
+		return v == inOrder
+	case early: // held in any case; when its turn has come, it is taken from there
+		return v == inOrder || v == early && !c.sess.isHeld(b.CmdSN())
+	}
+	return true
+}
+
+// unclaim drops a command that came by two connections, the second time.
+func (c *Connection) unclaim(t *Task) {
+	c.dropped()
+	if t.state == taskDraining { // aborted meanwhile
+		t.release()
+		return
+	}
+	c.sess.unfile(t)
+	t.release()
+}

@@ -87,6 +87,10 @@ type Connection struct {
 	data    mem.Ref // of a PDU other than a command's: text, NOP-Out
 	text    *login.TextExchange
 
+	acks   bool         // ExpStatSN matters: others wait for what it acknowledges
+	acked  uint32       // ExpStatSN as the initiator said it last
+	fences []*fenceWait // that wait for it
+
 	lastRx  clock.Time
 	nop     reactor.Timer
 	pinged  bool
@@ -280,6 +284,7 @@ func (c *Connection) Closed(why error) {
 		c.e.gate.leave(c.gatePeer)
 	}
 	c.outWait, c.r2tHead = nil, nil
+	c.unfence()
 	if c.login != nil {
 		c.login.drop(c)
 	}
@@ -387,6 +392,9 @@ func (c *Connection) Received(p *PDU) bool {
 		return true // after logout nothing is taken, and nothing answered
 	}
 	c.lastRx = c.sh.r.Now()
+	if c.acks {
+		c.acknowledge(p.BHS.ExpStatSN())
+	}
 	if c.outCount < outReserve {
 		c.blocked = true
 		return false

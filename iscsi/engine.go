@@ -93,7 +93,7 @@ func Defaults() Options {
 	return Options{
 		NodeBase:           "iqn.2026-11.dev.spindle",
 		MaxSessions:        1024,
-		MaxConnsPerSession: 1,
+		MaxConnsPerSession: 2,
 		MaxQueueDepth:      128,
 		DefaultTime2Wait:   2,
 		DefaultTime2Retain: 20,

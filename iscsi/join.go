@@ -18,6 +18,10 @@ func (s *Session) attach(c *Connection) {
 	c.attached, s.arrived = true, true
 	s.conns = append(s.conns, c)
 	s.conn = s.conns[0]
+	c.acked = c.seq.StatSN
+	for _, k := range s.conns {
+		k.acks = s.shared
+	}
 }
 
 // join decides whether a connection may join the session, and lets one that has

@@ -62,13 +62,18 @@ func (c *Connection) tellWindow() {
 // nopIn queues a NOP-In of our own; with ttt set it wants an answer.
 func (c *Connection) nopIn(ttt uint32) {
 	c.withOut(func(o *Out) {
-		o.BHS.Clear(pdu.NopIn)
-		o.BHS.SetFlags(pdu.FlagFinal)
-		o.BHS.SetITT(pdu.ReservedTag)
-		o.BHS.SetTTT(ttt)
-		o.Stamp = StampCurrent
+		c.fillNopIn(o, ttt)
 		c.tp.Queue(o)
 	})
+}
+
+// fillNopIn writes a NOP-In of our own.
+func (c *Connection) fillNopIn(o *Out, ttt uint32) {
+	o.BHS.Clear(pdu.NopIn)
+	o.BHS.SetFlags(pdu.FlagFinal)
+	o.BHS.SetITT(pdu.ReservedTag)
+	o.BHS.SetTTT(ttt)
+	o.Stamp = StampCurrent
 }
 
 // timer is the connection's one timer: the login deadline, the keepalive, and

@@ -125,7 +125,7 @@ func (s *Session) reopen() {
 func (s *Session) hold(t *Task) {
 	t.state = taskHeld
 	p := &s.held
-	for *p != nil && pdu.SNLess((*p).cmdSN, t.cmdSN) {
+	for *p != nil && (pdu.SNLess((*p).cmdSN, t.cmdSN) || (*p).cmdSN == t.cmdSN && (*p).uncounted()) {
 		p = &(*p).heldNext
 	}
 	t.heldNext = *p
@@ -138,7 +138,9 @@ func (s *Session) unhold(t *Task) {
 		if *p == t {
 			*p = t.heldNext
 			t.heldNext = nil
-			s.skip(t.cmdSN)
+			if !t.uncounted() {
+				s.skip(t.cmdSN)
+			}
 			return
 		}
 	}
@@ -147,7 +149,7 @@ func (s *Session) unhold(t *Task) {
 // isHeld tells whether sn has been received already.
 func (s *Session) isHeld(sn uint32) bool {
 	for t := s.held; t != nil; t = t.heldNext {
-		if t.cmdSN == sn {
+		if t.cmdSN == sn && !t.uncounted() {
 			return true
 		}
 	}
@@ -182,9 +184,11 @@ func (s *Session) runHeld() {
 				break
 			}
 		}
-		if t := s.held; t != nil && t.cmdSN == s.window.ExpCmdSN {
+		if t := s.held; t != nil && !pdu.SNLess(s.window.ExpCmdSN, t.cmdSN) {
 			s.held, t.heldNext = t.heldNext, nil
-			s.window.ExpCmdSN++
+			if !t.uncounted() {
+				s.window.ExpCmdSN++
+			}
 			t.conn.resumeHeld(t)
 			again = true
 		}

@@ -15,9 +15,11 @@ func (c *Connection) manage(b pdu.BHS) {
 		if plant.On(plant.DoubleAnswer) {
 			c.tmfResponse(itt, resp)
 		}
-		c.tmfResponse(itt, resp)
+		s.fence(c, func() { c.tmfResponse(itt, resp) })
 	}
 	switch {
+	case s.nexus != nil && c.awaitCommands(b):
+		return
 	case s.nexus == nil:
 		c.reject(b, pdu.RejectProtocol)
 		return

@@ -37,7 +37,7 @@ func optionMethods() []Method {
 			), chapParams, one(
 				number("max_sessions", 1, 65535, "sessions"),
 				number("max_queue_depth", 1, 256, "commands a session may have outstanding"),
-				number("max_connections_per_session", 1, 65535, "kept: a session has one connection (MaxConnections=1)"),
+				number("max_connections_per_session", 1, 65535, "connections a session may have over TCP (MaxConnections); over iSER it has one"),
 				number("default_time2wait", 0, 3600, "seconds"),
 				number("default_time2retain", 0, 3600, "seconds"),
 				number("first_burst_length", 512, 1<<24-1, "bytes: FirstBurstLength"),

@@ -87,15 +87,27 @@ func (c *conn) command(i uint16) {
 	h.SetExpStatSN(c.expStat)
 	c.cmdSN++
 	cdb := h.CDB()
-	be.PutUint64(cdb[2:], s.lba)
-	be.PutUint32(cdb[10:], s.size>>c.g.shift)
-	if !s.write {
-		h.SetFlags(pdu.FlagFinal | pdu.FlagRead | pdu.AttrSimple)
+	flags := byte(pdu.FlagFinal | pdu.FlagRead | pdu.AttrSimple)
+	switch {
+	case c.g.op != nil:
+		c.g.op.put(cdb, s.lba, c.g.fixed.Bytes>>c.g.shift)
+		if s.size == 0 {
+			flags = pdu.FlagFinal | pdu.AttrSimple
+		}
+	case s.write:
+		be.PutUint64(cdb[2:], s.lba)
+		be.PutUint32(cdb[10:], s.size>>c.g.shift)
+		cdb[0] = 0x8a // WRITE(16), SBC-4 §5.48
+	default:
+		be.PutUint64(cdb[2:], s.lba)
+		be.PutUint32(cdb[10:], s.size>>c.g.shift)
 		cdb[0] = 0x88 // READ(16), SBC-4 §5.18
+	}
+	if !s.write {
+		h.SetFlags(flags)
 		c.seal(h)
 		return
 	}
-	cdb[0] = 0x8a // WRITE(16), SBC-4 §5.48
 	immediate, unasked := uint32(0), uint32(0)
 	if c.p.immediate {
 		immediate = min(s.size, c.p.firstBurst, c.p.segment)
@@ -103,7 +115,7 @@ func (c *conn) command(i uint16) {
 	if !c.p.initialR2T {
 		unasked = min(s.size, c.p.firstBurst, c.p.segment*maxUnsolicited)
 	}
-	flags := byte(pdu.FlagFinal | pdu.FlagWrite | pdu.AttrSimple)
+	flags = pdu.FlagFinal | pdu.FlagWrite | pdu.AttrSimple
 	if unasked > immediate {
 		flags &^= pdu.FlagFinal
 	}

@@ -163,6 +163,10 @@ type Options struct {
 	Congestion  string // TCP congestion control; "" leaves the system's
 	Seed        uint64
 	Once        bool // end when a sequential pattern has gone through the span
+	Idle        bool // log in and send nothing
+	// Opcode sends this command instead of READ(16) and WRITE(16); see Opcodes.
+	// Its data is the same in every block, so that what compares finds it.
+	Opcode string
 
 	// Window, if set, is called on the loading thread right before the measured
 	// time begins (true) and right after it ends (false).
@@ -195,12 +199,24 @@ func (o *Options) Check() error {
 		return badOption("--verify wants one block size, not a split")
 	case o.Once && (o.Pattern.Random || o.Connections > 1 || o.Ramp > 0):
 		return badOption("once through a LUN wants one connection, a sequential pattern and no ramp")
-	case o.Pattern.Name == "":
+	case o.Pattern.Name == "" && o.Opcode == "":
 		return badOption("no pattern")
+	case o.Opcode != "" && (o.Verify || len(o.Sizes) > 1):
+		return badOption("--opcode wants one block size and no verification")
 	}
 	for _, s := range o.Sizes {
 		if s.Bytes%512 != 0 {
 			return badOption("block size %d is not a multiple of 512", s.Bytes)
+		}
+	}
+	if o.Opcode != "" {
+		op, err := findOpcode(o.Opcode)
+		if err != nil {
+			return err
+		}
+		o.Pattern = Pattern{Name: o.Opcode, Random: true, Reads: 100}
+		if op.out() {
+			o.Pattern.Reads = 0
 		}
 	}
 	if o.Seed == 0 {

@@ -45,6 +45,9 @@ type generator struct {
 	mix     [100]uint8 // size index by percentile
 	fixed   *Size      // the only size, if there is one
 
+	op       *opcode // instead of READ(16) and WRITE(16)
+	transfer uint32  // of op, in bytes
+
 	verifier *verifier
 	checking bool // the pass at the end of a verified run
 
@@ -136,9 +139,7 @@ func (g *generator) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for b := shared.Bytes(); len(b) > 0; b = b[8:] {
-		be.PutUint64(b, g.rng.next())
-	}
+	g.fillShared(shared.Bytes(), first.block)
 	g.dirty = make([]*conn, 0, o.Connections)
 	for id := range o.Connections {
 		s := first
@@ -152,6 +153,20 @@ func (g *generator) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fillShared writes what is written when nothing is verified: the same in every
+// block, so that a disk written through holds it everywhere.
+func (g *generator) fillShared(b []byte, block uint32) {
+	for i := uint32(0); i < block; i += 8 {
+		be.PutUint64(b[i:], g.rng.next())
+	}
+	for n := block; n < uint32(len(b)); n *= 2 {
+		copy(b[n:], b[:n])
+	}
+	if g.op != nil && g.op.data == list {
+		putUnmapList(b, g.fixed.Bytes>>g.shift)
+	}
 }
 
 // geometry fits the options to the LUN.
@@ -179,7 +194,17 @@ func (g *generator) geometry(s *session) error {
 		g.fixed = &o.Sizes[0]
 	}
 	g.result.Capacity, g.result.Block = s.blocks*uint64(s.block), s.block
-	if o.Rate > 0 {
+	if o.Opcode != "" {
+		var err error
+		if g.op, err = findOpcode(o.Opcode); err != nil {
+			return err
+		}
+		g.transfer = g.op.transfer(g.fixed.Bytes, s.block)
+		g.largest = max(g.largest, g.transfer)
+	}
+	if o.Idle {
+		g.interval = math.Inf(1)
+	} else if o.Rate > 0 {
 		g.interval = float64(time.Second) / float64(o.Rate)
 	}
 	if o.Verify {
@@ -528,6 +553,9 @@ func (g *generator) choose(c *conn, s *slot) bool {
 		if s.write {
 			v.stamp(s)
 		}
+	}
+	if g.op != nil {
+		s.size = g.transfer
 	}
 	return true
 }

@@ -40,6 +40,7 @@ func TestCommandLine(t *testing.T) {
 		{"two LUNs", "run iscsi://a/b/0 iscsi://a/b/1", exitUsage, "name one LUN"},
 		{"bad pattern", "run iscsi://a/b/0 --rw trim", exitUsage, "randread"},
 		{"bad size", "run iscsi://a/b/0 --bs 1000", exitUsage, "multiple of 512"},
+		{"an opcode there is not", "run iscsi://a/b/0 --opcode fly", exitUsage, "compare-and-write"},
 		{"iSER", "run iser://a/b/0", exitUsage, "iSER"},
 		{"bad verification", "run iscsi://a/b/0 --verify md5", exitUsage, "crc32c"},
 		{"limit with digests", "run iscsi://127.0.0.1:1/b/0 --limit --data-digest", exitUsage, "no digests"},

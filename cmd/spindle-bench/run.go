@@ -73,6 +73,7 @@ type loadFlags struct {
 func declareLoad(fs *flag.FlagSet) *loadFlags {
 	f := &loadFlags{runtime: seconds(10 * time.Second), ramp: seconds(time.Second)}
 	fs.StringVar(&f.rw, "rw", "randread", "`PATTERN`: read, write, randread, randwrite, rw or randrw")
+	fs.StringVar(&f.o.Opcode, "opcode", "", "`NAME` of a command to send instead of what --rw says, such as\nverify16, compare-and-write or unmap; a wrong one lists all")
 	fs.IntVar(&f.mix, "rwmixread", 50, "`PERCENT` of reads in rw and randrw")
 	fs.StringVar(&f.bs, "bs", "4k", "`SIZE` of an I/O")
 	fs.StringVar(&f.split, "bssplit", "", "`SIZES` and their shares instead of --bs: 4k/70:64k/30")

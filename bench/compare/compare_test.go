@@ -173,8 +173,8 @@ func TestRun(t *testing.T) {
 }
 
 func TestWideRatiosAreRefused(t *testing.T) {
-	sample := func(round int, iops float64) Sample { return Sample{Round: round, IOPS: iops, P50: 1} }
-	cell := &Cell{Figures: []Figure{
+	sample := func(round int, iops float64) Sample { return Sample{Round: round, IOPS: iops, P50: 1, IOs: 1} }
+	cell := &Cell{Subject: "spindle", Figures: []Figure{
 		{Peer: "spindle", Samples: []Sample{sample(0, 100), sample(1, 100), sample(2, 100)}},
 		{Peer: "steady", Samples: []Sample{sample(0, 50), sample(1, 51), sample(2, 49)}},
 		{Peer: "wild", Samples: []Sample{sample(0, 50), sample(1, 10), sample(2, 90)}},
@@ -182,7 +182,7 @@ func TestWideRatiosAreRefused(t *testing.T) {
 		{Peer: "failed"},
 	}}
 	p := Plan{Method: Method{MaxSpread: 1.5}}
-	p.ratios(cell, "spindle")
+	cell.Ratios = p.ratios(cell)
 	for peer, refused := range map[string]bool{"steady": false, "wild": true, "seldom": true} {
 		if q := cell.Ratio(peer, "iops"); q == nil || q.Refused != refused {
 			t.Errorf("%s: %+v", peer, q)

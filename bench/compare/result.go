@@ -2,7 +2,9 @@ package compare
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"spindle/bench/counters"
@@ -17,12 +19,14 @@ type Result struct {
 	Method   Method        `json:"method"`
 	Peers    []Peer        `json:"peers"`
 	Cells    []Cell        `json:"cells"`
+	Goals    []Goal        `json:"goals,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
 }
 
 // Method is how it was measured.
 type Method struct {
 	Rounds       int           `json:"rounds"`
+	MaxRounds    int           `json:"max_rounds"` // while the spread is too wide
 	Runtime      time.Duration `json:"runtime_ns"`
 	Ramp         time.Duration `json:"ramp_ns"`
 	TargetCPU    int           `json:"target_cpu"`
@@ -49,11 +53,13 @@ type Cell struct {
 	Workload Workload `json:"workload"`
 	Name     string   `json:"name"`
 	Title    string   `json:"title"`
+	Subject  string   `json:"subject,omitempty"` // the figure that ratios are of
 	Figures  []Figure `json:"figures"`
 	Ratios   []Ratio  `json:"ratios,omitempty"`
 }
 
-// Figure is what one peer did.
+// Figure is what one peer did. Where one peer has several figures in a cell, each
+// is called by what it did.
 type Figure struct {
 	Peer    string   `json:"peer"`
 	Samples []Sample `json:"samples"`
@@ -63,14 +69,19 @@ type Figure struct {
 	P50         Interval `json:"p50_us"`
 	P99         Interval `json:"p99_us"`
 	P999        Interval `json:"p999_us"`
-	CPU         float64  `json:"cpu_ns_per_io"`           // of the target, all its threads
-	Busy        float64  `json:"busy_ns_per_io"`          // less what it polled in vain; 0 if it does not tell
-	Voluntary   float64  `json:"voluntary_per_io"`        // context switches of the target
-	Involuntary float64  `json:"involuntary_per_io"`      // context switches of the target
-	Wakeups     float64  `json:"wakeups_per_io"`          // counters.Unknown when unknown
-	Syscalls    float64  `json:"syscalls_per_io"`         // counters.Unknown when unknown
-	Initiator   float64  `json:"initiator_busy_ns_io"`    // of the load generator
-	Curve       []Point  `json:"latency_curve,omitempty"` // of all rounds together
+	CPU         float64  `json:"cpu_ns_per_io"`        // of the target, all its threads
+	Busy        float64  `json:"busy_ns_per_io"`       // less what it polled in vain; 0 if it does not tell
+	Voluntary   float64  `json:"voluntary_per_io"`     // context switches of the target
+	Involuntary float64  `json:"involuntary_per_io"`   // context switches of the target
+	Wakeups     float64  `json:"wakeups_per_io"`       // counters.Unknown when unknown
+	Syscalls    float64  `json:"syscalls_per_io"`      // counters.Unknown when unknown
+	Initiator   float64  `json:"initiator_busy_ns_io"` // of the load generator
+	// Collector is what the garbage collector of a target in Go did, in all rounds
+	// together; nil where there is none.
+	Collector *counters.GC `json:"collector,omitempty"`
+	Curve     []Point      `json:"latency_curve,omitempty"` // of all rounds together
+
+	goTarget bool // it told of its collections
 }
 
 // Point of a latency curve.
@@ -81,18 +92,22 @@ type Point struct {
 
 // Sample is one run.
 type Sample struct {
-	Round  int             `json:"round"`
-	IOPS   float64         `json:"iops"`
-	MBps   float64         `json:"mbps"`
-	Mean   float64         `json:"mean_us"`
-	P50    float64         `json:"p50_us"`
-	P99    float64         `json:"p99_us"`
-	P999   float64         `json:"p999_us"`
-	Max    float64         `json:"max_us"`
-	IOs    uint64          `json:"ios"`
-	Counts counters.Counts `json:"target"`
-	Busy   float64         `json:"target_busy_ns"`
-	Own    float64         `json:"initiator_busy_ns_io"`
+	Round int     `json:"round"`
+	IOPS  float64 `json:"iops"`
+	MBps  float64 `json:"mbps"`
+	Mean  float64 `json:"mean_us"`
+	P50   float64 `json:"p50_us"`
+	P99   float64 `json:"p99_us"`
+	P999  float64 `json:"p999_us"`
+	Max   float64 `json:"max_us"`
+	IOs   uint64  `json:"ios"`
+	// Elapsed is the measured time.
+	Elapsed time.Duration   `json:"elapsed_ns"`
+	Counts  counters.Counts `json:"target"`
+	// Collector is what a target in Go collected meanwhile.
+	Collector counters.GC `json:"collector"`
+	Busy      float64     `json:"target_busy_ns"`
+	Own       float64     `json:"initiator_busy_ns_io"`
 	// Idle is the share of the initiator's time in which nothing had arrived: near
 	// 0, it was the initiator that was measured.
 	Idle float64 `json:"initiator_idle"`
@@ -126,6 +141,34 @@ func (c *Cell) Figure(peer string) *Figure {
 		}
 	}
 	return nil
+}
+
+// Merge puts what was measured again into a former result: its cells and peers
+// take the place of those with their names.
+func (r *Result) Merge(again *Result) {
+	for _, c := range again.Cells {
+		if i := slices.IndexFunc(r.Cells, func(x Cell) bool { return x.Name == c.Name }); i >= 0 {
+			r.Cells[i] = c
+		} else {
+			r.Cells = append(r.Cells, c)
+		}
+	}
+	for _, p := range again.Peers {
+		if i := slices.IndexFunc(r.Peers, func(x Peer) bool { return x.Name == p.Name }); i >= 0 {
+			r.Peers[i] = p
+		} else {
+			r.Peers = append(r.Peers, p)
+		}
+	}
+	if again.Machine.Commit != r.Machine.Commit {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("some rows were measured again at commit %s", again.Machine.Commit))
+	}
+	for _, w := range again.Warnings {
+		if !slices.Contains(r.Warnings, w) {
+			r.Warnings = append(r.Warnings, w)
+		}
+	}
+	r.Took += again.Took
 }
 
 // Save writes the result as JSON.

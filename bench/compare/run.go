@@ -21,6 +21,9 @@ import (
 // slows them, and those that make many would pay for it in the figures.
 const syscallRun = 300 * time.Millisecond
 
+// traceLag is how long the report of a collection may take to reach us.
+const traceLag = 3 * time.Millisecond
+
 // fewIOs are too few to divide by.
 const fewIOs = 100
 
@@ -38,17 +41,52 @@ type Plan struct {
 	Peers     []peer.Driver
 	Args      map[string][]string // more arguments for a peer's program
 	Workloads []Workload
+	Tests     []Test // instead of one for each workload with every peer
 	Method    Method
 	Tool      string
+	Budget    time.Duration                    // beyond which no more rounds than asked for are made; 0 is none
 	Log       func(format string, args ...any) // progress; may be nil
+
+	begun time.Time
+	at    int // the test that runs
 }
 
 // contestant is a peer that runs.
 type contestant struct {
-	name   string
-	run    *peer.Running
-	dead   error
-	filled bool // its RAM LUN was written through
+	name      string
+	run       *peer.Running
+	dead      error
+	filled    bool    // its RAM LUN was written through
+	collected int     // the last collection of its garbage that was seen
+	perCall   float64 // bytes of garbage that an RPC makes; 0 until it was measured
+}
+
+// Test is what becomes a cell.
+type Test struct {
+	Name, Title string
+	Workload    Workload // of entries without their own
+	Entries     []Entry
+	Subject     string        // the entry that ratios are of
+	Initiator   string        // "" is the method's
+	Runtime     time.Duration // 0 is the method's
+	Decides     string        // the ratio that must not spread; "" is IOPS, "-" none
+	NoRatios    bool
+	Rounds      int // 0 is the method's
+}
+
+// Entry is what becomes a figure: who is loaded, and with what.
+type Entry struct {
+	Name     string // "" is the peer's
+	Peer     string
+	Workload *Workload
+	Garbage  string // the peer that is asked to make garbage meanwhile; "" none
+}
+
+// entry is one with what it takes to run it.
+type entry struct {
+	Entry
+	w         Workload
+	c, litter *contestant
 }
 
 // Run compares.
@@ -81,10 +119,19 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 		return nil, err
 	}
 	r.Method.Subject = subject(list)
-	for _, w := range p.Workloads {
-		cell, err := p.cell(ctx, w, list, r)
+	if p.Tests == nil {
+		p.Tests = p.everyone(list, r.Method.Subject)
+	}
+	log := p.Log
+	p.begun = time.Now()
+	for i, t := range p.Tests {
+		p.at = i
+		p.Log = func(format string, args ...any) {
+			log("[%d/%d %s] "+format, append([]any{i + 1, len(p.Tests), elapsed(r.Started)}, args...)...)
+		}
+		cell, err := p.cell(ctx, t, list, r)
 		if ctx.Err() != nil && len(r.Cells) > 0 {
-			r.Warnings = append(r.Warnings, fmt.Sprintf("interrupted after %d of %d workloads", len(r.Cells), len(p.Workloads)))
+			r.Warnings = append(r.Warnings, fmt.Sprintf("interrupted after %d of %d workloads", len(r.Cells), len(p.Tests)))
 			break
 		}
 		if err != nil {
@@ -92,12 +139,55 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 		}
 		r.Cells = append(r.Cells, *cell)
 	}
+	p.Log = log
 	total2, steal2 := ticks()
 	if total2 > total {
 		r.Machine.Steal = (steal2 - steal) / (total2 - total)
 	}
 	r.Took = time.Since(r.Started)
 	return r, nil
+}
+
+// elapsed is the time since a start, in minutes and seconds.
+func elapsed(start time.Time) string {
+	d := time.Since(start).Round(time.Second)
+	return fmt.Sprintf("%d:%02d", int(d.Minutes()), int(d.Seconds())%60)
+}
+
+// everyone makes a test of each workload, with every peer in it.
+func (p *Plan) everyone(list []*contestant, subject string) (tests []Test) {
+	for _, w := range p.Workloads {
+		t := Test{Name: w.Name(), Title: w.Title(), Workload: w, Subject: subject}
+		for _, c := range list {
+			t.Entries = append(t.Entries, Entry{Peer: c.name})
+		}
+		tests = append(tests, t)
+	}
+	return tests
+}
+
+// entries are a test's, less those whose peer is not here.
+func (t *Test) entries(list []*contestant) (all []entry) {
+	find := func(name string) *contestant {
+		i := slices.IndexFunc(list, func(c *contestant) bool { return c.name == name })
+		if i < 0 {
+			return nil
+		}
+		return list[i]
+	}
+	for _, e := range t.Entries {
+		x := entry{Entry: e, w: t.Workload, c: find(e.Peer), litter: find(e.Garbage)}
+		if x.Name == "" {
+			x.Name = e.Peer
+		}
+		if e.Workload != nil {
+			x.w = *e.Workload
+		}
+		if x.c != nil && (x.litter != nil || e.Garbage == "") {
+			all = append(all, x)
+		}
+	}
+	return all
 }
 
 // subject is whose ratios are made: ours, or the first.
@@ -116,6 +206,14 @@ func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contes
 	for _, w := range p.Workloads {
 		connections = max(connections, w.Connections)
 	}
+	for _, t := range p.Tests {
+		connections = max(connections, t.Workload.Connections)
+		for _, e := range t.Entries {
+			if e.Workload != nil {
+				connections = max(connections, e.Workload.Connections)
+			}
+		}
+	}
 	for _, d := range p.Peers {
 		about := Peer{Name: d.Name(), Title: d.Title()}
 		about.Version, err = d.Version(ctx)
@@ -128,7 +226,7 @@ func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contes
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
-		run, err := d.Start(ctx, peer.Setup{CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Args: p.Args[d.Name()], Connections: connections})
+		run, err := d.Start(ctx, peer.Setup{CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Args: p.Args[d.Name()], Env: []string{counters.GCTrace}, Connections: connections})
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
@@ -144,37 +242,37 @@ func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contes
 }
 
 // cell measures one workload.
-func (p *Plan) cell(ctx context.Context, w Workload, list []*contestant, r *Result) (*Cell, error) {
-	cell := &Cell{Workload: w, Name: w.Name(), Title: w.Title()}
-	histograms := make([]*hdrhistogram.Histogram, len(list))
-	for _, c := range list {
-		cell.Figures = append(cell.Figures, Figure{Peer: c.name, Wakeups: counters.Unknown, Syscalls: counters.Unknown})
+func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) (*Cell, error) {
+	cell := &Cell{Workload: t.Workload, Name: t.Name, Title: t.Title, Subject: t.Subject}
+	entries := t.entries(list)
+	if t.Initiator == "" {
+		t.Initiator = p.Method.Initiator
 	}
-	order := make([]int, len(list))
-	for i := range order {
+	histograms := make([]*hdrhistogram.Histogram, len(entries))
+	order := make([]int, len(entries))
+	for i, e := range entries {
 		order[i] = i
-	}
-	if w.LUN == peer.RAM {
-		for _, c := range list {
-			if err := p.fill(ctx, c); err != nil {
-				return nil, fmt.Errorf("%s: filling the LUN in memory: %w", c.name, err)
+		cell.Figures = append(cell.Figures, Figure{Peer: e.Name, Wakeups: counters.Unknown, Syscalls: counters.Unknown})
+		if e.w.LUN == peer.RAM {
+			if err := p.fill(ctx, e.c); err != nil {
+				return nil, fmt.Errorf("%s: filling the LUN in memory: %w", e.c.name, err)
 			}
 		}
 	}
-	for round := range p.Method.Rounds {
+	for round := 0; p.another(cell, &t, round); round++ {
 		for _, i := range order {
-			f, c := &cell.Figures[i], list[i]
-			if f.Error != "" || c.dead != nil {
+			f, e := &cell.Figures[i], &entries[i]
+			if f.Error != "" || e.c.dead != nil {
 				continue
 			}
-			s, h, err := p.measure(ctx, w, c, about(r, c.name))
+			s, h, err := p.measure(ctx, &t, e, about(r, e.c.name))
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 			if err != nil {
 				f.Error = err.Error()
-				c.dead = c.run.Alive()
-				p.Log("%s, %s: %v", w.Name(), c.name, err)
+				e.c.dead = e.c.run.Alive()
+				p.Log("%s, %s: %v", t.Title, e.Name, err)
 				continue
 			}
 			s.Round = round
@@ -185,23 +283,54 @@ func (p *Plan) cell(ctx context.Context, w Workload, list []*contestant, r *Resu
 			case h != nil:
 				histograms[i].Merge(h)
 			}
-			p.Log("%s, round %d of %d, %s: %s IOPS", w.Name(), round+1, p.Method.Rounds, c.name, load.SI(s.IOPS))
+			p.Log("%s, round %d of %d, %s: %s IOPS", t.Title, round+1, max(p.Method.Rounds, round+1), e.Name, load.SI(s.IOPS))
 		}
 		slices.Reverse(order)
 	}
-	for i, c := range list {
-		f := &cell.Figures[i]
-		if c.dead != nil && f.Error == "" {
-			f.Error = c.dead.Error()
+	for i := range entries {
+		f, e := &cell.Figures[i], &entries[i]
+		if e.c.dead != nil && f.Error == "" {
+			f.Error = e.c.dead.Error()
 		}
 		if len(f.Samples) == 0 {
 			continue
 		}
-		f.Syscalls = p.syscalls(ctx, w, c)
+		f.Syscalls = p.syscalls(ctx, e)
+		f.goTarget = e.c.collected > 0
 		f.summarise(histograms[i])
 	}
-	p.ratios(cell, r.Method.Subject)
+	if !t.NoRatios {
+		cell.Ratios = p.ratios(cell)
+	}
 	return cell, nil
+}
+
+// another tells whether one more round is wanted: the number asked for, and
+// beyond that more as long as a ratio spreads too wide to mean anything.
+func (p *Plan) another(cell *Cell, t *Test, rounds int) bool {
+	least := p.Method.Rounds
+	if t.Rounds > 0 {
+		least = t.Rounds
+	}
+	if rounds < least || rounds >= p.Method.MaxRounds || t.NoRatios {
+		return rounds < least
+	}
+	decides := t.Decides
+	if decides == "" {
+		decides = "iops"
+	}
+	if p.Budget > 0 && time.Since(p.begun) > p.Budget*time.Duration(p.at+1)/time.Duration(len(p.Tests)) {
+		return false
+	}
+	return slices.ContainsFunc(p.ratios(cell), func(q Ratio) bool { return q.What == decides && q.Refused })
+}
+
+// collections reads what the collector of a target in Go has done since it was
+// looked at before.
+func (c *contestant) collections() counters.GC {
+	g, last := counters.Collections(c.run.Said(), c.collected)
+	c.collected = last
+	return g
 }
 
 func about(r *Result, name string) *Peer {
@@ -214,13 +343,15 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	o := load.Options{
 		Sizes: []load.Size{{Bytes: w.Size, Percent: 100}}, Depth: w.Depth, Connections: w.Connections,
 		Runtime: p.Method.Runtime, Ramp: p.Method.Ramp, CPU: p.Method.InitiatorCPU, Congestion: p.Method.Congestion,
-		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize,
+		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize, Rate: w.Rate, Opcode: w.Opcode, Idle: w.Idle,
 	}
 	var err error
 	if o.Address, err = load.ParseURL(c.run.URLs[w.LUN]); err != nil {
 		return o, err
 	}
-	o.Pattern, err = load.ParsePattern(w.RW, w.Mix)
+	if w.Opcode == "" {
+		o.Pattern, err = load.ParsePattern(w.RW, w.Mix)
+	}
 	return o, err
 }
 
@@ -245,16 +376,27 @@ func (p *Plan) fill(ctx context.Context, c *contestant) error {
 }
 
 // measure is one run with its counters.
-func (p *Plan) measure(ctx context.Context, w Workload, c *contestant, about *Peer) (*Sample, *hdrhistogram.Histogram, error) {
-	o, err := p.options(w, c)
+func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sample, *hdrhistogram.Histogram, error) {
+	c := e.c
+	o, err := p.options(e.w, c)
 	if err != nil {
 		return nil, nil, err
 	}
+	if t.Runtime > 0 {
+		o.Runtime = t.Runtime
+	}
 	c.run.Resume()
 	defer c.run.Pause()
-	if p.Method.Initiator == Perf {
-		s, err := p.perf(ctx, w, c)
+	if t.Initiator == Perf {
+		s, err := p.perf(ctx, e.w, c)
 		return s, nil, err
+	}
+	if e.litter != nil {
+		stop, err := makeGarbage(e.litter)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer stop()
 	}
 	var meter *counters.Meter
 	if c.run.PID != 0 {
@@ -270,12 +412,14 @@ func (p *Plan) measure(ctx context.Context, w Workload, c *contestant, about *Pe
 	var from, to counters.Counts
 	var busyFrom, busyTo float64
 	var failed error
+	var collector counters.GC
 	o.Window = func(begins bool) {
 		var busy *float64
 		var counts *counters.Counts
 		if begins {
 			busy, counts = &busyFrom, &from
 			*busy = busyTime(c.run.Control)
+			c.collections()
 		} else {
 			busy, counts = &busyTo, &to
 		}
@@ -286,33 +430,37 @@ func (p *Plan) measure(ctx context.Context, w Workload, c *contestant, about *Pe
 		}
 		if !begins {
 			*busy = busyTime(c.run.Control)
+			time.Sleep(traceLag)
+			collector = c.collections()
 		}
 	}
 	res, err := load.Run(ctx, o)
 	if err = errors.Join(err, failed); err != nil {
 		return nil, nil, err
 	}
-	if res.IOs() == 0 {
-		return nil, nil, fmt.Errorf("no I/O ended within %v", p.Method.Runtime)
+	if res.IOs() == 0 && !o.Idle {
+		return nil, nil, fmt.Errorf("no I/O ended within %v", o.Runtime)
 	}
+	n := max(1, res.IOs())
 	h := res.Both()
 	us := func(ns int64) float64 { return float64(ns) / 1e3 }
 	return &Sample{
 		IOPS: res.IOPS(), MBps: float64(res.Read.Bytes+res.Write.Bytes) / 1e6 / res.Elapsed.Seconds(), Mean: h.Mean() / 1e3,
 		P50: us(h.ValueAtPercentile(50)), P99: us(h.ValueAtPercentile(99)), P999: us(h.ValueAtPercentile(99.9)), Max: us(h.Max()),
-		IOs: res.IOs(), Counts: to.Sub(from), Busy: busyTo - busyFrom, Own: float64(res.Busy) / float64(res.IOs()),
-		Idle: 1 - res.Busy.Seconds()/res.Elapsed.Seconds(),
+		IOs: n, Elapsed: res.Elapsed, Counts: to.Sub(from), Busy: busyTo - busyFrom, Own: float64(res.Busy) / float64(n),
+		Collector: collector,
+		Idle:      1 - res.Busy.Seconds()/res.Elapsed.Seconds(),
 	}, h, nil
 }
 
 // syscalls is the target's system calls per I/O, from a short run of their own.
-func (p *Plan) syscalls(ctx context.Context, w Workload, c *contestant) float64 {
-	if c.run.PID == 0 || c.dead != nil {
+func (p *Plan) syscalls(ctx context.Context, e *entry) float64 {
+	if e.c.run.PID == 0 || e.c.dead != nil || e.w.Idle || e.w.Rate > 0 || e.litter != nil {
 		return counters.Unknown
 	}
-	n, err := p.countSyscalls(ctx, w, c)
+	n, err := p.countSyscalls(ctx, e.w, e.c)
 	if err != nil {
-		p.Log("%s, %s: system calls: %v", w.Name(), c.name, err)
+		p.Log("%s: system calls: %v", e.Name, err)
 		return counters.Unknown
 	}
 	return n
@@ -386,6 +534,16 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram) {
 	f.Wakeups = perIO(func(s Sample) int64 { return s.Counts.Wakeups })
 	f.Busy = of(func(s Sample) float64 { return s.Busy / float64(s.IOs) }).Median
 	f.Initiator = of(func(s Sample) float64 { return s.Own }).Median
+	var gc counters.GC
+	for _, s := range f.Samples {
+		gc.Cycles += s.Collector.Cycles
+		gc.Pauses += s.Collector.Pauses
+		gc.Longest = max(gc.Longest, s.Collector.Longest)
+		gc.Garbage += s.Collector.Garbage
+	}
+	if f.goTarget {
+		f.Collector = &gc
+	}
 	for _, p := range curve {
 		if h == nil {
 			break // the initiator tells no latencies
@@ -394,39 +552,52 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram) {
 	}
 }
 
+// whats are the figures that ratios are made of.
+var whats = []struct {
+	name string
+	of   func(*Sample) float64
+}{
+	{"iops", func(s *Sample) float64 { return s.IOPS }},
+	{"p50", func(s *Sample) float64 { return s.P50 }},
+	{"p999", func(s *Sample) float64 { return s.P999 }},
+	{"cpu", func(s *Sample) float64 { return float64(s.Counts.Run) / float64(s.IOs) }},
+}
+
 // ratios compares the subject's rounds with the others'.
-func (p *Plan) ratios(cell *Cell, subject string) {
-	own := cell.Figure(subject)
+func (p *Plan) ratios(cell *Cell) (list []Ratio) {
+	own := cell.Figure(cell.Subject)
+	if own == nil {
+		return nil
+	}
 	for i := range cell.Figures {
 		other := &cell.Figures[i]
-		if other.Peer == subject {
+		if other == own {
 			continue
 		}
-		for _, what := range []string{"iops", "p50"} {
-			if what == "p50" && p.Method.Initiator == Perf {
-				continue
-			}
-			r := Ratio{Of: subject, To: other.Peer, What: what}
-			for _, a := range own.Samples {
-				for _, b := range other.Samples {
-					if a.Round != b.Round {
-						continue
-					}
-					if what == "iops" {
-						r.Rounds = append(r.Rounds, a.IOPS/b.IOPS)
-					} else {
-						r.Rounds = append(r.Rounds, a.P50/b.P50)
-					}
-				}
-			}
+		for _, what := range whats {
+			r := Ratio{Of: cell.Subject, To: other.Peer, What: what.name, Rounds: quotients(own, other, what.of)}
 			if len(r.Rounds) == 0 {
 				continue
 			}
 			r.Interval = Summarise(r.Rounds)
 			r.Refused = r.Interval.Spread() > p.Method.MaxSpread || len(r.Rounds) < 3
-			cell.Ratios = append(cell.Ratios, r)
+			list = append(list, r)
 		}
 	}
+	return list
+}
+
+// quotients divide round by round; a figure that is not known has none.
+func quotients(a, b *Figure, of func(*Sample) float64) (list []float64) {
+	for i := range a.Samples {
+		for j := range b.Samples {
+			x, y := &a.Samples[i], &b.Samples[j]
+			if x.Round == y.Round && of(x) > 0 && of(y) > 0 {
+				list = append(list, of(x)/of(y))
+			}
+		}
+	}
+	return list
 }
 
 // busyTime asks a target that has SPDK's RPC for how long its reactors were

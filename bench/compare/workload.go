@@ -19,6 +19,9 @@ type Workload struct {
 	Depth       int    `json:"iodepth"`
 	Connections int    `json:"connections"`
 	Digests     bool   `json:"digests,omitempty"`
+	Rate        int    `json:"rate,omitempty"`   // I/Os a second; 0 is as many as possible
+	Opcode      string `json:"opcode,omitempty"` // sent instead of READ(16) and WRITE(16)
+	Idle        bool   `json:"idle,omitempty"`   // nothing is sent
 }
 
 // Name is how the workload is written, and read by ParseWorkloads.
@@ -58,7 +61,7 @@ func (w Workload) Title() string {
 // Sets of workloads with a name.
 var sets = []struct{ Name, Text, About string }{
 	{"quick", "null:randread:4k:1+32", "two cells, a first look"},
-	{"standard", "null:randread:512+4k:1+32+128,ram:randread+randwrite+randrw70:4k:32,ram:read+write:128k:32", "small and large, null and memory"},
+	{"broad", "null:randread:512+4k:1+32+128,ram:randread+randwrite+randrw70:4k:32,ram:read+write:128k:32", "small and large, null and memory"},
 	{"depth", "null:randread:4k:1+2+4+8+16+32+64+128", "IOPS against queue depth"},
 	{"connections", "null:randread:4k:4:1+16+256+1024", "one to many connections"},
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -139,4 +141,41 @@ func TestFreePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+}
+
+// TestProgram starts a command as a target.
+func TestProgram(t *testing.T) {
+	for _, text := range []string{"", "x", "x=true", "=true iscsi://h/t/0", "x=true http://h"} {
+		if _, err := Program(text); err == nil {
+			t.Errorf("%q was taken", text)
+		}
+	}
+	d, err := Program("gone=/nowhere/target -p {port} iscsi://127.0.0.1:{port}/t/0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Version(t.Context()); !errors.Is(err, ErrAbsent) {
+		t.Errorf("%v", err)
+	}
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 listens in this test")
+	}
+	script := filepath.Join(t.TempDir(), "listen.py")
+	if err := os.WriteFile(script, []byte("import socket,sys\ns=socket.create_server(('127.0.0.1',int(sys.argv[1])))\nc,_=s.accept()\nprint(c)\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Program("mine=" + python + " " + script + " {port} iscsi://127.0.0.1:{port}/t/0"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Start(t.Context(), Setup{CPU: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := r.URLs[Null]; !strings.HasPrefix(u, "iscsi://127.0.0.1:") || strings.Contains(u, "{") || r.Alive() != nil {
+		t.Errorf("%q, %v", u, r.Alive())
+	}
+	if err := r.Stop(); err != nil {
+		t.Error(err)
+	}
 }

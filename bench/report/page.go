@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"spindle/bench/compare"
 	"spindle/bench/counters"
@@ -19,14 +20,14 @@ import (
 //go:embed page.html
 var pageText string
 
-var page = template.Must(template.New("page").Parse(pageText))
+var page = template.Must(template.New("page").Funcs(template.FuncMap{"class": class}).Parse(pageText))
 
 // row of the table of figures, as text.
 type row struct {
 	Cell, Peer, Error                                        string
 	IOPS, P50, P99, P999, CPU, Switches, Wakeups, Calls, Own string
 	First                                                    bool // of its cell
-	Ratio, RatioP50                                          string
+	Ratio, RatioP50, GC                                      string
 }
 
 // view is what both pages show.
@@ -68,6 +69,12 @@ func rows(r *compare.Result, cell *compare.Cell) (list []row) {
 			}
 			x.Switches = number(f.Voluntary) + " + " + number(f.Involuntary)
 			x.Wakeups, x.Calls, x.Own = known(f.Wakeups), known(f.Syscalls), number(f.Initiator)
+			if g := f.Collector; g != nil {
+				x.GC = fmt.Sprintf("%d", g.Cycles)
+				if g.Cycles > 0 {
+					x.GC += fmt.Sprintf(", %v", g.Longest.Round(time.Microsecond))
+				}
+			}
 			x.Ratio, x.RatioP50 = ratio(cell.Ratio(f.Peer, "iops")), ratio(cell.Ratio(f.Peer, "p50"))
 		}
 		list = append(list, x)
@@ -138,6 +145,7 @@ func Markdown(r *compare.Result, dir string) string {
 	for _, w := range r.Warnings {
 		fmt.Fprintf(&b, "> **Warning:** %s.\n\n", w)
 	}
+	goalsMarkdown(&b, r)
 	for _, f := range v.Facts {
 		fmt.Fprintf(&b, "* %s: %s\n", f[0], f[1])
 	}
@@ -178,6 +186,7 @@ func Text(r *compare.Result) string {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Cell, x.Peer, x.IOPS, x.Ratio, x.P50, x.P999, x.CPU, x.Switches, x.Calls)
 	}
 	w.Flush()
+	goalsText(&b, r)
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}

@@ -53,6 +53,11 @@ func sample() *compare.Result {
 			Ratios:  []compare.Ratio{{Of: "spindle", To: "stgt", What: "iops", Interval: interval(2.5 * float64(depth)), Refused: i == 1}},
 		})
 	}
+	r.Goals = []compare.Goal{
+		{Row: "limit-4k", Against: "canned limit", What: "QD 32", Want: "≥ 0.85x", Interval: interval(0.9), Unit: "x", Verdict: compare.Met},
+		{Row: "limit-4k", Against: "canned limit", What: "QD 128", Want: "≥ 0.85x", Interval: interval(0.7), Unit: "x", Verdict: compare.NotMet, Note: "a | note"},
+		{Row: "spdk", Against: "SPDK", What: "QD 32", Want: "≥ 1x", Verdict: compare.Missing, Note: "SPDK is absent"},
+	}
 	r.Cells = append(r.Cells, compare.Cell{Title: "ram, broken", Figures: []compare.Figure{{Peer: "stgt", Error: "it | ended\nby itself"}}})
 	return r
 }
@@ -93,6 +98,23 @@ func TestMarkdown(t *testing.T) {
 		}
 		if n != columns {
 			t.Errorf("%d bars instead of %d in %s", n, columns, line)
+		}
+	}
+}
+
+func TestGoals(t *testing.T) {
+	html, err := HTML(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, text, want string }{
+		{"page", html, `<span class="not-met">not met</span>; a | note`},
+		{"page, tally", html, "Goals: 1 met, 1 not met, 1 missing"},
+		{"Markdown", Markdown(sample(), ""), "|  |  | QD 128 | ≥ 0.85x | 0.70x [0.63–0.77] | **not met**; a \\| note |"},
+		{"terminal", Text(sample()), "goals: 1 met, 1 not met, 1 missing"},
+	} {
+		if !strings.Contains(c.text, c.want) {
+			t.Errorf("%s lacks %q:\n%s", c.name, c.want, c.text)
 		}
 	}
 }

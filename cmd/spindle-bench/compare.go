@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +27,12 @@ next to each other in time, with the interval they lie in; one whose interval is
 wide is refused. What is not installed is left out, with how to get it.
 
 A workload is LUN:RW:BS:QD[:CONNECTIONS[:digests]], + separates alternatives:
-null:randread:512+4k:1+32 are four. The sets: ` + strings.ReplaceAll(compare.SetsHelp(), "\n", " ") + ".",
+null:randread:512+4k:1+32 are four. The sets: ` + strings.ReplaceAll(compare.SetsHelp(), "\n", " ") + `.
+
+--workloads standard is everything that has a goal: rows of workloads against the
+limit, the other targets, and Spindle itself under other conditions. It prints each
+goal with what was reached. --only repeats some rows: what they measure takes the
+place of what is in --out.`,
 		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
 			f := declareCompare(fs)
 			return func(ctx context.Context, s streams, args []string) error {
@@ -35,6 +42,9 @@ null:randread:512+4k:1+32 are four. The sets: ` + strings.ReplaceAll(compare.Set
 				p, err := f.plan(s)
 				if err != nil {
 					return err
+				}
+				if f.workloads == compare.Standard {
+					return f.standard(ctx, s, p)
 				}
 				return runCompare(ctx, s, p, f.out)
 			}
@@ -46,15 +56,29 @@ type compareFlags struct {
 	m                                    compare.Method
 	peers, workloads, size, out          string
 	spindle, spdk, spindleArgs, spdkArgs string
-	runtime, ramp                        seconds
+	only, limit                          string
+	chosen                               []compare.Row
+	programs                             texts
+	runtime, ramp, budget                seconds
 }
 
+// texts is a flag that may be given several times.
+type texts []string
+
+func (t *texts) String() string     { return strings.Join(*t, " ") }
+func (t *texts) Set(s string) error { *t = append(*t, s); return nil }
+
 func declareCompare(fs *flag.FlagSet) *compareFlags {
-	f := &compareFlags{runtime: seconds(time.Second), ramp: seconds(300 * time.Millisecond)}
+	f := &compareFlags{runtime: seconds(time.Second), ramp: seconds(300 * time.Millisecond), budget: seconds(13 * time.Minute)}
 	fs.StringVar(&f.peers, "peers", "spindle,stgt,spdk,lio,limit", "`LIST` of spindle, stgt, spdk, lio, limit, or\nname=iscsi://host/target/lun for one that runs already")
 	fs.StringVar(&f.m.Transport, "transport", "tcp", "`tcp`; iSER is measured in the QEMU guest (make test-rig)")
 	fs.StringVar(&f.workloads, "workloads", "quick", "`LIST` of sets and workloads, see above")
+	fs.StringVar(&f.only, "only", "", "`ROWS` of the standard workloads, such as limit-4k,idle; a wrong\none lists all")
+	fs.StringVar(&f.limit, "limit", "limit", "`PEER` that is the machine's limit for standard rows on null LUNs")
+	fs.Var(&f.programs, "program", "`NAME=COMMAND` URL of a target more, started with {port}, {cpu}\nand {size} replaced; may be repeated")
 	fs.IntVar(&f.m.Rounds, "rounds", 5, "`N` rounds through all peers, for each workload")
+	fs.IntVar(&f.m.MaxRounds, "max-rounds", 0, "`N` rounds at most, while ratios spread too wide (default twice as\nmany as --rounds)")
+	fs.Var(&f.budget, "budget", "`TIME` after which no more rounds than --rounds are made")
 	fs.Var(&f.runtime, "runtime", "`TIME` that is measured in each run")
 	fs.Var(&f.ramp, "ramp", "`TIME` of load before that")
 	fs.StringVar(&f.m.Initiator, "initiator", compare.Own, "`NAME` of the initiator: own, or iscsi-perf for a look with\nlibiscsi's, which reads only and ends at 100k IOPS")
@@ -78,10 +102,14 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 		return nil, usagef("--transport %q: only tcp here; iSER wants an RDMA device and is measured in the QEMU guest: make test-rig", m.Transport)
 	}
 	var err error
-	if p.Peers, err = peer.Find(peer.Drivers(peer.Paths{Spindle: f.spindle, SPDK: f.spdk}), f.peers); err != nil {
+	if p.Peers, err = f.rivals(); err != nil {
 		return nil, usageError{err}
 	}
-	if p.Workloads, err = compare.ParseWorkloads(f.workloads); err != nil {
+	if f.workloads == compare.Standard {
+		if err := f.rows(p); err != nil {
+			return nil, usageError{err}
+		}
+	} else if p.Workloads, err = compare.ParseWorkloads(f.workloads); err != nil {
 		return nil, usageError{err}
 	}
 	if err := compare.CheckInitiator(m.Initiator, p.Workloads); err != nil {
@@ -96,7 +124,10 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	if m.Rounds < 1 || f.runtime <= 0 || f.ramp < 0 {
 		return nil, usagef("--rounds, --runtime and --ramp: want at least one round of some time")
 	}
-	m.Runtime, m.Ramp = time.Duration(f.runtime), time.Duration(f.ramp)
+	m.Runtime, m.Ramp, p.Budget = time.Duration(f.runtime), time.Duration(f.ramp), time.Duration(f.budget)
+	if m.MaxRounds == 0 {
+		m.MaxRounds = 2 * m.Rounds
+	}
 	set, err := sys.Affinity()
 	if err != nil {
 		return nil, err
@@ -111,9 +142,66 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	if m.InitiatorCPU == m.TargetCPU {
 		return nil, usagef("initiator and target would share CPU %d and measure each other", m.TargetCPU)
 	}
+	if f.workloads == compare.Standard {
+		p.Peers = compare.Rivals(p.Tests, p.Peers, m.TargetCPU, m.InitiatorCPU)
+	}
 	p.Args = map[string][]string{"spindle": strings.Fields(f.spindleArgs), "spdk": strings.Fields(f.spdkArgs)}
 	p.Log = func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) }
 	return p, nil
+}
+
+// rivals are the peers asked for and the programs.
+func (f *compareFlags) rivals() ([]peer.Driver, error) {
+	list, err := peer.Find(peer.Drivers(peer.Paths{Spindle: f.spindle, SPDK: f.spdk}), f.peers)
+	for _, text := range f.programs {
+		d, e := peer.Program(text)
+		list, err = append(list, d), errors.Join(err, e)
+	}
+	return list, err
+}
+
+// rows chooses the standard tests.
+func (f *compareFlags) rows(p *compare.Plan) error {
+	rows, tests := compare.TheStandard(f.limit)
+	var err error
+	f.chosen, p.Tests, err = compare.Choose(rows, tests, f.only)
+	return err
+}
+
+// standard measures what has a goal, and judges it with what was measured before
+// if only some rows were asked for.
+func (f *compareFlags) standard(ctx context.Context, s streams, p *compare.Plan) error {
+	if err := os.MkdirAll(f.out, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(f.out, "result.json")
+	var before *compare.Result
+	if f.only != "" {
+		var err error
+		if before, err = compare.Load(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	r, err := compare.Run(ctx, *p)
+	if err != nil {
+		return err
+	}
+	rows := f.chosen
+	if before != nil {
+		rows, _ = compare.TheStandard(f.limit)
+		rows = slices.DeleteFunc(rows, func(row compare.Row) bool {
+			was := func(g compare.Goal) bool { return g.Row == row.ID }
+			now := func(c compare.Row) bool { return c.ID == row.ID }
+			return !slices.ContainsFunc(before.Goals, was) && !slices.ContainsFunc(f.chosen, now)
+		})
+		before.Merge(r)
+		r = before
+	}
+	r.Goals = compare.Judge(rows, r)
+	if err := r.Save(path); err != nil {
+		return err
+	}
+	return show(s, r, f.out, path)
 }
 
 func runCompare(ctx context.Context, s streams, p *compare.Plan, out string) error {

@@ -50,6 +50,8 @@ func TestCommandLine(t *testing.T) {
 		{"transport", "compare --transport iser", exitUsage, "make test-rig"},
 		{"unknown initiator", "compare --initiator fly", exitUsage, "no initiator"},
 		{"iscsi-perf cannot write", "compare --initiator iscsi-perf --workloads ram:write:4k:1", exitUsage, "iscsi-perf"},
+		{"unknown row", "compare --workloads standard --only fly", exitUsage, "limit-4k"},
+		{"a program of no URL", "compare --program x=true", exitUsage, "NAME=COMMAND"},
 		{"one CPU for both", "compare --cpu 0 --target-cpu 0", exitUsage, "share CPU"},
 		{"report of nothing", "report", exitUsage, "result.json"},
 		{"report of no file", "report /nowhere.json", exitError, "no such file"},
@@ -138,5 +140,26 @@ func TestCompareAndReport(t *testing.T) {
 	b, _ := os.ReadFile(filepath.Join(again, "report.html"))
 	if len(a) == 0 || !bytes.Equal(a, b) {
 		t.Error("the report made again is another")
+	}
+}
+
+// TestStandardRows measures one row, then another: both are in the result.
+func TestStandardRows(t *testing.T) {
+	url, dir := responder(t), t.TempDir()
+	for _, row := range []string{"limit-qd1", "limit-4k"} {
+		status, out, errOut := call(t, "compare", "--workloads", "standard", "--only", row, "--peers", "spindle="+url+"/0,limit="+url+"/0",
+			"--rounds", "3", "--max-rounds", "3", "--runtime", "0.2", "--ramp", "0", "--max-spread", "1e9", "--out", dir)
+		if status != exitOK || !strings.Contains(out, "goals: ") {
+			t.Fatalf("status %d\n%s%s", status, out, errOut)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "report.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| limit-qd1 | canned limit | 4K, QD 1: p50 | ≤ 1.15x |", "| limit-4k | canned limit | 4K, QD 32: IOPS | ≥ 0.85x |"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
 	}
 }

@@ -1,5 +1,7 @@
 package scsi
 
+import "spindle/internal/plant"
+
 // Bits of byte 20 of the PERSISTENT RESERVE OUT parameter list (SPC-5 §6.17.3).
 const (
 	prSpecIPT  = 0x08
@@ -91,7 +93,7 @@ func homePersistentOut(lu *LogicalUnit, t *Task, r *round) {
 // commit makes next the state, once it is kept if APTPL asks for that.
 func (o *prOut) commit() {
 	n := o.next
-	if n.aptpl || o.lu.current.pr.aptpl {
+	if (n.aptpl || o.lu.current.pr.aptpl) && !plant.On(plant.Unkept) {
 		o.r.keeps = true
 		if n.aptpl {
 			o.r.save = n.encode()
@@ -180,8 +182,12 @@ func (o *prOut) preempt(abort bool) {
 			kept = append(kept, g)
 			continue
 		}
-		o.r.attentionFor(RegistrationsPreempted, g.id)
-		o.r.fence = append(o.r.fence, g.id)
+		if !plant.On(plant.PreemptUntold) {
+			o.r.attentionFor(RegistrationsPreempted, g.id)
+		}
+		if !plant.On(plant.Unfenced) {
+			o.r.fence = append(o.r.fence, g.id)
+		}
 	}
 	if !matched {
 		o.t.Status = ReservationConflict
@@ -197,6 +203,8 @@ func (o *prOut) preempt(abort bool) {
 	if abort && len(o.r.fence) != 0 {
 		o.r.abort, o.r.from, o.r.tas = abortFenced, id, o.lu.current.mode.tas
 	}
-	o.next.generation++
+	if !plant.On(plant.StuckGeneration) {
+		o.next.generation++
+	}
 	o.commit()
 }

@@ -78,7 +78,7 @@ func (p *reservations) gates(id NexusID) uint8 {
 	if p.reserved && p.owner != id {
 		return gateRead | gateWrite | gateOther
 	}
-	if !p.held || p.holds(id) || p.kind.open() && p.find(id) >= 0 {
+	if !p.held || p.holds(id) || p.kind.open() && p.find(id) >= 0 && !plant.On(plant.ReservationShut) {
 		return 0
 	}
 	if p.kind.readable() {

@@ -39,6 +39,11 @@ const (
 	LostWake              // a message does not wake its reactor
 	EndlessWork           // a view always has something to do
 	ForgottenStarving     // a receive that found no buffer is not tried again
+	ReservationShut       // registrants are kept out of a reservation for registrants
+	Unfenced              // PREEMPT does not wait for the writes of those it removes
+	PreemptUntold         // PREEMPT tells nobody
+	StuckGeneration       // PREEMPT leaves PRGENERATION as it was
+	Unkept                // reservations with APTPL are not saved
 	NumBugs
 )
 
@@ -48,6 +53,7 @@ var names = [NumBugs]string{
 	"early management", "stale write", "reservation open", "early flush", "skipped sync",
 	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
 	"lost wake", "endless work", "forgotten starving",
+	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -232,7 +232,7 @@ func (in *initiator) loggedOut(b pdu.BHS) {
 		in.bad("logout", "response %d", b.Response())
 	}
 	for _, o := range in.tasks {
-		in.s.book.over(o.op, unsure, "the session logged out")
+		in.s.over(o, unsure, "the session logged out")
 	}
 	in.tasks = in.tasks[:0]
 	in.excuse("logged out")
@@ -280,7 +280,7 @@ func (in *initiator) rejected(b pdu.BHS, data []byte) {
 		return // its SCSI Response follows (RFC 7143 §7.8)
 	}
 	discovering := in.login.discovery
-	in.s.book.over(t.op, without, "rejected")
+	in.s.over(t, without, "rejected")
 	in.remove(t)
 	if discovering {
 		in.logout()

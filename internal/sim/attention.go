@@ -1,18 +1,25 @@
 package sim
 
-import "spindle/scsi"
+import (
+	"fmt"
+
+	"spindle/scsi"
+)
 
 // cause is what establishes unit attention conditions.
 type cause uint8
 
 const (
-	causeAttach cause = iota // the nexus is new to the unit
-	causeLUN                 // LOGICAL UNIT RESET
-	causeWarm                // TARGET WARM RESET
-	causeCold                // TARGET COLD RESET
-	causeClear               // CLEAR TASK SET
-	causeLUNs                // the inventory changed
-	causeResize              // the capacity changed
+	causeAttach       cause = iota // the nexus is new to the unit
+	causeLUN                       // LOGICAL UNIT RESET
+	causeWarm                      // TARGET WARM RESET
+	causeCold                      // TARGET COLD RESET
+	causeClear                     // CLEAR TASK SET
+	causeLUNs                      // the inventory changed
+	causeResize                    // the capacity changed
+	causeRegistration              // PREEMPT ended a registration
+	causeReleased                  // a persistent reservation ended
+	causePreempted                 // CLEAR
 	numCauses
 )
 
@@ -34,6 +41,12 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causeLUNs, true
 	case scsi.CapacityChanged:
 		return causeResize, true
+	case scsi.RegistrationsPreempted:
+		return causeRegistration, true
+	case scsi.ReservationsReleased:
+		return causeReleased, true
+	case scsi.ReservationsPreempted:
+		return causePreempted, true
 	}
 	return 0, false
 }
@@ -42,25 +55,10 @@ func causeOf(c scsi.Code) (cause, bool) {
 // they certainly have.
 type events struct {
 	begun, over [numCauses]int
-	reserved    bool       // somebody has sent RESERVE
-	holder      *initiator // certainly holds the reservation
-	since       int64      // ... from this instant on
-	freedAt     int64      // instant of the last thing that may have ended one
-	faults      uint64     // I/Os that its device has failed
-	unsteady    bool       // is being taken away or brought back
-	resetting   int        // task management functions on their way that end tasks of others
+	faults      uint64 // I/Os that its device has failed
+	unsteady    bool   // is being taken away or brought back
+	resetting   int    // commands and functions on their way that end tasks of others
 }
-
-// freed is a RELEASE, or the end of a session, on its way.
-func (e *events) freed(in *initiator) {
-	e.freedAt = max(e.freedAt, in.s.now())
-	if e.holder == in {
-		e.holder = nil
-	}
-}
-
-// free is a reset on its way, which ends the reservation whoever holds it.
-func (e *events) free(s *run) { e.holder, e.freedAt = nil, s.now() }
 
 // unit is what an initiator's session knows of a logical unit.
 type unit struct {
@@ -73,6 +71,13 @@ type unit struct {
 	owed    int64 // a reset was over then: a command sent after it finds an attention; 0 is none
 	base    [numCauses]int
 	seen    [numCauses]int
+	due     [numCauses]debt
+}
+
+// debt is a unit attention that an I_T_L nexus must be told of.
+type debt struct {
+	from int64 // by commands sent after this instant; 0 is none
+	call int64 // of the command that established it
 }
 
 // begin is the first request to the unit in this session.
@@ -98,6 +103,9 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 		in.bad("unit attention", "LUN %d: %04x for the %d. time, of %d", lu.id, uint16(code), u.seen[k], most)
 	}
 	u.first = true
+	if u.due[k].from = 0; code == scsi.PowerOnReset {
+		u.due = [numCauses]debt{} // it stands for all that waited
+	}
 	if k <= causeCold {
 		u.last, u.owed = s.now(), 0
 	}
@@ -120,6 +128,11 @@ func (in *initiator) missed(t *task) string {
 		return "no unit attention has come since login"
 	case u.first && u.owed != 0 && t.call > u.owed && u.lost < u.reset:
 		return "nothing told of a reset before it"
+	}
+	for k, d := range u.due {
+		if d.from != 0 && t.call > d.from && u.lost < d.call {
+			return fmt.Sprintf("nothing told of cause %d before it", k)
+		}
 	}
 	return ""
 }
@@ -146,6 +159,18 @@ func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
 	}
 }
 
+// owe notes that a unit attention waits for a nexus, established by a command
+// sent at call, if it has a session that had used the unit by then.
+func (s *run) owe(lu *lun, n notice, call int64) {
+	place := s.placeOf(lu)
+	for _, in := range s.inits {
+		u := &in.units[place]
+		if in.phase == full && in.nexus == n.to && u.used && u.first && u.last < call && u.due[n.c].from == 0 {
+			u.due[n.c] = debt{s.now(), call}
+		}
+	}
+}
+
 func (s *run) placeOf(lu *lun) int {
 	for i, o := range s.luns {
 		if o == lu {
@@ -156,4 +181,4 @@ func (s *run) placeOf(lu *lun) int {
 }
 
 // letGo is the end of an initiator's session, as far as unit i goes.
-func (in *initiator) letGo(i int) { in.s.luns[i].freed(in) }
+func (in *initiator) letGo(i int) { in.s.lose(in.s.luns[i], in.nexus) }

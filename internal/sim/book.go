@@ -28,6 +28,7 @@ type operation struct {
 	durable   bool // made so by a flush before a failed one
 	inside    int  // writes of it in the block layer
 	who       *initiator
+	nexus     uint8 // of who
 	val       value
 	vague     bool // it was open when its medium was replaced: whatever its answer, it may have had no effect
 	itt       uint32
@@ -62,6 +63,10 @@ func (b *book) enter(v value) {
 	if o.end != linear.Forever {
 		b.s.fail("stale write", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after it was over (%s)",
 			n, o.itt, o.who.id, o.lu.id, o.lba, o.state)
+	}
+	if o.lu.fences != 0 && o.lu.fenced[o.nexus] {
+		b.s.fail("fence", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after its nexus %d was preempted",
+			n, o.itt, o.who.id, o.lu.id, o.lba, o.nexus)
 	}
 	o.inside++
 }

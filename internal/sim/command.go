@@ -23,8 +23,8 @@ const (
 	classNothing // no data, no effect
 	classReply   // data that must always be the same
 	classSense
-	classReserve
-	classRelease
+	classChange   // of what nexuses share
+	classRegistry // PERSISTENT RESERVE IN
 )
 
 // cdb is a command being built.
@@ -94,13 +94,21 @@ func (in *initiator) command() {
 	lu := in.s.luns[t.lun]
 	t.gated = true
 	var c cdb
+	if t.lun == in.s.plan.contended && r.IntN(4) == 0 {
+		if c = in.reserve(t, lu); r.IntN(6) == 0 {
+			t.change, t.write, t.data = change{}, false, t.data[:0]
+			c = in.readReservations(t, lu)
+		}
+		in.submit(t, lu, &c)
+		return
+	}
 	switch k := r.IntN(100); {
 	case k < 32:
 		c = in.read(t, lu)
 	case k < 66:
 		c = in.writeCommand(t, lu)
 	case k < 71:
-		t.class = classFlush
+		t.class, t.access = classFlush, accessWrite
 		c = in.sized(0x35, 0, 0x91, 0, 0, 0)
 	case k < 75:
 		c = in.unmap(t, lu)
@@ -111,15 +119,11 @@ func (in *initiator) command() {
 	case k < 88:
 		c = in.verify(t, lu)
 	case k < 91:
-		t.class = classNothing
+		t.class, t.access = classNothing, accessUnit
 	case k < 96:
 		c = in.inquire(t, lu)
 	case k < 97:
-		t.class = classReserve
-		c.b[0], lu.reserved = 0x16, true
-		if lu.holder == in || r.IntN(2) == 0 {
-			t.class, c.b[0] = classRelease, 0x17
-		}
+		c = in.reserveOld(t, lu)
 	default:
 		c = in.nonsense(t, lu)
 	}
@@ -127,7 +131,7 @@ func (in *initiator) command() {
 }
 
 func (in *initiator) read(t *task, lu *lun) cdb {
-	t.class, t.read = classRead, true
+	t.class, t.read, t.access = classRead, true, accessRead
 	t.lba, t.blocks = in.place(lu)
 	t.want = t.blocks * lu.blockSize
 	t.edtl = in.expect(t.want)
@@ -150,7 +154,7 @@ func (in *initiator) expect(want uint32) uint32 {
 
 func (in *initiator) writeCommand(t *task, lu *lun) cdb {
 	r := in.rng
-	t.class, t.write = classWrite, true
+	t.class, t.write, t.access = classWrite, true, accessWrite
 	t.lba, t.blocks = in.place(lu)
 	n := t.blocks
 	t.want = n * lu.blockSize
@@ -200,7 +204,7 @@ func grow(b []byte, n int) []byte {
 
 // open enters a write into the book and into the blocks it writes.
 func (in *initiator) open(t *task, o operation, flags value) value {
-	o.who, o.itt = in, t.itt
+	o.who, o.nexus, o.itt = in, in.nexus, t.itt
 	t.op = in.s.book.write(o)
 	v := valueOf(t.op) | flags
 	in.s.book.ops[t.op].val = v
@@ -216,7 +220,7 @@ func (in *initiator) open(t *task, o operation, flags value) value {
 
 // openZero is open of an operation that leaves zeroes.
 func (in *initiator) openZero(t *task, o operation) {
-	o.who, o.itt = in, t.itt
+	o.who, o.nexus, o.itt = in, in.nexus, t.itt
 	t.op = in.s.book.write(o)
 	if o.lu.kind == kindNull {
 		return
@@ -228,7 +232,7 @@ func (in *initiator) openZero(t *task, o operation) {
 }
 
 func (in *initiator) unmap(t *task, lu *lun) cdb {
-	t.class, t.write = classZero, true
+	t.class, t.write, t.access = classZero, true, accessWrite
 	t.lba, t.blocks = in.place(lu)
 	t.want = 24
 	t.edtl = t.want
@@ -245,6 +249,7 @@ func (in *initiator) unmap(t *task, lu *lun) cdb {
 func (in *initiator) writeSame(t *task, lu *lun) cdb {
 	r := in.rng
 	t.lba, t.blocks = in.place(lu)
+	t.access = accessWrite
 	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
 	if r.IntN(2) == 0 { // zeroes, from no buffer
 		t.class = classZero
@@ -283,7 +288,7 @@ func (in *initiator) guess(lu *lun, lba uint64) value {
 }
 
 func (in *initiator) compareAndWrite(t *task, lu *lun) cdb {
-	t.class, t.write = classSwap, true
+	t.class, t.write, t.access = classSwap, true, accessWrite
 	t.lba, t.blocks = in.place(lu)
 	t.blocks = min(t.blocks, 4)
 	half := t.blocks * lu.blockSize
@@ -319,7 +324,7 @@ func (in *initiator) compareWith(t *task, lu *lun) {
 }
 
 func (in *initiator) verify(t *task, lu *lun) cdb {
-	t.class, t.write = classVerify, true
+	t.class, t.write, t.access = classVerify, true, accessRead
 	t.lba, t.blocks = in.place(lu)
 	t.want = t.blocks * lu.blockSize
 	t.edtl = t.want
@@ -341,14 +346,18 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 		}
 		t.gated = false
 	case 3:
+		t.access = accessWrite // SPC-5 table 66: only for those who may change it
 		c.b[0], c.b[2], c.b[4] = 0x1a, pick(r, byte(0x3f), 0x08, 0x0a), byte(t.want)
 	case 4:
+		t.access = accessUnit
 		c.b[0] = 0x25
 		t.want = 8
 	case 5:
+		t.access = accessUnit
 		c.b[0], c.b[1] = 0x9e, 0x10
 		be.PutUint32(c.b[10:], t.want)
 	case 6:
+		t.access = accessUnit
 		c.b[0], c.b[1], c.b[2] = 0xa3, 0x0c, 0
 		be.PutUint32(c.b[6:], t.want)
 	default:
@@ -364,12 +373,12 @@ func (in *initiator) nonsense(t *task, lu *lun) cdb {
 	t.class, t.illegal = classNothing, true
 	switch in.rng.IntN(3) {
 	case 0:
-		t.read, t.edtl = true, 512
+		t.read, t.edtl, t.access = true, 512, accessRead
 		return cdb16(0x88, 0, 1<<32, 1)
 	case 1:
 		return cdb{b: [16]byte{0xc1}}
 	}
-	t.write, t.edtl = true, 512
+	t.write, t.edtl, t.access = true, 512, accessWrite
 	t.data = grow(t.data, 512)
 	clear(t.data)
 	return cdb16(0x8a, 0, 1<<63, 1)
@@ -405,8 +414,8 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 	copy(b.CDB(), c.b[:])
 	in.tasks = append(in.tasks, t)
 	s.rep.Commands++
-	if t.class == classRelease {
-		lu.freed(in)
+	if t.class == classChange {
+		in.beginChange(t, lu)
 	}
 	return b
 }

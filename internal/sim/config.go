@@ -73,6 +73,21 @@ const (
 	Verifies
 	Inquiries
 	Reservations
+	ReleasesOld
+	Registers
+	RegisterIgnores
+	RegisterMoves
+	PRReserves
+	PRReleases
+	PRClears
+	PRPreempts
+	PRPreemptAborts
+	RegistriesRead
+	ReservationsKept
+	Fences
+	FencedWrites
+	StoreSaves
+	StoreFaults
 	Conflicts
 	Residuals
 	RefusedCDBs
@@ -125,7 +140,9 @@ const (
 var stateNames = [numStates]string{
 	"Logins", "LoginsRefused", "Reinstatements", "Discoveries", "Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
-	"Swaps", "SwapsDiffered", "Verifies", "Inquiries", "Reservations", "Conflicts", "Residuals", "RefusedCDBs",
+	"Swaps", "SwapsDiffered", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
+	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
+	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",

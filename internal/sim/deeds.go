@@ -127,6 +127,7 @@ func (c *coroutine) pause(d time.Duration) {
 func (s *run) replace(c reactor.Caller, lu *lun) {
 	s.lunChange(lu, true)
 	s.must(s.engine.RemoveLUN(c, nodeName, lu.id))
+	s.revived(lu, false)
 	s.count(LUNsRemoved)
 	lu.present, lu.changed = false, s.now()
 	c.Block(func() { s.dismantle(lu) })
@@ -148,7 +149,6 @@ func (s *run) replace(c reactor.Caller, lu *lun) {
 // lunChange begins or ends the time in which a LUN is not there for certain.
 func (s *run) lunChange(lu *lun, begins bool) {
 	lu.unsteady = begins
-	lu.free(s)
 	lu.changed = s.now()
 	for _, o := range s.luns {
 		if begins { // once when it goes, once when it comes
@@ -244,6 +244,9 @@ func (s *run) cycleNode(c reactor.Caller) {
 	}
 	s.nodeUp = false
 	s.must(s.engine.RemoveNode(c, nodeName))
+	for _, lu := range s.luns {
+		s.revived(lu, false)
+	}
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(2000)) * time.Microsecond)
 	s.addNode(c)
 	for _, lu := range s.luns {

@@ -54,6 +54,7 @@ type initiator struct {
 	free               []*task
 	bursts             []burst
 	units              []unit   // by place in run.luns
+	nexus              uint8    // the model's number of its I_T nexus
 	old                []*task  // of the session before, of the same nexus
 	heard              bool     // the target has said something in full feature phase
 	plain              bool     // the next command counts in the window

@@ -327,10 +327,12 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		if t.kind == kindManage && t.fn != pdu.TMFAbortTask {
 			in.overAll(t, false)
 		}
-		s.book.over(t.op, unsure, "the session was reinstated")
+		s.over(t, unsure, "the session was reinstated")
 		in.recycle(t)
 	}
 	in.old = in.old[:0]
+	in.nexus = s.intern(nexusName{in.id, in.isid, s.portals[in.portal].tag})
+	s.found(in.nexus)
 	in.wake = s.clk.T
 }
 

@@ -76,7 +76,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 			s.excuseTasks(lu)
 			lu.resetting++
 			if fn != pdu.TMFClearTaskSet {
-				lu.free(s)
+				s.beginReset(t, i)
 			}
 		}
 	}
@@ -199,7 +199,7 @@ func (in *initiator) overAll(t *task, done bool) {
 		}
 		s.excuseTasks(lu)
 		if t.fn != pdu.TMFClearTaskSet {
-			lu.free(s)
+			s.endReset(t, i, done)
 		}
 		switch t.fn {
 		case pdu.TMFLUNReset:
@@ -252,7 +252,7 @@ func (in *initiator) kill(t *task) {
 	in.s.count(TasksAborted)
 	u := &in.units[t.lun]
 	u.lost = max(u.lost, t.call)
-	in.s.book.over(t.op, unsure, "task management")
+	in.s.over(t, unsure, "task management")
 	in.graves = append(in.graves, t.itt)
 	in.remove(t)
 }

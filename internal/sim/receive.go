@@ -178,7 +178,7 @@ func (in *initiator) response(b pdu.BHS, data []byte) {
 func (in *initiator) residual(t *task, b pdu.BHS, status uint8) {
 	moved := uint32(0)
 	switch {
-	case status == byte(scsi.Good) && t.read && (t.class == classReply || t.class == classSense):
+	case status == byte(scsi.Good) && t.read && t.repliesAtLength():
 		moved = in.replied(t, b)
 	case status == byte(scsi.Good) && (t.read || t.write):
 		moved = t.want

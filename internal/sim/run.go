@@ -47,6 +47,9 @@ type run struct {
 	ready   []int // scratch of the scheduler
 	nodeUp  bool
 	conns   map[int]*initiator // by number of the World's connection
+	nexuses []nexusName        // by the number that the model gives them
+	store   *store
+	jobs    []job // blocking work that waits
 	deedState
 }
 
@@ -66,6 +69,7 @@ const (
 func Run(m *Machine, cfg Config) (rep *Report) {
 	rep = &Report{Seed: cfg.Seed}
 	s := &run{cfg: cfg, m: m, rep: rep, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5eed)), book: &m.book, conns: map[int]*initiator{}}
+	s.store = &store{s: s, files: map[string][]byte{}}
 	s.book.reset(s)
 	defer s.stop()
 	s.draw()

@@ -94,12 +94,15 @@ func (s *run) step(limit clock.Time) bool {
 			list = append(list, MaxReactors+i)
 		}
 	}
-	const world, control = 100, 101
+	const world, control, work = 100, 101, 102
 	if s.w.Next() <= s.clk.T {
 		list = append(list, world, world)
 	}
 	if s.control != nil && s.control.runnable() {
 		list = append(list, control)
+	}
+	if len(s.jobs) != 0 {
+		list = append(list, work)
 	}
 	s.ready = list
 	if len(list) == 0 {
@@ -112,6 +115,8 @@ func (s *run) step(limit clock.Time) bool {
 		s.w.Step()
 	case k == control:
 		s.stepControl()
+	case k == work:
+		s.stepJob()
 	case k < MaxReactors:
 		s.cores[k].run(k)
 	default:

@@ -34,6 +34,8 @@ type plan struct {
 	doomAt                        int     // kill the target after so many actions; 0 is never
 	power                         bool    // ... and the machine with it
 	deedEvery                     int     // actions between reconfigurations
+	storeFails                    bool    // now and then the store of reservations does
+	contended                     int     // place of the LUN whose reservation they fight for; -1 is none
 }
 
 // lunKind is what a logical unit is made of.
@@ -72,6 +74,7 @@ type lun struct {
 
 	events
 	medium
+	common
 }
 
 // draw decides what the run is made of.
@@ -99,9 +102,14 @@ func (s *run) draw() {
 	}
 	p.abortive = r.IntN(10) == 0
 	p.deedEvery = pick(r, 0, 20, 60, 60)
+	p.storeFails = !s.cfg.Calm && r.IntN(4) == 0
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
 	s.drawLUNs()
+	p.contended = -1
+	if r.IntN(3) == 0 {
+		p.contended = r.IntN(len(s.luns))
+	}
 	for i := range p.initiators {
 		s.inits = append(s.inits, newInitiator(s, i))
 	}
@@ -233,11 +241,13 @@ func (s *run) start() {
 		s.cores = append(s.cores, s.newCore(r, q))
 	}
 	s.tcp = tcp.New(s.w, s.reactors, tcp.Options{Listen: s.plan.listen})
-	s.engine = iscsi.New(iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: new(entropy), Options: s.plan.options, Log: s.logger()})
+	s.engine = iscsi.New(iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: new(entropy), Options: s.plan.options, Log: s.logger(),
+		Reservations: s.store, Offload: offload{s}})
 	s.portals = []portal{
 		{tag: 1, addr: netip.MustParseAddrPort("127.0.0.1:3260")},
 		{tag: 2, addr: netip.MustParseAddrPort("127.0.0.1:3261")},
 	}
+	s.jobs = s.jobs[:0]
 	s.changing = 1 // whatever deed was under way is gone
 	s.await("start", s.configure)
 	s.changed()
@@ -292,6 +302,9 @@ func (s *run) configure(c reactor.Caller) {
 	}
 	s.must(s.engine.AddInitiatorGroup(iscsi.InitiatorGroup{Tag: 1, Initiators: []string{"ANY"}, Netmasks: []string{"ANY"}}))
 	for _, lu := range s.luns {
+		if s.epoch == 1 {
+			s.beginShared(lu)
+		}
 		s.build(c, lu)
 	}
 	s.addNode(c)
@@ -412,6 +425,7 @@ func (s *run) die(power bool) {
 	for _, lu := range s.luns {
 		lu.bdev, lu.delay, lu.file = nil, nil, nil
 		lu.events = events{}
+		s.revived(lu, true)
 	}
 	if !s.failed() {
 		s.start()

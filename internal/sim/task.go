@@ -50,11 +50,16 @@ type task struct {
 	solicited   bool
 	sent        uint32
 	old         []value // COMPARE AND WRITE, VERIFY: what it expects
+	access      access
+	service     uint8  // of PERSISTENT RESERVE IN
+	change      change // of what nexuses share
+	changing    int    // its number there; 0: none is under way
 
 	// Task management.
-	fn   uint8
-	at   clock.Time // it was sent
-	refs []*task
+	fn     uint8
+	resets []int      // what it changes, by place in run.luns
+	at     clock.Time // it was sent
+	refs   []*task
 }
 
 // burst is a sequence of Data-Out PDUs that is to be sent.
@@ -73,7 +78,7 @@ func (in *initiator) newTask(k taskKind) *task {
 	} else {
 		t = new(task)
 	}
-	*t = task{kind: k, itt: in.nextITT, data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
+	*t = task{kind: k, itt: in.nextITT, resets: t.resets[:0], data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
 	in.nextITT++
 	return t
 }
@@ -196,4 +201,9 @@ func lunField(id uint16) uint64 {
 		return uint64(id|0x4000) << 48
 	}
 	return uint64(id) << 48
+}
+
+// repliesAtLength tells whether the data that t reads is as long as it is.
+func (t *task) repliesAtLength() bool {
+	return t.class == classReply || t.class == classSense || t.class == classRegistry
 }

@@ -17,20 +17,17 @@ func (in *initiator) ended(t *task, status uint8, sense []byte) {
 	case scsi.CheckCondition:
 		in.checked(t, lu, sense)
 	case scsi.ReservationConflict:
-		s.count(Conflicts)
-		if !lu.reserved {
-			in.bad("reservation", "conflict on LUN %d, which nobody has reserved", lu.id)
-		}
-		s.book.over(t.op, without, "RESERVATION CONFLICT")
+		in.conflicts(t, lu)
+		s.over(t, without, "RESERVATION CONFLICT")
 	case scsi.Busy:
 		s.count(Busies)
-		s.book.over(t.op, without, "BUSY")
+		s.over(t, without, "BUSY")
 	case scsi.TaskSetFull:
 		s.count(TaskSetFulls)
 		if s.arenaFailures() == 0 {
 			in.bad("status", "TASK SET FULL with memory to spare")
 		}
-		s.book.over(t.op, without, "TASK SET FULL")
+		s.over(t, without, "TASK SET FULL")
 	default:
 		in.bad("status", "%#x of task %#x", status, t.itt)
 	}
@@ -47,9 +44,7 @@ func (in *initiator) good(t *task, lu *lun) {
 	if what := in.missed(t); what != "" && !lu.unsteady {
 		in.bad("unit attention", "LUN %d: task %#x ended well and %s", lu.id, t.itt, what)
 	}
-	if t.gated && t.class != classReserve && t.class != classRelease && lu.holder != nil && lu.holder != in && t.call > lu.since {
-		in.bad("reservation", "LUN %d: task %#x ended well although initiator %d holds a reservation", lu.id, t.itt, lu.holder.id)
-	}
+	in.admitted(t, lu)
 	switch t.class {
 	case classRead:
 		s.count(Reads)
@@ -66,11 +61,11 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.reply(t, lu)
 	case classSense:
 		in.sensed(t, u)
-	case classReserve:
-		s.count(Reservations)
-		if lu.freedAt < t.call && lu.resetting == 0 {
-			lu.holder, lu.since = in, s.now()
-		}
+	case classChange:
+		s.count(changeStates[t.change.kind])
+		in.changed(t, lu, resGood)
+	case classRegistry:
+		in.told(t, lu)
 	case classWrite:
 		s.count(Writes)
 		if t.op != 0 && s.book.ops[t.op].fua {
@@ -83,7 +78,7 @@ func (in *initiator) good(t *task, lu *lun) {
 	case classSwap:
 		s.count(Swaps)
 	}
-	s.book.over(t.op, good, "GOOD")
+	s.over(t, good, "GOOD")
 }
 
 // readGood compares data with what the blocks may hold.
@@ -159,6 +154,7 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 	}
 	key, code := scsi.Key(b[2]&0xf), scsi.Code(be.Uint16(b[12:]))
 	st := without
+	in.refused(t, lu, key, code)
 	switch key {
 	case scsi.UnitAttention:
 		in.attention(t, lu, code)
@@ -170,6 +166,7 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 			in.bad("sense", "task %#x on LUN %d refused with %04x", t.itt, lu.id, uint16(code))
 		}
 	case scsi.Miscompare:
+		in.admitted(t, lu)
 		if st = in.miscompared(t, lu, b); s.failed() {
 			return
 		}
@@ -185,10 +182,14 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 		if !t.broken {
 			in.bad("sense", "task %#x on LUN %d aborted with %04x", t.itt, lu.id, uint16(code))
 		}
+	case scsi.HardwareError:
+		if t.class != classChange || s.rep.States[StoreFaults] == 0 {
+			in.bad("sense", "task %#x on LUN %d: hardware error %04x, and no store has failed", t.itt, lu.id, uint16(code))
+		}
 	default:
 		in.bad("sense", "task %#x on LUN %d: key %x, code %04x", t.itt, lu.id, byte(key), uint16(code))
 	}
-	s.book.over(t.op, st, "CHECK CONDITION")
+	s.over(t, st, "CHECK CONDITION")
 }
 
 // mayRefuse tells whether a good command may be refused with code.
@@ -196,6 +197,8 @@ func (in *initiator) mayRefuse(t *task, code scsi.Code) bool {
 	switch code {
 	case scsi.InvalidIUField: // the expected length is not what it has to be
 		return t.edtl != t.want
+	case scsi.InvalidRelease, scsi.InvalidFieldInParam:
+		return t.class == classChange // its model has judged it
 	case scsi.InvalidFieldInCDB: // a page or a reply that the unit does not have
 		return t.class == classReply || t.class == classSame || t.class == classZero
 	}

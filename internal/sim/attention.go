@@ -77,6 +77,7 @@ type unit struct {
 // debt is a unit attention that an I_T_L nexus must be told of.
 type debt struct {
 	from int64 // by commands sent after this instant; 0 is none
+	told int64 // when it was told last
 	call int64 // of the command that established it
 }
 
@@ -103,8 +104,10 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 		in.bad("unit attention", "LUN %d: %04x for the %d. time, of %d", lu.id, uint16(code), u.seen[k], most)
 	}
 	u.first = true
-	if u.due[k].from = 0; code == scsi.PowerOnReset {
-		u.due = [numCauses]debt{} // it stands for all that waited
+	for i := range u.due {
+		if i == int(k) || code == scsi.PowerOnReset { // which stands for all that waited
+			u.due[i] = debt{told: s.now()}
+		}
 	}
 	if k <= causeCold {
 		u.last, u.owed = s.now(), 0
@@ -165,8 +168,8 @@ func (s *run) owe(lu *lun, n notice, call int64) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		u := &in.units[place]
-		if in.phase == full && in.nexus == n.to && u.used && u.first && u.last < call && u.due[n.c].from == 0 {
-			u.due[n.c] = debt{s.now(), call}
+		if in.phase == full && in.nexus == n.to && u.used && u.first && u.last < call && u.due[n.c].from == 0 && u.due[n.c].told < call {
+			u.due[n.c].from, u.due[n.c].call = s.now(), call
 		}
 	}
 }

@@ -152,14 +152,15 @@ func (s *run) undone(t *task, st outcome) {
 func (in *initiator) consequences(t *task, lu *lun, before []shared) {
 	s := in.s
 	var due []notice
+	first := true
 	for i := range before {
 		st := before[i]
 		var list []notice
 		if t.change.apply(&st, func(n notice) { list = append(list, n) }) != resGood {
 			continue
 		}
-		if due == nil {
-			due = list
+		if first {
+			due, first = list, false
 		}
 		due = intersect(due, list)
 	}

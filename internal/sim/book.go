@@ -300,7 +300,8 @@ func (b *book) close(power bool) {
 		}
 	}
 	for i := range b.ops {
-		if o := &b.ops[i]; o.end == linear.Forever {
+		o := &b.ops[i]
+		if o.inside = 0; o.end == linear.Forever {
 			o.end = b.s.now()
 		}
 	}

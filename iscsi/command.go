@@ -13,31 +13,33 @@ import (
 //spindle:hot
 func (c *Connection) commandHeader(p *PDU) Sink {
 	s, b := c.sess, p.BHS
-	c.verdict = s.window.judge(b)
+	_ = b[pdu.HeaderLen-1] // one check instead of one a field
+	itt, sn := b.ITT(), b.CmdSN()
+	c.verdict = s.window.judge(sn, b.Immediate())
 	if s.nexus == nil {
 		return Sink{} // discovery session: rejected when it is whole
 	}
 	switch c.verdict {
 	case early:
-		if s.isHeld(b.CmdSN()) {
+		if s.isHeld(sn) {
 			c.verdict = outside
 			return Sink{}
 		}
 	case outside:
 		return Sink{}
 	}
-	if s.free == nil || c.verdict == immediate && s.freeCount <= s.reserved() || s.lookup(b.ITT()) != nil {
+	if s.free == nil || c.verdict == immediate && s.freeCount <= s.reserved() || s.lookup(itt) != nil {
 		return Sink{} // refused when it is whole
 	}
-	t := s.claim(c, b.ITT(), b.CmdSN())
+	t := s.claim(c, itt, sn)
 	t.fill(b, p.AHS)
 	t.reply.Cookie = p.Cookie
-	if c.verdict == early {
-		return c.earlyData(t, b.DataLen())
-	}
-	t.prepare(b.LUN())
-	t.stream = true
 	n := b.DataLen()
+	if c.verdict == early {
+		return c.earlyData(t, n)
+	}
+	t.prepare(t.lun)
+	t.stream = true
 	if n == 0 || t.state != taskData || t.need == 0 {
 		return Sink{Ctx: t}
 	}
@@ -56,32 +58,31 @@ func (s *Session) reserved() uint32 { return s.window.MaxCmdSN - s.window.ExpCmd
 //
 //spindle:hot
 func (t *Task) fill(b pdu.BHS, ahs []byte) {
+	_ = b[pdu.HeaderLen-1]
 	q := &t.SCSI
 	fl := b.Flags()
 	t.read, t.write = fl&pdu.FlagRead != 0, fl&pdu.FlagWrite != 0
 	t.final = fl&pdu.FlagFinal != 0
 	t.lun, t.edtl = b.LUN(), b.EDTL()
-	t.need, t.got, t.burstEnd, t.dataSN, t.r2tSN, t.asked, t.r2ts = 0, 0, 0, 0, 0, 0, 0
+	t.gathered = gathered{}
 	t.r2tWait = false
 	t.badAHS = false
 	if len(ahs) == 0 {
-		q.CDBLen = uint8(copy(q.CDB[:], b.CDB()))
+		q.CDBLen = pdu.CDBLen
+		*(*[pdu.CDBLen]byte)(q.CDB[:]) = [pdu.CDBLen]byte(b.CDB())
 	} else {
 		n, ok := pdu.CDBFromAHS(q.CDB[:], b, ahs)
 		q.CDBLen, t.badAHS = uint8(n), !ok
 	}
 	q.Attr = scsi.Attr(fl & pdu.AttrMask)
-	q.EDTL, q.ExpDir = t.edtl, scsi.NoData
-	q.Dir, q.Want, q.Scratch, q.Lend, q.Data = scsi.NoData, 0, 0, false, mem.Ref{}
-	q.Status, q.SenseLen, q.DataLen = 0, 0, 0
+	// What the device server says of it, Begin resets; its memory, release.
 	switch {
 	case t.read:
-		q.ExpDir = scsi.DataIn
+		q.EDTL, q.ExpDir = t.edtl, scsi.DataIn
 	case t.write:
-		q.ExpDir = scsi.DataOut
-	}
-	if q.ExpDir == scsi.NoData {
-		q.EDTL = 0
+		q.EDTL, q.ExpDir = t.edtl, scsi.DataOut
+	default:
+		q.EDTL, q.ExpDir = 0, scsi.NoData
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 // otherHeader places the data segment of a PDU that is neither command nor
 // data: NOP-Out, Text Request, and what is not legal here.
 func (c *Connection) otherHeader(p *PDU) Sink {
-	c.verdict = c.sess.window.judge(p.BHS)
+	c.verdict = c.sess.window.judge(p.BHS.CmdSN(), p.BHS.Immediate())
 	n := p.BHS.DataLen()
 	switch p.BHS.Opcode() {
 	case pdu.NopOut, pdu.TextRequest:

@@ -21,6 +21,17 @@ const (
 	taskDraining             // aborted while a data segment streams, or is read, into its buffer
 )
 
+// gathered is how far the write data of a command has come (RFC 7143 §11.7, §11.8).
+type gathered struct {
+	need     uint32 // bytes of write data the command takes
+	got      uint32 // contiguous bytes received
+	burstEnd uint32 // end of the sequence being received
+	dataSN   uint32 // expected in that sequence
+	r2tSN    uint32
+	asked    uint32 // bytes solicited so far, or covered by unsolicited data
+	r2ts     uint32 // R2Ts outstanding
+}
+
 // Task is one command of a session, preallocated and reused.
 type Task struct {
 	// What every command touches comes first, so that it shares cache lines.
@@ -33,8 +44,6 @@ type Task struct {
 	cmdSN    uint32
 	lun      uint64
 	edtl     uint32
-	need     uint32 // bytes of write data the command takes
-	got      uint32 // contiguous bytes received
 	index    uint16
 	gen      uint16 // with index, the target transfer tag
 	state    taskState
@@ -47,12 +56,7 @@ type Task struct {
 	badAHS   bool // its additional header segments are malformed
 	r2tWait  bool // waits for a free Out
 
-	// Write data (RFC 7143 §11.7, §11.8).
-	burstEnd uint32 // end of the sequence being received
-	dataSN   uint32 // expected in that sequence
-	r2tSN    uint32
-	asked    uint32 // bytes solicited so far, or covered by unsolicited data
-	r2ts     uint32 // R2Ts outstanding
+	gathered
 
 	reply Reply
 	SCSI  scsi.Task

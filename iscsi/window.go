@@ -15,12 +15,13 @@ const (
 	immediate                // not counted
 )
 
-// judge tells what to do with a PDU that carries a CmdSN.
+// judge tells what to do with a PDU that carries CmdSN sn; now says that it is
+// for immediate delivery.
 //
 //spindle:hot
-func (w *Window) judge(b pdu.BHS) verdict {
-	switch sn := b.CmdSN(); {
-	case b.Immediate(), plant.On(plant.WindowIgnored) && pdu.SNLess(sn, w.ExpCmdSN):
+func (w *Window) judge(sn uint32, now bool) verdict {
+	switch {
+	case now, plant.On(plant.WindowIgnored) && pdu.SNLess(sn, w.ExpCmdSN):
 		return immediate
 	case sn == w.ExpCmdSN && !pdu.SNLess(w.MaxCmdSN, sn):
 		return inOrder

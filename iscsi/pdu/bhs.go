@@ -34,6 +34,8 @@ const (
 	// HeaderLen is the length of a BHS, DigestLen that of either digest, in bytes.
 	HeaderLen = 48
 	DigestLen = 4
+	// CDBLen is the length of the CDB in a BHS, in bytes; more of it is in an AHS.
+	CDBLen = 16
 	// MaxAHS is the longest additional header segment area: TotalAHSLength is a byte of words.
 	MaxAHS = 255 * 4
 	// ReservedTag is the tag that names no task.

@@ -20,6 +20,9 @@ var (
 	errTooLong      = errors.New("data segment too long") // beyond what we declared
 )
 
+// ahsLength is the byte of a header that tells of additional header segments.
+const ahsLength = 4
+
 // maxHeader is the longest header: BHS, AHS and digest.
 const maxHeader = pdu.HeaderLen + pdu.MaxAHS + pdu.DigestLen
 
@@ -429,7 +432,14 @@ func (x *receiver) keepHeader() {
 //
 //spindle:hot
 func (x *receiver) parse(b []byte) (used uint32) {
-	for {
+	if x.stage == inHeader && x.hdrGot|x.hdrTail == 0 && len(b) >= pdu.HeaderLen && b[ahsLength] == 0 {
+		// Nearly every header: whole, alone, and without a digest.
+		if !x.decode(b[:pdu.HeaderLen:pdu.HeaderLen]) {
+			return uint32(len(b))
+		}
+		used = pdu.HeaderLen
+	}
+	for x.stage != whole {
 		rest := b[used:]
 		switch x.stage {
 		case inHeader:
@@ -465,11 +475,9 @@ func (x *receiver) parse(b []byte) (used uint32) {
 			}
 			x.trailer()
 			x.stage = whole
-			return used
-		default:
-			return used
 		}
 	}
+	return used
 }
 
 // header returns a whole header, in place when b has all of it, else gathered
@@ -512,11 +520,12 @@ func (x *receiver) decode(hdr []byte) bool {
 		c.Close(errHeaderDigest)
 		return false
 	}
-	x.pdu.BHS, x.pdu.AHS, x.pdu.BadData = hdr[:pdu.HeaderLen:pdu.HeaderLen], nil, false
+	bhs := pdu.BHS(hdr[:pdu.HeaderLen:pdu.HeaderLen])
+	x.pdu.BHS, x.pdu.AHS, x.pdu.BadData = bhs, nil, false
 	if end > pdu.HeaderLen {
 		x.pdu.AHS = hdr[pdu.HeaderLen:end:end]
 	}
-	x.dataLen = x.pdu.BHS.DataLen()
+	x.dataLen = bhs.DataLen()
 	if x.dataLen > MaxRecvData {
 		c.Close(errTooLong)
 		return false
@@ -528,12 +537,14 @@ func (x *receiver) decode(hdr []byte) bool {
 		c.Close(s.Close)
 		return false
 	}
-	x.pdu.Ctx, x.sink = s.Ctx, s.Data
-	x.data, x.crc, x.trailGot, x.trailLen = 0, 0, 0, -x.dataLen&3
+	x.pdu.Ctx = s.Ctx
 	if x.dataLen == 0 {
+		x.trailLen = 0
 		x.stage = whole
 		return true
 	}
+	x.sink = s.Data
+	x.data, x.crc, x.trailGot, x.trailLen = 0, 0, 0, -x.dataLen&3
 	if c.p.DataDigest {
 		x.trailLen += pdu.DigestLen
 	}

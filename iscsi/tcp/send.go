@@ -141,7 +141,9 @@ func (c *Conn) gather() {
 	limit := x.msg.Cap() - 3
 	for o := x.head; o != nil && x.vecs <= limit && x.left < MaxSendBytes; o = x.head {
 		if p := o.Reply; p != nil && !p.Data.Empty() {
-			if !c.dataIn(p, limit) {
+			if c.fits(p) {
+				c.dataInOne(p)
+			} else if !c.dataIn(p, limit) {
 				return
 			}
 		} else {
@@ -161,6 +163,35 @@ func (c *Conn) gather() {
 		}
 		x.last = o
 	}
+}
+
+// fits tells whether a reply is what most are: one Data-In PDU that carries the
+// status, without padding and digests.
+//
+//spindle:hot
+func (c *Conn) fits(p *iscsi.Reply) bool {
+	n := p.Data.Len
+	return p.Off == 0 && n&3 == 0 && p.Sense.Empty() && n <= min(c.seq.MaxSendData, MaxSendBytes) &&
+		(c.p.MaxBurst == 0 || n <= c.p.MaxBurst) && !c.p.HeaderDigest && !c.p.DataDigest
+}
+
+// dataInOne is dataIn for a reply that fits; gather left room for its two vectors.
+//
+//spindle:hot
+func (c *Conn) dataInOne(p *iscsi.Reply) {
+	x, n := &c.tx, p.Data.Len
+	h := pdu.DataInHeader{
+		Flags: pdu.FlagFinal | pdu.FlagStatus | p.Flags, Status: p.Status, ITT: p.ITT,
+		DataLen: n, StatSN: c.seq.StatSN, Residual: p.Residual,
+	}
+	c.seq.StatSN++
+	h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
+	h.Put(p.Out.BHS)
+	p.Off = n
+	x.msg.SetVec(x.vecs, p.Out.Slot.Addr+iscsi.SlotBHS, pdu.HeaderLen)
+	x.msg.SetVec(x.vecs+1, p.Data.Addr, n)
+	x.vecs += 2
+	x.left += pdu.HeaderLen + n
 }
 
 // dataIn puts the rest of a reply's data into the message as Data-In PDUs, the

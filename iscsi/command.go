@@ -11,43 +11,45 @@ import (
 // say where its immediate data goes.
 //
 //spindle:hot
-func (c *Connection) commandHeader(p *PDU) Sink {
+func (c *Connection) commandHeader(p *PDU) {
 	s, b := c.sess, p.BHS
 	_ = b[pdu.HeaderLen-1] // one check instead of one a field
 	itt, sn := b.ITT(), b.CmdSN()
 	c.verdict = s.window.judge(sn, b.Immediate())
 	if s.nexus == nil {
-		return Sink{} // discovery session: rejected when it is whole
+		return // discovery session: rejected when it is whole
 	}
 	switch c.verdict {
 	case early:
 		if s.isHeld(sn) {
 			c.verdict = outside
-			return Sink{}
+			return
 		}
 	case outside:
-		return Sink{}
+		return
 	}
 	if s.free == nil || c.verdict == immediate && s.freeCount <= s.reserved() || s.lookup(itt) != nil {
-		return Sink{} // refused when it is whole
+		return // refused when it is whole
 	}
 	t := s.claim(c, itt, sn)
 	t.fill(b, p.AHS)
 	t.reply.Cookie = p.Cookie
 	n := b.DataLen()
 	if c.verdict == early {
-		return c.earlyData(t, n)
+		c.earlyData(p, t, n)
+		return
 	}
+	p.Ctx = t
 	t.prepare(t.lun)
 	t.stream = true
 	if n == 0 || t.state != taskData || t.need == 0 {
-		return Sink{Ctx: t}
+		return
 	}
 	if !t.getBuffer() {
 		t.full()
-		return Sink{Ctx: t}
+		return
 	}
-	return Sink{Data: t.SCSI.Data.Slice(0, min(n, t.need)), Ctx: t}
+	p.Data = t.SCSI.Data.Slice(0, min(n, t.need))
 }
 
 // reserved is how many tasks the window still covers: an immediate command may
@@ -382,21 +384,20 @@ func (t *Task) putSense() {
 }
 
 // earlyData gives a held command's immediate data a place until its turn.
-func (c *Connection) earlyData(t *Task, n uint32) Sink {
-	t.state, t.stream = taskHeld, true
+func (c *Connection) earlyData(p *PDU, t *Task, n uint32) {
+	t.state, t.stream, p.Ctx = taskHeld, true, t
 	if n == 0 {
-		return Sink{Ctx: t}
+		return
 	}
 	b, ok := c.sh.alloc(n)
 	if !ok {
-		t.stream = false
+		t.stream, p.Ctx = false, nil
 		c.sess.unfile(t)
 		t.release()
 		c.verdict = outside // as if it had been lost
-		return Sink{}
+		return
 	}
-	t.SCSI.Data = b
-	return Sink{Data: b, Ctx: t}
+	t.SCSI.Data, p.Data = b, b
 }
 
 // keep copies the header of a PDU that has to wait for its turn.

@@ -364,20 +364,22 @@ func (c *Connection) closeAfterSend(why error) {
 // Header implements Handler.
 //
 //spindle:hot
-func (c *Connection) Header(p *PDU) Sink {
-	if c.phase == phaseLogin {
-		return c.loginHeader(p)
-	}
-	if c.phase != phaseFull {
-		return Sink{}
+func (c *Connection) Header(p *PDU) {
+	switch {
+	case c.phase == phaseLogin:
+		c.loginHeader(p)
+		return
+	case c.phase != phaseFull:
+		return
 	}
 	switch p.BHS.Opcode() {
 	case pdu.SCSICommand:
-		return c.commandHeader(p)
+		c.commandHeader(p)
 	case pdu.DataOut:
-		return c.dataOutHeader(p)
+		c.dataOutHeader(p)
+	default:
+		c.otherHeader(p)
 	}
-	return c.otherHeader(p)
 }
 
 // Received implements Handler.

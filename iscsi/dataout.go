@@ -10,7 +10,7 @@ import (
 // tag that names nothing is data of a task that has ended: it is discarded.
 //
 //spindle:hot
-func (c *Connection) dataOutHeader(p *PDU) Sink {
+func (c *Connection) dataOutHeader(p *PDU) {
 	s, b := c.sess, p.BHS
 	var t *Task
 	if ttt := b.TTT(); ttt != pdu.ReservedTag {
@@ -19,14 +19,15 @@ func (c *Connection) dataOutHeader(p *PDU) Sink {
 		t = nil // nothing unsolicited is expected of it
 	}
 	if t == nil || t.state != taskData || t.conn != c || t.SCSI.Data.Empty() || t.fetching {
-		return Sink{}
+		return
 	}
+	p.Ctx = t
 	t.stream = true
 	off, n := b.Offset(), b.DataLen()
 	if off != t.got || off >= t.need {
-		return Sink{Ctx: t} // wrong, or beyond what the command takes: judged when whole
+		return // wrong, or beyond what the command takes: judged when whole
 	}
-	return Sink{Data: t.SCSI.Data.Slice(off, min(n, t.need-off)), Ctx: t}
+	p.Data = t.SCSI.Data.Slice(off, min(n, t.need-off))
 }
 
 // dataOutReceived accounts for a whole Data-Out PDU (RFC 7143 §11.7).

@@ -38,16 +38,18 @@ func (c *Connection) startLogin() {
 
 // loginHeader places the data of a Login Request. Anything else ends the login
 // with a response, and what follows it is not read (RFC 7143 §6.3).
-func (c *Connection) loginHeader(p *PDU) Sink {
+func (c *Connection) loginHeader(p *PDU) {
 	l := c.login
 	if l.buf.Empty() {
-		return Sink{Close: errNoMemory}
+		p.Close = errNoMemory
+		return
 	}
 	if p.BHS.Opcode() != pdu.LoginRequest || p.BHS.DataLen() > login.MaxPDUData {
 		c.sendLogin(l.m.Step(p.BHS, nil))
-		return Sink{Stop: true}
+		p.Stop = true
+		return
 	}
-	return Sink{Data: l.buf.Slice(0, login.MaxPDUData)}
+	p.Data = l.buf.Slice(0, login.MaxPDUData)
 }
 
 // loginReceived feeds the login machine.

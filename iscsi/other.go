@@ -7,24 +7,23 @@ import (
 
 // otherHeader places the data segment of a PDU that is neither command nor
 // data: NOP-Out, Text Request, and what is not legal here.
-func (c *Connection) otherHeader(p *PDU) Sink {
+func (c *Connection) otherHeader(p *PDU) {
 	c.verdict = c.sess.window.judge(p.BHS.CmdSN(), p.BHS.Immediate())
 	n := p.BHS.DataLen()
 	switch p.BHS.Opcode() {
 	case pdu.NopOut, pdu.TextRequest:
 	default:
-		return Sink{}
+		return
 	}
 	if n == 0 || c.verdict == outside {
-		return Sink{}
+		return
 	}
 	c.dropData()
 	b, ok := c.sh.alloc(n)
 	if !ok {
-		return Sink{} // a ping is answered without its data, a Text Request rejected
+		return // a ping is answered without its data, a Text Request rejected
 	}
-	c.data = b
-	return Sink{Data: b}
+	c.data, p.Data = b, b
 }
 
 // dropData frees the data segment of a PDU other than a command's.

@@ -102,9 +102,10 @@ type Conn interface {
 
 // Handler is the engine's side of a Conn. All calls are made on its reactor.
 type Handler interface {
-	// Header decodes a header and says where its data goes. It runs under the
-	// connection's recover frame: a panic here ends this connection only.
-	Header(p *PDU) Sink
+	// Header decodes a header and says in p.Sink, which is zero before, where its
+	// data goes. It runs under the connection's recover frame: a panic here ends
+	// this connection only.
+	Header(p *PDU)
 	// Received dispatches a whole PDU. False: no room now; the connection stops
 	// receiving and the same PDU comes again after Resume.
 	Received(p *PDU) bool
@@ -121,17 +122,18 @@ type Handler interface {
 type PDU struct {
 	BHS pdu.BHS // valid until Received returns true
 	AHS []byte  // likewise
-	Ctx *Task   // the Sink's: the engine's, opaque to the transport
+	Sink
 	// BadData: the data digest did not match; the Sink's memory is not to be used.
 	BadData bool
 	Cookie  Cookie
 }
 
-// Sink is the engine's answer to a header.
+// Sink is the engine's answer to a header. It is a part of the PDU and no result,
+// because the compiler would pass one of this size through memory, twice.
 type Sink struct {
 	// Data receives the data segment; what does not fit is discarded.
 	Data mem.Ref
-	// Ctx comes back in PDU.Ctx.
+	// Ctx is the engine's, opaque to the transport.
 	Ctx *Task
 	// Close ends the connection with this error: the stream is beyond repair.
 	Close error

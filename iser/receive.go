@@ -191,19 +191,18 @@ func (x *receiver) decode() bool {
 	}
 	x.pdu = iscsi.PDU{BHS: m.bhs, AHS: m.ahs, Cookie: m.cookie}
 	c.s.decoding = c
-	s := c.h.Header(&x.pdu)
+	c.h.Header(&x.pdu)
 	c.s.decoding = nil
 	switch {
-	case s.Close != nil:
-		c.end(s.Close)
+	case x.pdu.Close != nil:
+		c.end(x.pdu.Close)
 		return false
-	case s.Stop:
+	case x.pdu.Stop:
 		x.stopped = true
 		return false
 	}
-	x.pdu.Ctx = s.Ctx
-	if n := min(uint32(len(m.data)), s.Data.Len); n > 0 {
-		copy(s.Data.Slice(0, n).Bytes(), m.data)
+	if n := min(uint32(len(m.data)), x.pdu.Data.Len); n > 0 {
+		copy(x.pdu.Data.Slice(0, n).Bytes(), m.data)
 	}
 	x.holding = true
 	return true

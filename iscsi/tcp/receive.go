@@ -61,7 +61,6 @@ type receiver struct {
 
 	stage    stage
 	pdu      iscsi.PDU
-	sink     mem.Ref
 	hdrTail  uint32 // bytes of header digest
 	hdrGot   uint32
 	data     uint32 // bytes of data segment received
@@ -157,25 +156,24 @@ func (x *receiver) loginHeader(ahs []byte) {
 	bhs := pdu.BHS(c.block.Slice(loginHeader, pdu.HeaderLen).Bytes())
 	x.pdu = iscsi.PDU{BHS: bhs, AHS: ahs}
 	x.dataLen = bhs.DataLen()
-	s := c.h.Header(&x.pdu)
-	if s.Close != nil {
-		c.Close(s.Close)
+	c.h.Header(&x.pdu)
+	if x.pdu.Close != nil {
+		c.Close(x.pdu.Close)
 		return
 	}
-	if s.Stop {
+	if x.pdu.Stop {
 		return
 	}
-	x.pdu.Ctx = s.Ctx
 	if x.dataLen == 0 {
 		x.loginDone()
 		return
 	}
-	if x.dataLen > s.Data.Len {
+	if x.dataLen > x.pdu.Data.Len {
 		c.Close(errTooLong) // nothing may be read ahead, so nothing can be discarded either
 		return
 	}
 	x.stage = inData
-	x.recvInto(s.Data.Slice(0, x.dataLen))
+	x.recvInto(x.pdu.Data.Slice(0, x.dataLen))
 }
 
 func (x *receiver) loginDone() {
@@ -454,8 +452,8 @@ func (x *receiver) parse(b []byte) (used uint32) {
 		case inData:
 			n := min(x.dataLen-x.data, uint32(len(rest)))
 			piece := rest[:n]
-			if x.data < x.sink.Len {
-				copy(x.sink.Slice(x.data, x.sink.Len-x.data).Bytes(), piece)
+			if to := x.pdu.Data; x.data < to.Len {
+				copy(to.Slice(x.data, to.Len-x.data).Bytes(), piece)
 			}
 			if x.c.p.DataDigest {
 				x.crc = crc32.Update(x.crc, castagnoli, piece)
@@ -530,20 +528,19 @@ func (x *receiver) decode(hdr []byte) bool {
 		c.Close(errTooLong)
 		return false
 	}
+	x.pdu.Sink = iscsi.Sink{}
 	x.decoding = true
-	s := c.h.Header(&x.pdu)
+	c.h.Header(&x.pdu)
 	x.decoding = false
-	if s.Close != nil {
-		c.Close(s.Close)
+	if x.pdu.Close != nil {
+		c.Close(x.pdu.Close)
 		return false
 	}
-	x.pdu.Ctx = s.Ctx
 	if x.dataLen == 0 {
 		x.trailLen = 0
 		x.stage = whole
 		return true
 	}
-	x.sink = s.Data
 	x.data, x.crc, x.trailGot, x.trailLen = 0, 0, 0, -x.dataLen&3
 	if c.p.DataDigest {
 		x.trailLen += pdu.DigestLen

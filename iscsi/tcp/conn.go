@@ -204,7 +204,7 @@ func (c *Conn) teardown() {
 	}
 	c.dead = true
 	c.rx.drop()
-	c.tx.drop()
+	c.tx.drop(c)
 	c.leave()
 	if !plant.On(plant.LeakedDescriptor) {
 		_ = c.t.kernel.CloseFD(c.fd)

@@ -25,6 +25,7 @@ type sender struct {
 	vecs       int        // of the message
 	left       uint32     // bytes of the message not sent
 	own        uint32     // Data-In header slots used by the message
+	pack       pack
 }
 
 // Queue implements iscsi.Conn.
@@ -138,18 +139,21 @@ func (c *Conn) Stalled() clock.Time {
 func (c *Conn) gather() {
 	x := &c.tx
 	x.vecs, x.left, x.own = 0, 0, 0
-	limit := x.msg.Cap() - 3
+	x.pack.reset(x.head.Next == nil)
+	limit := x.msg.Cap() - 4 // a PDU's three, and one for the run before it
 	for o := x.head; o != nil && x.vecs <= limit && x.left < MaxSendBytes; o = x.head {
 		if p := o.Reply; p != nil && !p.Data.Empty() {
 			if c.fits(p) {
 				c.dataInOne(p)
 			} else if !c.dataIn(p, limit) {
-				return
+				break
 			}
 		} else {
 			c.seq.Stamp(o.BHS, o.Stamp)
 			o.BHS.SetDataLen(o.Data.Len)
-			c.put(o.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen), o.Slot.Slice(iscsi.SlotTrailer, 8), o.Data)
+			if !c.plain() || o.Data.Len&3 != 0 || o.Data.Len > CopyBreak || !x.packOut(c, o) {
+				c.put(o.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen), o.Slot.Slice(iscsi.SlotTrailer, 8), o.Data)
+			}
 		}
 		x.head = o.Next
 		if x.head == nil {
@@ -163,7 +167,13 @@ func (c *Conn) gather() {
 		}
 		x.last = o
 	}
+	x.endRun()
 }
+
+// plain tells that PDUs leave without digests.
+//
+//spindle:hot
+func (c *Conn) plain() bool { return !c.p.HeaderDigest && !c.p.DataDigest }
 
 // fits tells whether a reply is what most are: one Data-In PDU that carries the
 // status, without padding and digests.
@@ -172,10 +182,10 @@ func (c *Conn) gather() {
 func (c *Conn) fits(p *iscsi.Reply) bool {
 	n := p.Data.Len
 	return p.Off == 0 && n&3 == 0 && p.Sense.Empty() && n <= min(c.seq.MaxSendData, MaxSendBytes) &&
-		(c.p.MaxBurst == 0 || n <= c.p.MaxBurst) && !c.p.HeaderDigest && !c.p.DataDigest
+		(c.p.MaxBurst == 0 || n <= c.p.MaxBurst) && c.plain()
 }
 
-// dataInOne is dataIn for a reply that fits; gather left room for its two vectors.
+// dataInOne is dataIn for a reply that fits; gather left room for its vectors.
 //
 //spindle:hot
 func (c *Conn) dataInOne(p *iscsi.Reply) {
@@ -186,8 +196,12 @@ func (c *Conn) dataInOne(p *iscsi.Reply) {
 	}
 	c.seq.StatSN++
 	h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
-	h.Put(p.Out.BHS)
 	p.Off = n
+	if n <= CopyBreak && x.packIn(c, &h, p.Data) {
+		return
+	}
+	x.endRun()
+	h.Put(p.Out.BHS)
 	x.msg.SetVec(x.vecs, p.Out.Slot.Addr+iscsi.SlotBHS, pdu.HeaderLen)
 	x.msg.SetVec(x.vecs+1, p.Data.Addr, n)
 	x.vecs += 2
@@ -287,6 +301,7 @@ func (c *Conn) put(hdr, trail, data mem.Ref) {
 
 //spindle:hot
 func (x *sender) vec(addr uintptr, n uint32) {
+	x.endRun()
 	x.msg.SetVec(x.vecs, addr, n)
 	x.vecs++
 	x.left += n
@@ -314,6 +329,7 @@ func (c *Conn) sent(res int32) {
 		c.r.NeedFlush(&c.flush)
 		return
 	}
+	x.unpack(c)
 	o := x.fly
 	x.fly, x.last, x.vecs, x.left = nil, nil, 0, 0
 	for o != nil {
@@ -364,7 +380,8 @@ func (c *Conn) drained() {
 }
 
 // drop hands every queued Out back, at the end of the connection.
-func (x *sender) drop() {
+func (x *sender) drop(c *Conn) {
+	x.unpack(c)
 	for _, list := range [...]*iscsi.Out{x.fly, x.head} {
 		for o := list; o != nil; {
 			next := o.Next

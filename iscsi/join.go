@@ -211,7 +211,7 @@ func (s *Session) forgetHeld(c *Connection) {
 // rejudge judges a whole PDU of a session with several connections again: while
 // its data came, another connection may have moved the window. False: drop it.
 func (c *Connection) rejudge(b pdu.BHS) bool {
-	switch v := c.sess.window.judge(b); c.verdict {
+	switch v := c.sess.window.judge(b.CmdSN(), b.Immediate()); c.verdict {
 	case inOrder:
 		return v == inOrder
 	case early: // held in any case; when its turn has come, it is taken from there

@@ -3,6 +3,7 @@ package scsi
 import (
 	"time"
 
+	"spindle/internal/plant"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 )
@@ -134,7 +135,7 @@ func (x *reset) unitDone() {
 // cleared. Persistent reservations survive it (SPC-5 §5.14.1).
 func (lu *LogicalUnit) applyReset(x *reset, r *round) {
 	r.abort, r.from = abortAll, x.n.ID
-	r.tas = lu.current.mode.tas
+	r.tas = lu.current.mode.tas && !plant.On(plant.AbortedUntold)
 	if x.fn == FnClearTaskSet {
 		r.cleared = !r.tas
 		return

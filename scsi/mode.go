@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"spindle/bdev"
+	"spindle/internal/plant"
+)
 
 // modeValues are the mode parameters that can change.
 type modeValues struct {
@@ -15,9 +18,9 @@ func defaultMode(c bdev.Caps) modeValues { return modeValues{wce: c&bdev.CapFlus
 // setMode puts m, and what follows from it, in a snapshot under construction.
 func (lu *LogicalUnit) setMode(s *snapshot, m modeValues) {
 	s.mode = m
-	s.through = s.caps&bdev.CapFlush != 0 && !m.wce
+	s.through = s.caps&bdev.CapFlush != 0 && !m.wce && !plant.On(plant.WriteBack)
 	s.protect &^= protectSoftware
-	if m.swp {
+	if m.swp && !plant.On(plant.WriteProtectOpen) {
 		s.protect |= protectSoftware
 	}
 }
@@ -196,7 +199,9 @@ func homeModeSelect(lu *LogicalUnit, t *Task, r *round) {
 		return
 	}
 	lu.setMode(lu.change(r), m)
-	r.attentionBut(ModeParametersChanged, t.Nexus.ID)
+	if !plant.On(plant.ModesUntold) {
+		r.attentionBut(ModeParametersChanged, t.Nexus.ID)
+	}
 }
 
 // parseModeList reads a mode parameter list into m. False: t has failed.

@@ -44,6 +44,10 @@ const (
 	PreemptUntold         // PREEMPT tells nobody
 	StuckGeneration       // PREEMPT leaves PRGENERATION as it was
 	Unkept                // reservations with APTPL are not saved
+	AbortedUntold         // TAS is not heeded
+	WriteProtectOpen      // SWP is not heeded
+	WriteBack             // the cache stays on
+	ModesUntold           // MODE SELECT tells nobody
 	NumBugs
 )
 
@@ -54,6 +58,7 @@ var names = [NumBugs]string{
 	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
 	"lost wake", "endless work", "forgotten starving",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
+	"aborted untold", "write protect open", "write back", "modes untold",
 }
 
 func (b Bug) String() string { return names[b] }

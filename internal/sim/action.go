@@ -70,7 +70,12 @@ func (in *initiator) act() {
 	}
 }
 
-func (in *initiator) someLUN() int { return in.rng.IntN(len(in.s.luns)) }
+func (in *initiator) someLUN() int {
+	if c := in.s.plan.contended; c >= 0 && in.rng.IntN(2) == 0 {
+		return c
+	}
+	return in.rng.IntN(len(in.s.luns))
+}
 
 // ping sends a NOP-Out that wants its data back.
 func (in *initiator) ping() {

@@ -20,6 +20,7 @@ const (
 	causeRegistration              // PREEMPT ended a registration
 	causeReleased                  // a persistent reservation ended
 	causePreempted                 // CLEAR
+	causeModes                     // MODE SELECT
 	numCauses
 )
 
@@ -47,6 +48,8 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causeReleased, true
 	case scsi.ReservationsPreempted:
 		return causePreempted, true
+	case scsi.ModeParametersChanged:
+		return causeModes, true
 	}
 	return 0, false
 }
@@ -163,12 +166,12 @@ func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
 }
 
 // owe notes that a unit attention waits for a nexus, established by a command
-// sent at call, if it has a session that had used the unit by then.
-func (s *run) owe(lu *lun, n notice, call int64) {
+// that by sent at call, if it has a session that had used the unit by then.
+func (s *run) owe(lu *lun, n notice, by *initiator, call int64) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		u := &in.units[place]
-		if in.phase == full && in.nexus == n.to && u.used && u.first && u.last < call && u.due[n.c].from == 0 && u.due[n.c].told < call {
+		if in != by && in.phase == full && (in.nexus == n.to || n.to == everyone) && u.used && u.first && u.last < call && u.due[n.c].from == 0 && u.due[n.c].told < call {
 			u.due[n.c].from, u.due[n.c].call = s.now(), call
 		}
 	}

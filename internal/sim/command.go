@@ -25,6 +25,7 @@ const (
 	classSense
 	classChange   // of what nexuses share
 	classRegistry // PERSISTENT RESERVE IN
+	classModes    // MODE SENSE of what may change
 )
 
 // cdb is a command being built.
@@ -95,9 +96,15 @@ func (in *initiator) command() {
 	t.gated = true
 	var c cdb
 	if t.lun == in.s.plan.contended && r.IntN(4) == 0 {
-		if c = in.reserve(t, lu); r.IntN(6) == 0 {
-			t.change, t.write, t.data = change{}, false, t.data[:0]
+		switch k := r.IntN(24); {
+		case k < 13:
+			c = in.reserve(t, lu)
+		case k < 16:
 			c = in.readReservations(t, lu)
+		case k < 22:
+			c = in.selectModes(t, lu)
+		default:
+			c = in.senseModes(t)
 		}
 		in.submit(t, lu, &c)
 		return
@@ -408,7 +415,9 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 		fl |= pdu.FlagWrite
 	}
 	b := in.request(t, pdu.SCSICommand, fl, !in.plain && r.IntN(40) == 0)
-	t.maybe = lu.unsteady || lu.resetting > 0
+	if lu.unsteady || lu.resetting > 0 {
+		t.maybe, t.excuses = true, 1
+	}
 	b.SetLUN(lunField(lu.id))
 	b.SetEDTL(t.edtl)
 	copy(b.CDB(), c.b[:])

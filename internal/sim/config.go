@@ -86,6 +86,11 @@ const (
 	ReservationsKept
 	Fences
 	FencedWrites
+	ModeSelects
+	ModesRead
+	WritesProtected
+	WritesThrough
+	TasksAbortedTold
 	StoreSaves
 	StoreFaults
 	Conflicts
@@ -142,7 +147,8 @@ var stateNames = [numStates]string{
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
-	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
+	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
+	"TasksAbortedTold", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",

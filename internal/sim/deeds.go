@@ -162,7 +162,7 @@ func (s *run) lunChange(lu *lun, begins bool) {
 		s.cause(lu, causeAttach)
 	}
 	s.blur(lu)
-	s.excuseTasks(lu)
+	s.excuseTasks(lu, 0)
 }
 
 // blur says that no initiator knows which attentions lu has for it.
@@ -219,7 +219,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	for _, lu := range s.luns {
 		lu.unsteady = true
 		s.blur(lu)
-		s.excuseTasks(lu)
+		s.excuseTasks(lu, 0)
 	}
 	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
 	s.must(s.engine.RemoveMaps(nodeName, m))
@@ -228,7 +228,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	for _, lu := range s.luns {
 		lu.unsteady, lu.changed = false, s.now()
 		s.blur(lu)
-		s.excuseTasks(lu)
+		s.excuseTasks(lu, 0)
 	}
 	s.changed()
 }

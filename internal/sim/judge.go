@@ -165,7 +165,7 @@ func (in *initiator) consequences(t *task, lu *lun, before []shared) {
 		due = intersect(due, list)
 	}
 	for _, n := range due {
-		s.owe(lu, n, t.call)
+		s.owe(lu, n, in, t.call)
 		if n.c == causeRegistration {
 			in.fence(t, lu, n.to)
 		}
@@ -269,6 +269,8 @@ func (c *change) mayCause() (list []cause) {
 		return []cause{causeRegistration, causeReleased}
 	case doRelease, doRegister, doRegisterIgnore:
 		return []cause{causeReleased}
+	case doSelect:
+		return []cause{causeModes}
 	case doClear:
 		return []cause{causePreempted}
 	}
@@ -283,7 +285,7 @@ func (in *initiator) beginChange(t *task, lu *lun) {
 		s.cause(lu, k)
 	}
 	if t.change.kind == doPreemptAbort {
-		s.excuseTasks(lu)
+		s.excuseTasks(lu, t.stamp(in.id))
 		lu.resetting++
 	}
 }
@@ -295,13 +297,13 @@ func (s *run) endChange(t *task, lu *lun) {
 	}
 	if t.change.kind == doPreemptAbort {
 		lu.resetting = max(lu.resetting-1, 0)
-		s.excuseTasks(lu)
+		s.excuseTasks(lu, 0)
 	}
 	lu.refence()
 }
 
 // beginReset and endReset are a task management function that resets the unit
-// at a place: RESERVE ends, registrations stay (SPC-5 §5.14.1).
+// at a place: RESERVE ends and modes are the default, registrations stay (SPC-5 §5.14.1).
 func (s *run) beginReset(t *task, place int) {
 	lu := s.luns[place]
 	for len(t.resets) <= place {
@@ -313,15 +315,20 @@ func (s *run) beginReset(t *task, place int) {
 	})
 }
 
-func (s *run) endReset(t *task, place int, done bool) {
+func (in *initiator) endReset(t *task, place int, done bool) {
+	s := in.s
 	lu := s.luns[place]
 	if place >= len(t.resets) {
 		return
 	}
 	switch {
 	case done && !lu.doubtful(t.call):
-		if _, ok := lu.object.Return(s.now(), t.resets[place], resGood); !ok {
+		before, ok := lu.object.Return(s.now(), t.resets[place], resGood)
+		if !ok {
 			s.fail("reservation", "LUN %d: no order of the commands explains the success of a reset", lu.id)
+		}
+		if before != nil && lu.tellsAborted(t.call, before) {
+			in.awaitAborted(t, place)
 		}
 	case done || s.clk.T.Sub(t.at) < 10*time.Second: // beyond its time box it goes on unseen
 		lu.object.Forget(s.now(), t.resets[place])

@@ -73,7 +73,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 			s.cause(lu, causeClear)
 		}
 		if fn != pdu.TMFAbortTaskSet {
-			s.excuseTasks(lu)
+			s.excuseTasks(lu, t.stamp(in.id))
 			lu.resetting++
 			if fn != pdu.TMFClearTaskSet {
 				s.beginReset(t, i)
@@ -89,13 +89,18 @@ func (in *initiator) manage(fn uint8, lun int) {
 	in.send(b, nil)
 }
 
-// excuseTasks lets every initiator's tasks of lu end without an answer.
-func (s *run) excuseTasks(lu *lun) {
+// excuseTasks lets every initiator's tasks of lu end without an answer, because
+// of the function that by is the stamp of; 0 is another reason.
+func (s *run) excuseTasks(lu *lun, by uint64) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		for _, t := range in.tasks {
-			if t.lun == place {
-				t.maybe = true
+			if t.lun != place {
+				continue
+			}
+			if t.maybe = true; by == 0 || t.excuser != by {
+				t.excuser = by
+				t.excuses++
 			}
 		}
 	}
@@ -168,6 +173,7 @@ func (s *run) mayReject(in *initiator, t *task) bool {
 func (in *initiator) maybeAll(t *task) {
 	for _, o := range t.refs {
 		o.maybe = true
+		o.excuses++
 	}
 }
 
@@ -197,9 +203,11 @@ func (in *initiator) overAll(t *task, done bool) {
 		if done || s.clk.T.Sub(t.at) < 10*time.Second { // beyond its time box it goes on unseen
 			lu.resetting = max(lu.resetting-1, 0)
 		}
-		s.excuseTasks(lu)
+		s.excuseTasks(lu, t.stamp(in.id))
 		if t.fn != pdu.TMFClearTaskSet {
-			s.endReset(t, i, done)
+			in.endReset(t, i, done)
+		} else if done && lu.tellsAborted(t.call, nil) {
+			in.awaitAborted(t, i)
 		}
 		switch t.fn {
 		case pdu.TMFLUNReset:

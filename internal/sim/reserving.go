@@ -8,12 +8,12 @@ func (c change) String() string {
 
 var changeNames = [...]string{
 	"REGISTER", "PR RESERVE", "PR RELEASE", "CLEAR", "PREEMPT", "PREEMPT AND ABORT", "REGISTER AND IGNORE EXISTING KEY",
-	"REGISTER AND MOVE", "RESERVE", "RELEASE", "reset",
+	"REGISTER AND MOVE", "RESERVE", "RELEASE", "MODE SELECT", "reset",
 }
 
 // changeStates are what runs have to see of each kind of change.
 var changeStates = [...]State{
-	Registers, PRReserves, PRReleases, PRClears, PRPreempts, PRPreemptAborts, RegisterIgnores, RegisterMoves, Reservations, ReleasesOld, 0,
+	Registers, PRReserves, PRReleases, PRClears, PRPreempts, PRPreemptAborts, RegisterIgnores, RegisterMoves, Reservations, ReleasesOld, ModeSelects, 0,
 }
 
 // reserveOld is RESERVE or RELEASE of SPC-2.

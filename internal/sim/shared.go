@@ -16,6 +16,7 @@ type shared struct {
 	aptpl      bool
 	reserved   bool // by RESERVE
 	owner      uint8
+	modes      modes
 }
 
 // registration is the key of a registered nexus.
@@ -143,6 +144,7 @@ func (s shared) kept() shared {
 	if !s.aptpl {
 		return shared{}
 	}
+	s.modes = modes{}
 	s.generation, s.reserved, s.owner = 0, false, 0
 	return s
 }
@@ -159,14 +161,16 @@ const (
 
 // change is a command that changes the shared state of a unit.
 type change struct {
-	kind   changeKind
-	nexus  uint8 // that asks
-	key    uint64
-	action uint64 // SERVICE ACTION RESERVATION KEY
-	rtype  rsvType
-	aptpl  bool
-	to     uint8 // REGISTER AND MOVE
-	unreg  bool
+	kind    changeKind
+	nexus   uint8 // that asks
+	key     uint64
+	action  uint64 // SERVICE ACTION RESERVATION KEY
+	rtype   rsvType
+	aptpl   bool
+	to      uint8 // REGISTER AND MOVE
+	unreg   bool
+	modes   modes // MODE SELECT
+	caching bool  // ... of the caching page; otherwise of the control page
 }
 
 type changeKind uint8
@@ -184,6 +188,7 @@ const (
 	doMove
 	doReserveOld
 	doReleaseOld
+	doSelect
 	doReset
 )
 
@@ -198,8 +203,10 @@ type notice struct {
 func (c *change) apply(s *shared, tell func(notice)) result {
 	switch c.kind {
 	case doReset:
-		s.reserved, s.owner = false, 0
+		s.reserved, s.owner, s.modes = false, 0, modes{}
 		return resGood
+	case doSelect:
+		return c.set(s, tell)
 	case doReserveOld:
 		if s.count != 0 || s.reserved && s.owner != c.nexus {
 			return resConflict

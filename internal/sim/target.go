@@ -107,8 +107,11 @@ func (s *run) draw() {
 	s.w.Trace = s.observe
 	s.drawLUNs()
 	p.contended = -1
-	if r.IntN(3) == 0 {
+	if r.IntN(2) == 0 {
 		p.contended = r.IntN(len(s.luns))
+		if p.power && r.IntN(2) == 0 {
+			p.contended = 1 // a file, whose cache matters then
+		}
 	}
 	for i := range p.initiators {
 		s.inits = append(s.inits, newInitiator(s, i))
@@ -403,6 +406,9 @@ func (s *run) die(power bool) {
 			in.link.receive()
 		}
 		in.drop()
+		for _, t := range in.old {
+			t.changing = 0 // what it changed is judged with the state that is left
+		}
 	}
 	if s.failed() {
 		return

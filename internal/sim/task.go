@@ -22,13 +22,15 @@ func (k taskKind) String() string {
 
 // task is a request of an initiator that waits for its answer.
 type task struct {
-	kind  taskKind
-	itt   uint32
-	cmdSN uint32
-	imm   bool
-	call  int64 // instant it was sent
-	lun   int   // place in run.luns
-	maybe bool  // it may never be answered: others may have ended it
+	kind    taskKind
+	itt     uint32
+	cmdSN   uint32
+	imm     bool
+	call    int64  // instant it was sent
+	lun     int    // place in run.luns
+	maybe   bool   // it may never be answered: others may have ended it
+	excuses int    // for how many reasons
+	excuser uint64 // stamp of the function that was one of them
 
 	// SCSI commands.
 	class       class
@@ -205,5 +207,8 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes
 }
+
+// stamp is a number that no other task of the run has.
+func (t *task) stamp(initiator int) uint64 { return uint64(initiator+1)<<32 | uint64(t.itt) }

@@ -28,6 +28,9 @@ func (in *initiator) ended(t *task, status uint8, sense []byte) {
 			in.bad("status", "TASK SET FULL with memory to spare")
 		}
 		s.over(t, without, "TASK SET FULL")
+	case scsi.TaskAborted:
+		in.taskAborted(t, lu)
+		s.over(t, unsure, "TASK ABORTED")
 	default:
 		in.bad("status", "%#x of task %#x", status, t.itt)
 	}
@@ -44,7 +47,9 @@ func (in *initiator) good(t *task, lu *lun) {
 	if what := in.missed(t); what != "" && !lu.unsteady {
 		in.bad("unit attention", "LUN %d: task %#x ended well and %s", lu.id, t.itt, what)
 	}
-	in.admitted(t, lu)
+	if in.admitted(t, lu); t.op != 0 {
+		in.written(t, lu)
+	}
 	switch t.class {
 	case classRead:
 		s.count(Reads)
@@ -64,6 +69,8 @@ func (in *initiator) good(t *task, lu *lun) {
 	case classChange:
 		s.count(changeStates[t.change.kind])
 		in.changed(t, lu, resGood)
+	case classModes:
+		in.showed(t, lu)
 	case classRegistry:
 		in.told(t, lu)
 	case classWrite:
@@ -171,6 +178,10 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 			return
 		}
 	case scsi.MediumError, scsi.DataProtect:
+		if code == scsi.SoftwareWriteProtected {
+			in.protected(t, lu)
+			break
+		}
 		s.count(MediumErrors)
 		st = unsure
 		if lu.faults == 0 {

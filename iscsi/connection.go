@@ -316,10 +316,9 @@ func (c *Connection) settleTasks() {
 		streamed := t.stream
 		t.stream, t.fetching = false, false
 		switch {
-		case t.state == taskHeld && streamed: // not on the session's list yet
+		case t.state == taskHeld && streamed, // not on the session's list yet
+			t.state == taskDraining:
 			c.sess.unfile(t)
-			t.release()
-		case t.state == taskDraining:
 			t.release()
 		}
 	}

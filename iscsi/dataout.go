@@ -140,6 +140,7 @@ func (c *Connection) Fetched(f *Fetch) {
 	case t.SCSI.Status == scsi.TaskAborted && c.phase == phaseFull:
 		t.respond() // TAS: another nexus aborted it, and this one is told
 	default:
+		t.sess.unfile(t)
 		t.release()
 	}
 }

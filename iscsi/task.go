@@ -202,12 +202,15 @@ func (t *Task) TaskAbort(*scsi.Task) {
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	c := t.conn
-	t.sess.unfile(t)
+	if !t.fetching {
+		t.sess.unfile(t)
+	}
 	switch {
 	case t.fetching:
-		// It stays on its view's list: a management function that is answered while
-		// the initiator's memory is being read would let the initiator take that
-		// memory back, and the read fail with the connection.
+		// It stays on its view's list, and its tag is its own: a management function
+		// that is answered while the initiator's memory is being read, were it that
+		// there is no such task, would let the initiator take that memory back, and
+		// the read fail with the connection.
 		t.state = taskDraining
 	case t.stream:
 		t.state = taskDraining

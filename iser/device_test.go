@@ -168,6 +168,7 @@ func TestFaults(t *testing.T) {
 			f = f.Lossless()
 		}
 		f.RNR /= 10 // each costs 655 ms
+		f.Fatal, f.LostReply = 4*f.Fatal, 8*f.LostReply
 		g := isertest.New(t, isertest.Options{Seed: seed, Target: iscsitest.Options{Reactors: 1 + int(seed%2), Sleep: seed%3 == 0}, FDs: seed%5 == 0, Fabric: memverbs.Config{Faults: f}})
 		run(t, g, rng, seed%2 == 0)
 		counts.Add(&g.Fabric.Counts)

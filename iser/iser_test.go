@@ -291,8 +291,10 @@ func TestAbortWhileReading(t *testing.T) {
 		fn    byte
 		other bool // from another session
 		posts bool // more writes than the peer serves reads: some have not begun
+		twice bool // the function is sent twice
 	}{
 		{name: "ABORT TASK", fn: pdu.TMFAbortTask},
+		{name: "ABORT TASK twice", fn: pdu.TMFAbortTask, twice: true},
 		{name: "LUN RESET", fn: pdu.TMFLUNReset},
 		{name: "LUN RESET from another session", fn: pdu.TMFLUNReset, other: true},
 		{name: "ABORT TASK SET with a queue", fn: pdu.TMFAbortTaskSet, posts: true},
@@ -329,6 +331,18 @@ func TestAbortWhileReading(t *testing.T) {
 			m.SetRefTag(itt)
 			m.SetRefCmdSN(c.CmdSN - 1)
 			from.Send(m, nil, nil)
+			if tc.twice { // there is such a task while its memory is being read
+				m = from.Immediate(pdu.TMFRequest, pdu.FlagFinal|tc.fn)
+				m.SetLUN(1 << 48)
+				m.SetRefTag(itt)
+				m.SetRefCmdSN(c.CmdSN - 1)
+				from.Send(m, nil, nil)
+				p := from.Expect(pdu.TMFResponse)
+				if p.BHS.Response() != pdu.TMFComplete {
+					t.Fatalf("response %d to the first", p.BHS.Response())
+				}
+				from.ExpStatSN++
+			}
 			p := from.Expect(pdu.TMFResponse)
 			if p.BHS.Response() != pdu.TMFComplete {
 				t.Fatalf("response %d", p.BHS.Response())

@@ -28,7 +28,7 @@ func (in *initiator) act() {
 		return
 	}
 	// Without room in the window only immediate requests may go.
-	shut := pdu.SNLess(in.maxCmdSN, in.cmdSN)
+	shut := pdu.SNLess(in.maxCmdSN, in.cmdSN) || !in.link.room()
 	k := r.IntN(1000)
 	if s.plan.abortive && r.IntN(4) == 0 {
 		k = 870 + r.IntN(56)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"spindle/reactor/ring/simring"
+	"spindle/verbs/memverbs"
 )
 
 // Config is what a run is made of. Zero fields are drawn from the seed.
@@ -14,6 +15,7 @@ type Config struct {
 	Reactors   int               // 1 to MaxReactors
 	Initiators int               // 1 to maxInitiators
 	Calm       bool              // no faults
+	ISER       bool              // over iSER too, whatever the seed says
 	Drop       map[ActionID]bool // actions that are left out
 	Keep       map[ActionID]bool // when not nil: the only actions that are made
 	Trace      bool              // keep the lines of the trace
@@ -36,6 +38,7 @@ type Report struct {
 	Commands uint64     // SCSI commands sent
 	Actions  []ActionID // that were made, in order
 	Faults   simring.Counts
+	Fabric   memverbs.Counts
 	States   States
 	Lines    []string // of the trace, when kept
 }
@@ -47,6 +50,9 @@ type Failure struct {
 }
 
 func (f *Failure) Error() string { return f.Rule + ": " + f.Text }
+
+// Injected is the number of faults of both worlds.
+func (r *Report) Injected() uint64 { return r.Faults.Total() + r.Fabric.Injected() }
 
 // State is something a run may see; a large number of runs has to see each.
 type State int
@@ -139,6 +145,16 @@ const (
 	Sleeps
 	MixedBlocks
 	Searches
+	DialsRDMA
+	RejectedRDMA
+	LoginsRDMA
+	Invalidating
+	WholeBuffers
+	ReadsRDMA
+	WritesRDMA
+	DevicesRemoved
+	PortalsToggled
+	AddressChanges
 	numStates
 )
 
@@ -155,6 +171,8 @@ var stateNames = [numStates]string{
 	"Logouts", "LogoutsAsked", "Vanished", "HalfClosed", "ResetByPeer", "ClosedByPeer", "Stalls", "HeaderDigests",
 	"DataDigests", "SessionsLost", "Kills", "PowerFailures", "FailedDisks", "Reconfigurations", "LUNsAdded",
 	"LUNsRemoved", "Resizes", "Moves", "Sleeps", "MixedBlocks", "Searches",
+	"DialsRDMA", "RejectedRDMA", "LoginsRDMA", "Invalidating", "WholeBuffers", "ReadsRDMA", "WritesRDMA", "DevicesRemoved",
+	"PortalsToggled", "AddressChanges",
 }
 
 func (s State) String() string { return stateNames[s] }
@@ -183,7 +201,7 @@ func (c *States) Missing() []string {
 func (c *States) String() string {
 	var b strings.Builder
 	for i, n := range c {
-		fmt.Fprintf(&b, "%-18s %10d\n", State(i), n)
+		fmt.Fprintf(&b, "%-20s %10d\n", State(i), n)
 	}
 	return b.String()
 }

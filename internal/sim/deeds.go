@@ -52,6 +52,10 @@ func (s *run) deeds() {
 func (s *run) reconfigure() {
 	r := s.rng
 	s.count(Reconfigurations)
+	if s.fab.w != nil && r.IntN(3) == 0 {
+		s.fab.reconfigure()
+		return
+	}
 	for _, lu := range s.luns {
 		if lu.file != nil && lu.file.Info().Failed && r.IntN(2) == 0 {
 			s.count(FailedDisks)
@@ -202,7 +206,7 @@ func (s *run) cyclePortal(c reactor.Caller) {
 	p.up = false
 	s.must(s.engine.RemovePortalGroup(c, p.tag))
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
-	s.must(s.engine.AddPortalGroup(c, iscsi.PortalGroup{Tag: p.tag, Portals: []iscsi.Portal{{Addr: p.addr}}}))
+	s.must(s.engine.AddPortalGroup(c, p.group()))
 	p.up = true
 	s.changed()
 }

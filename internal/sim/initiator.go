@@ -36,6 +36,7 @@ type initiator struct {
 
 	link     link // nil without a connection
 	tcp      tcpLink
+	rdma     rdmaLink
 	phase    phase
 	excused  string // why the connection may end; "" is no reason
 	login    login
@@ -75,8 +76,14 @@ func newInitiator(s *run, id int) *initiator {
 	in.total = s.plan.actions / s.plan.initiators
 	in.limit = pick(s.rng, 1, 4, 8, 16)
 	in.units = make([]unit, len(s.luns))
+	if s.fab.w != nil {
+		in.rdma.setUp(in, s.m.hosts[id])
+	}
 	return in
 }
+
+// overRDMA tells whether the connection is over iSER.
+func (in *initiator) overRDMA() bool { return in.link == &in.rdma }
 
 // draw makes rng that of action or login number n, whatever came before it.
 func (in *initiator) draw(kind, n int) {
@@ -196,6 +203,9 @@ func (in *initiator) lost() {
 	}
 	if in.phase == loggingIn && (!s.stable() || in.dialled < s.steadySince) {
 		in.excuse("the target is changing")
+	}
+	if in.overRDMA() && in.phase == loggingIn && (!s.fab.stable() || in.dialled < s.fab.steadySince) {
+		in.excuse("the fabric is changing")
 	}
 	if !in.heard && s.plan.options.MaxPendingLogins < 10 {
 		in.excuse("too many logins")

@@ -23,6 +23,8 @@ type link interface {
 	// the bytes from t.asked on have to be fetched.
 	send(b pdu.BHS, data []byte)
 	command(t *task, b pdu.BHS, data []byte)
+	// room tells whether two more commands may be sent.
+	room() bool
 	// answered checks what a command's answer says about the data that moved,
 	// and ended that its task is over: the target must leave its memory alone.
 	answered(t *task, b pdu.BHS)
@@ -76,6 +78,7 @@ func (l *tcpLink) close() {
 	delete(l.in.s.conns, l.peer.ID())
 }
 
+func (l *tcpLink) room() bool              { return true }
 func (l *tcpLink) answered(*task, pdu.BHS) {}
 func (l *tcpLink) ended(*task)             {}
 

@@ -17,6 +17,8 @@ type params struct {
 	outstanding              uint32 // R2Ts
 	maxRecv                  uint32 // what we declared
 	maxSend                  uint32 // what the target did
+	wholeBuffer              bool   // over iSER: a write's buffer begins with its first byte
+	targetRecv               uint32 // over iSER, as we offer it
 }
 
 // defaults of RFC 7143 §13.
@@ -46,7 +48,14 @@ func (in *initiator) dial() {
 	}
 	p := s.portals[in.portal]
 	in.wake = s.clk.T.Add(time.Duration(1+r.IntN(5)) * time.Millisecond)
-	if err := in.dialTCP(p); err != nil {
+	var err error
+	over := s.fab.w != nil && r.IntN(2) == 0
+	if over {
+		err = in.dialRDMA(p)
+	} else {
+		err = in.dialTCP(p)
+	}
+	if err != nil {
 		in.refusals(s, p)
 		return
 	}
@@ -63,7 +72,9 @@ func (in *initiator) dial() {
 	}
 	in.nextITT++
 	in.prm, in.cmdSN, in.statKnown = defaults, r.Uint32(), false
-	in.sendLogin()
+	if !over { // over RDMA when it is connected
+		in.sendLogin()
+	}
 }
 
 // refusals bounds how often an initiator is refused a connection.
@@ -82,6 +93,7 @@ func (in *initiator) drawKeys() params {
 		outstanding: pick(r, uint32(1), 2, 4),
 		maxRecv:     pick(r, uint32(512), 700, 1024, 3000, 4096, 8192, 65536),
 	}
+	p.targetRecv = pick(r, uint32(8192), 8192, 512, 4096, 65536)
 	p.firstBurst = min(p.maxBurst, pick(r, uint32(512), 2048, 16384, 65536))
 	return p
 }
@@ -125,9 +137,12 @@ func (in *initiator) keys() []byte {
 		}
 		return pick(r, "None", "None,CRC32C")
 	}
+	if in.overRDMA() {
+		in.rdmaKeys(offer)
+	}
 	offer(pdu.KeyHeaderDigest, digest(o.headerDigest, in.s.plan.digests[0]), true)
 	offer(pdu.KeyDataDigest, digest(o.dataDigest, in.s.plan.digests[1]), true)
-	offer(pdu.KeyMaxRecvData, strconv.Itoa(int(o.maxRecv)), false)
+	offer(pdu.KeyMaxRecvData, strconv.Itoa(int(o.maxRecv)), in.overRDMA() && !l.discovery)
 	if l.discovery {
 		return b
 	}
@@ -142,6 +157,36 @@ func (in *initiator) keys() []byte {
 	offer(pdu.KeyFirstBurst, strconv.Itoa(int(o.firstBurst)), false)
 	offer(pdu.KeyMaxBurst, strconv.Itoa(int(o.maxBurst)), false)
 	return b
+}
+
+// rdmaKeys are the keys of RFC 7145 §6, and no digests.
+func (in *initiator) rdmaKeys(offer func(k, v string, may bool)) {
+	l, r := &in.login, in.rng
+	l.ours.headerDigest, l.ours.dataDigest = false, false
+	for _, k := range [...]string{pdu.KeyHeaderDigest, pdu.KeyDataDigest} { // libiscsi offers them, ib_iser does not
+		offer(k, pick(r, "None", "None,CRC32C"), true)
+		l.offered[k] = true
+	}
+	if l.discovery {
+		return
+	}
+	offer(pdu.KeyRDMAExtensions, "Yes", false)
+	offer(pdu.KeyInitiatorRecvData, "262144", false)
+	offer(pdu.KeyTargetRecvData, strconv.Itoa(int(l.ours.targetRecv)), false)
+	if r.IntN(4) == 0 && !l.offered[pdu.KeyTaggedBufferOnly] { // declared, not negotiated
+		l.ours.wholeBuffer = r.IntN(2) == 0
+		offer(pdu.KeyTaggedBufferOnly, yes(!l.ours.wholeBuffer), false)
+	}
+}
+
+// enterRDMA begins full feature phase over iSER.
+func (in *initiator) enterRDMA() {
+	in.rdma.enter()
+	in.prm.wholeBuffer = in.login.ours.wholeBuffer
+	in.s.count(LoginsRDMA)
+	if in.prm.wholeBuffer {
+		in.s.count(WholeBuffers)
+	}
 }
 
 func yes(b bool) string {
@@ -270,6 +315,12 @@ func (in *initiator) key(k, v string, answer bool) {
 		reply(yes(res))
 	}
 	switch k {
+	case pdu.KeyHeaderDigest, pdu.KeyDataDigest:
+		if in.overRDMA() && v != "None" { // RFC 7145 §5.1
+			in.s.fail("login", "initiator %d: %s=%s over iSER", in.id, k, v)
+		}
+	}
+	switch k {
 	case pdu.KeyHeaderDigest:
 		p.headerDigest = v == "CRC32C"
 		reply(v)
@@ -287,8 +338,15 @@ func (in *initiator) key(k, v string, answer bool) {
 	case pdu.KeyMaxOutstandingR2T:
 		number(&p.outstanding, o.outstanding)
 	case pdu.KeyMaxRecvData: // declared, not negotiated
-		n, _ := strconv.Atoi(v)
-		p.maxSend = uint32(n)
+		if n, _ := strconv.Atoi(v); !in.overRDMA() {
+			p.maxSend = uint32(n)
+		}
+	case pdu.KeyTargetRecvData:
+		number(&p.maxSend, o.targetRecv)
+	case pdu.KeyRDMAExtensions:
+		if v != yes(in.overRDMA()) {
+			in.s.fail("login", "initiator %d: %s=%s", in.id, k, v)
+		}
 	}
 }
 
@@ -297,6 +355,12 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	s, l := in.s, &in.login
 	if l.offered[pdu.KeyMaxRecvData] {
 		in.prm.maxRecv = l.ours.maxRecv
+	}
+	if in.overRDMA() && !l.discovery {
+		in.prm.maxRecv = fullRecv - headersLen
+	}
+	if in.overRDMA() {
+		in.enterRDMA()
 	}
 	in.phase = full
 	in.expCmdSN, in.maxCmdSN = b.ExpCmdSN(), b.MaxCmdSN()

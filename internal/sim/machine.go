@@ -26,13 +26,14 @@ const (
 // Machine is the memory that runs use, one after the other.
 type Machine struct {
 	space   *mem.Space
-	regions [MaxReactors]*mem.Region
+	regions [MaxReactors][2]*mem.Region // of 8 MiB, and of 16
 	ram     [2][ramDisks]*malloc.Device // of blocks of 512 and of 4096 bytes
 	nothing mem.Ref                     // null's span
 	zeroes  mem.Ref
+	hosts   [maxInitiators]*mem.Region // of the initiators' machines
 	book    book
 	linear  linear.Checker
-	dirty   [MaxReactors]bool
+	dirty   [MaxReactors][2]bool
 }
 
 // NewMachine maps a machine's memory.
@@ -40,7 +41,14 @@ func NewMachine() (*Machine, error) {
 	m := &Machine{space: mem.NewSpace()}
 	var err error
 	for i := range m.regions {
-		if m.regions[i], err = m.space.Map(arenaSize, -1); err != nil {
+		for k := range m.regions[i] {
+			if m.regions[i][k], err = m.space.Map(arenaSize>>(1-k), -1); err != nil {
+				return nil, fmt.Errorf("sim: %w", err)
+			}
+		}
+	}
+	for i := range m.hosts {
+		if m.hosts[i], err = mem.NewSpace().Map(hostMemory, -1); err != nil {
 			return nil, fmt.Errorf("sim: %w", err)
 		}
 	}
@@ -63,21 +71,25 @@ func NewMachine() (*Machine, error) {
 	return m, nil
 }
 
-// arena makes the arena of reactor i anew, of size bytes of its region, so that
+// arena makes the arena of reactor i anew, in its region of size bytes, so that
 // a run does not depend on those before it.
 func (m *Machine) arena(i int, size uint64) (*mem.Arena, error) {
-	r := m.regions[i]
-	if m.dirty[i] {
-		invariants.Mangle(r.Ref(0, arenaSize).Bytes())
+	k := 0
+	if size == arenaSize {
+		k = 1
 	}
-	m.dirty[i] = false
-	return mem.NewArena(&mem.Region{Base: r.Base, Len: size, Index: r.Index, Kind: r.Kind})
+	r := m.regions[i][k]
+	if m.dirty[i][k] {
+		invariants.Mangle(r.Ref(0, uint32(r.Len)).Bytes())
+	}
+	m.dirty[i][k] = false
+	return mem.NewArena(r)
 }
 
 // soil says that the arenas hold what a killed target left.
 func (m *Machine) soil() {
 	for i := range m.dirty {
-		m.dirty[i] = true
+		m.dirty[i] = [2]bool{true, true}
 	}
 }
 

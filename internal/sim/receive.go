@@ -115,6 +115,10 @@ func (in *initiator) dataIn(b pdu.BHS, data []byte) {
 	if t == nil {
 		return
 	}
+	if in.overRDMA() {
+		in.bad("protocol", "Data-In over iSER: %s", brief(b, true))
+		return
+	}
 	fl := b.Flags()
 	off := uint32(len(t.got))
 	end := off + uint32(len(data))
@@ -154,6 +158,7 @@ func (in *initiator) response(b pdu.BHS, data []byte) {
 	if t == nil {
 		return
 	}
+	in.link.answered(t, b)
 	switch {
 	case b.Response() != pdu.RespCompleted:
 		in.bad("protocol", "response code %d: %s", b.Response(), brief(b, true))
@@ -231,6 +236,8 @@ func (in *initiator) r2t(b pdu.BHS) {
 	}
 	n, p := b.Desired(), &in.prm
 	switch {
+	case in.overRDMA():
+		in.bad("R2T", "over iSER: %s", brief(b, true))
 	case !t.write:
 		in.bad("R2T", "for a task that moves no data: %s", brief(b, true))
 	case b.DataSN() != t.r2tSN:

@@ -33,6 +33,7 @@ type run struct {
 	cores    []*core
 	reactors []*reactor.Reactor
 	tcp      *tcp.Transport
+	fab      fabric
 	engine   *iscsi.Engine
 	portals  []portal
 	luns     []*lun
@@ -58,6 +59,7 @@ type portal struct {
 	tag  uint16
 	addr netip.AddrPort
 	up   bool
+	iser bool // served over iSER too
 }
 
 const (
@@ -78,6 +80,11 @@ func Run(m *Machine, cfg Config) (rep *Report) {
 	s.finish()
 	rep.Hash, rep.Faults = s.hash^s.w.TraceHash(), s.w.Counts
 	rep.Steps += s.w.Steps()
+	if f := s.fab.w; f != nil {
+		rep.Hash ^= f.TraceHash()
+		rep.Fabric = f.Counts
+		rep.Steps += f.Steps()
+	}
 	return rep
 }
 

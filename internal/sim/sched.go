@@ -94,7 +94,7 @@ func (s *run) step(limit clock.Time) bool {
 			list = append(list, MaxReactors+i)
 		}
 	}
-	const world, control, work = 100, 101, 102
+	const world, control, work, fabric = 100, 101, 102, 103
 	if s.w.Next() <= s.clk.T {
 		list = append(list, world, world)
 	}
@@ -103,6 +103,9 @@ func (s *run) step(limit clock.Time) bool {
 	}
 	if len(s.jobs) != 0 {
 		list = append(list, work)
+	}
+	if f := s.fab.w; f != nil && f.Next() <= s.clk.T {
+		list = append(list, fabric, fabric)
 	}
 	s.ready = list
 	if len(list) == 0 {
@@ -117,6 +120,8 @@ func (s *run) step(limit clock.Time) bool {
 		s.stepControl()
 	case k == work:
 		s.stepJob()
+	case k == fabric:
+		s.fab.stepWorld()
 	case k < MaxReactors:
 		s.cores[k].run(k)
 	default:
@@ -142,7 +147,7 @@ func (s *run) stepControl() {
 
 // pass lets time pass until something can happen.
 func (s *run) pass(limit clock.Time, spins bool) bool {
-	next := s.w.Next()
+	next := min(s.w.Next(), s.fab.next())
 	for i := range s.cores {
 		if until, asleep := s.rings[i].Asleep(); asleep {
 			next = min(next, until)

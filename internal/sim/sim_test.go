@@ -31,7 +31,7 @@ func seeds(t *testing.T) uint64 {
 func TestSeeds(t *testing.T) {
 	m := machine(t)
 	n := seeds(t)
-	var commands, faults uint64
+	var commands, faults, iser uint64
 	for seed := uint64(1); seed <= n; seed++ {
 		rep := Run(m, Config{Seed: seed})
 		if rep.Failure != nil {
@@ -41,7 +41,11 @@ func TestSeeds(t *testing.T) {
 			}
 		}
 		commands += rep.Commands
-		faults += rep.Faults.Total()
+		faults += rep.Injected()
+		iser += rep.States[ReadsRDMA] + rep.States[WritesRDMA]
+	}
+	if iser < 10*n {
+		t.Errorf("%d seeds moved the data of %d commands over iSER: fewer than 10 each", n, iser)
 	}
 	if commands < 200*n || faults < 3*n {
 		t.Errorf("%d seeds had %d commands and %d faults: fewer than 200 and 3 each", n, commands, faults)

@@ -105,6 +105,11 @@ func (s *run) draw() {
 	p.storeFails = !s.cfg.Calm && r.IntN(4) == 0
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
+	s.portals = []portal{
+		{tag: 1, addr: netip.MustParseAddrPort("127.0.0.1:3260")},
+		{tag: 2, addr: netip.MustParseAddrPort("127.0.0.1:3261")},
+	}
+	s.fab.draw(s)
 	s.drawLUNs()
 	p.contended = -1
 	if r.IntN(2) == 0 {
@@ -244,12 +249,12 @@ func (s *run) start() {
 		s.cores = append(s.cores, s.newCore(r, q))
 	}
 	s.tcp = tcp.New(s.w, s.reactors, tcp.Options{Listen: s.plan.listen})
-	s.engine = iscsi.New(iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: new(entropy), Options: s.plan.options, Log: s.logger(),
-		Reservations: s.store, Offload: offload{s}})
-	s.portals = []portal{
-		{tag: 1, addr: netip.MustParseAddrPort("127.0.0.1:3260")},
-		{tag: 2, addr: netip.MustParseAddrPort("127.0.0.1:3261")},
+	cfg := iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: new(entropy), Options: s.plan.options, Log: s.logger(),
+		Reservations: s.store, Offload: offload{s}}
+	if s.fab.w != nil {
+		cfg.ISER = s.fab.start()
 	}
+	s.engine = iscsi.New(cfg)
 	s.jobs = s.jobs[:0]
 	s.changing = 1 // whatever deed was under way is gone
 	s.await("start", s.configure)
@@ -300,7 +305,8 @@ func (s *run) must(err error) {
 func (s *run) configure(c reactor.Caller) {
 	for i := range s.portals {
 		p := &s.portals[i]
-		s.must(s.engine.AddPortalGroup(c, iscsi.PortalGroup{Tag: p.tag, Portals: []iscsi.Portal{{Addr: p.addr}}}))
+		p.iser = s.fab.w != nil
+		s.must(s.engine.AddPortalGroup(c, p.group()))
 		p.up = true
 	}
 	s.must(s.engine.AddInitiatorGroup(iscsi.InitiatorGroup{Tag: 1, Initiators: []string{"ANY"}, Netmasks: []string{"ANY"}}))
@@ -311,6 +317,11 @@ func (s *run) configure(c reactor.Caller) {
 		s.build(c, lu)
 	}
 	s.addNode(c)
+}
+
+// group is p's portal group.
+func (p *portal) group() iscsi.PortalGroup {
+	return iscsi.PortalGroup{Tag: p.tag, Portals: []iscsi.Portal{{Addr: p.addr, ISER: p.iser}}}
 }
 
 func (s *run) addNode(c reactor.Caller) {
@@ -426,6 +437,9 @@ func (s *run) die(power bool) {
 	} else {
 		s.w.Kill()
 	}
+	if s.fab.w != nil {
+		s.fab.die(power)
+	}
 	s.nodeUp = false
 	s.book.close(power)
 	for _, lu := range s.luns {
@@ -445,6 +459,9 @@ func (s *run) shutdown() {
 		for _, n := range s.engine.Nodes() {
 			s.must(s.engine.RemoveNode(c, n.Name))
 		}
+		if s.fab.w != nil {
+			s.fab.iser.Stop(c)
+		}
 	})
 	s.settle(20 * time.Second)
 	if s.failed() {
@@ -453,6 +470,7 @@ func (s *run) shutdown() {
 	for _, lu := range s.luns {
 		s.dismantle(lu)
 	}
+	s.fab.check()
 	for i, q := range s.rings {
 		if until, asleep := q.Asleep(); !asleep || until != clock.Never {
 			s.fail("home", "reactor %d is not at rest: asleep %v until %d", i, asleep, until)

@@ -56,6 +56,7 @@ type task struct {
 	service     uint8  // of PERSISTENT RESERVE IN
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
+	mem         buffer // over iSER: what it advertises
 
 	// Task management.
 	fn     uint8
@@ -99,6 +100,9 @@ func (in *initiator) find(itt uint32) *task {
 
 // remove takes t off the list; its tag is not used again.
 func (in *initiator) remove(t *task) {
+	if in.link != nil {
+		in.link.ended(t)
+	}
 	for i, o := range in.tasks {
 		if o == t {
 			in.tasks = append(in.tasks[:i], in.tasks[i+1:]...)
@@ -153,7 +157,8 @@ func (in *initiator) sendBurst() {
 	}
 	q := &in.bursts[k]
 	n := min(q.to-q.off, in.prm.maxSend)
-	if n > 512 && r.IntN(2) == 0 {
+	// Over iSER each takes a receive of the target's, who counts on whole ones.
+	if n > 512 && r.IntN(2) == 0 && !in.overRDMA() {
 		n = 1 + uint32(r.IntN(int(n)))
 		if r.IntN(2) == 0 {
 			n = (n + 3) &^ 3

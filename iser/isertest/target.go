@@ -95,7 +95,7 @@ func New(t testing.TB, o Options) *Target {
 			i.Provider = o.Wrap(g.Node)
 		}
 		if o.FDs {
-			i.Provider = Descriptors(i.Provider, b.World)
+			i.Provider = memverbs.WithDescriptors(i.Provider, b.World)
 		}
 		if i.Offload == nil {
 			i.Offload = Offload{}

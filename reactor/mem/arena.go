@@ -156,6 +156,24 @@ func (a *Arena) Free(r Ref) {
 	a.push(int32(unit), class)
 }
 
+// Holds tells whether all of b lies in one block that was given out: a check
+// for those who watch what uses the arena's memory.
+// Preconditions: runs on the owning reactor.
+func (a *Arena) Holds(b Ref) bool {
+	if !a.region.Contains(b) {
+		return false
+	}
+	unit := uint64(b.Addr-a.base) >> minShift
+	for class := range uint64(Classes) {
+		first := unit &^ (1<<class - 1)
+		if a.state[first] == stateUsed|uint8(class) {
+			end := a.base + uintptr(first+1<<class)<<minShift
+			return b.Addr+uintptr(b.Len) <= end
+		}
+	}
+	return false
+}
+
 // Stats returns the account. Preconditions: runs on the owning reactor.
 func (a *Arena) Stats() Stats { return a.stats }
 

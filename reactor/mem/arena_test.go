@@ -279,3 +279,29 @@ func BenchmarkArenaAllocFree(b *testing.B) {
 		a.Free(r)
 	}
 }
+
+func TestArenaHolds(t *testing.T) {
+	a := newTestArena(t, MaxBlock)
+	b, _ := a.Alloc(3 * MinBlock) // a block of four units
+	c, _ := a.Alloc(MinBlock)
+	for _, tc := range []struct {
+		name string
+		ref  Ref
+		want bool
+	}{
+		{"a whole block", b, true},
+		{"its middle", b.Slice(MinBlock+5, MinBlock), true},
+		{"beyond its end", Ref{Addr: b.Addr, Len: 5 * MinBlock, Region: b.Region}, false},
+		{"the other", c.Slice(100, 8), true},
+		{"free memory", Ref{Addr: a.Region().Base + MaxBlock/2, Len: 1, Region: b.Region}, false},
+		{"outside", Ref{Addr: a.Region().Base + MaxBlock, Len: 1, Region: b.Region}, false},
+	} {
+		if got := a.Holds(tc.ref); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+	a.Free(c)
+	if a.Holds(c) {
+		t.Error("a block that was given back")
+	}
+}

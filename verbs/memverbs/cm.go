@@ -260,6 +260,8 @@ func (i *id) Connect(p verbs.ConnParam, private []byte) error {
 		i.post(message{kind: verbs.EventUnreachable, status: -int(syscall.ETIMEDOUT)})
 	case l == nil:
 		i.post(message{kind: verbs.EventRejected, status: RejectInvalidService})
+	case w.chance(w.Faults.LostRequest, &w.Counts.LostRequest, "lost request", i.number):
+		i.post(message{kind: verbs.EventUnreachable, status: -int(syscall.ETIMEDOUT)})
 	default:
 		c := l.ch.newID()
 		c.parent, c.peer, c.state, c.dev = l, i, requested, node.at(i.remote.Addr())
@@ -302,6 +304,13 @@ func (i *id) Accept(p verbs.ConnParam, private []byte) error {
 	}
 	i.state, i.establishing = accepted, true
 	i.qp.connect(i.peer.qp, int(p.InitiatorDepth), int(p.ResponderResources), i.offered.RNRRetry)
+	if w := i.ch.w; w.chance(w.Faults.LostReply, &w.Counts.LostReply, "lost reply", i.number) {
+		// The peer gives up, and says so.
+		i.peer.post(message{kind: verbs.EventUnreachable, status: -int(syscall.ETIMEDOUT)})
+		i.post(message{kind: verbs.EventRejected})
+		w.settle()
+		return nil
+	}
 	i.peer.post(message{kind: verbs.EventConnectResponse, param: p, private: append(make([]byte, 0, verbs.MaxPrivateREP), private...)[:verbs.MaxPrivateREP]})
 	i.ch.w.settle()
 	return nil

@@ -19,6 +19,8 @@ type Faults struct {
 	EarlyReceive float64 // ESTABLISHED is up to 64 latencies late, so that messages overtake it
 	EventDelay   float64 // any other event is up to 64 latencies late
 	DupEvent     float64 // DISCONNECTED comes twice
+	LostRequest  float64 // a connection request is lost for good: its sender hears UNREACHABLE
+	LostReply    float64 // likewise its acceptance: whoever accepted hears REJECTED in the end
 }
 
 // AllFaults is every fault at a rate that leaves runs able to progress.
@@ -26,13 +28,13 @@ func AllFaults() Faults {
 	return Faults{
 		Delay: 0.1, RNR: 0.01, LateRead: 0.2, RemoteAccess: 0.0005, Fatal: 0.0002, LateReceive: 0.5,
 		ShortPoll: 0.2, Spurious: 0.05,
-		EarlyReceive: 0.3, EventDelay: 0.2, DupEvent: 0.2,
+		EarlyReceive: 0.3, EventDelay: 0.2, DupEvent: 0.2, LostRequest: 0.02, LostReply: 0.02,
 	}
 }
 
 // Lossless is f without the faults that end a connection.
 func (f Faults) Lossless() Faults {
-	f.RemoteAccess, f.Fatal = 0, 0
+	f.RemoteAccess, f.Fatal, f.LostRequest, f.LostReply = 0, 0, 0, 0
 	return f
 }
 
@@ -42,6 +44,7 @@ type Counts struct {
 	Delay, RNR, LateRead, RemoteAccess, Fatal, LateReceive uint64
 	ShortPoll, Spurious                                    uint64
 	EarlyReceive, EventDelay, DupEvent                     uint64
+	LostRequest, LostReply                                 uint64
 
 	NoReceive     uint64 // sends that found no receive: RNR in earnest
 	ReadStalls    uint64 // times a full read depth held up a send queue
@@ -60,11 +63,22 @@ func (c *Counts) Each(f func(name string, n uint64)) {
 		{"Delay", c.Delay}, {"RNR", c.RNR}, {"LateRead", c.LateRead}, {"RemoteAccess", c.RemoteAccess}, {"Fatal", c.Fatal}, {"LateReceive", c.LateReceive},
 		{"ShortPoll", c.ShortPoll}, {"Spurious", c.Spurious},
 		{"EarlyReceive", c.EarlyReceive}, {"EventDelay", c.EventDelay}, {"DupEvent", c.DupEvent},
+		{"LostRequest", c.LostRequest}, {"LostReply", c.LostReply},
 		{"NoReceive", c.NoReceive}, {"ReadStalls", c.ReadStalls}, {"EarlyMessages", c.EarlyMessages},
 		{"Flushed", c.Flushed}, {"AccessDenied", c.AccessDenied}, {"Removals", c.Removals},
 	} {
 		f(e.name, e.n)
 	}
+}
+
+// Never names the counters that a correct target leaves at zero with initiators
+// that keep to the rules.
+func (c *Counts) Never() []string { return []string{"NoReceive", "ReadStalls", "AccessDenied"} }
+
+// Injected is the number of faults injected.
+func (c *Counts) Injected() uint64 {
+	return c.Delay + c.RNR + c.LateRead + c.RemoteAccess + c.Fatal + c.LateReceive + c.ShortPoll + c.Spurious +
+		c.EarlyReceive + c.EventDelay + c.DupEvent + c.LostRequest + c.LostReply
 }
 
 // Add adds o to c.
@@ -80,6 +94,8 @@ func (c *Counts) Add(o *Counts) {
 	c.EarlyReceive += o.EarlyReceive
 	c.EventDelay += o.EventDelay
 	c.DupEvent += o.DupEvent
+	c.LostRequest += o.LostRequest
+	c.LostReply += o.LostReply
 	c.NoReceive += o.NoReceive
 	c.ReadStalls += o.ReadStalls
 	c.EarlyMessages += o.EarlyMessages

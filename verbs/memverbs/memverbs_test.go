@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -180,6 +181,74 @@ func TestReadIsNotOrderedWithTheSendBehindIt(t *testing.T) {
 	}
 	if w.Counts.LateRead != 1 {
 		t.Errorf("%d late reads counted", w.Counts.LateRead)
+	}
+}
+
+// What is behind a request that failed is flushed, even if the peer has it.
+func TestNothingSucceedsBehindAFailedRead(t *testing.T) {
+	w, a, b := established(t, Config{Faults: Faults{LateRead: 1}}, 256)
+	b.recv(1)
+	a.add(verbs.OpRDMARead, verbs.FlagSignaled, 0, 6, b)
+	a.add(verbs.OpSend, verbs.FlagSignaled, 64, 8, nil)
+	a.post()
+	for a.qp.at(a.qp.done+1).state != acked {
+		if !w.Step() {
+			w.AdvanceTo(w.Next())
+		}
+	}
+	w.Faults = Faults{RemoteAccess: 1}
+	w.Advance(time.Second)
+	wcs := a.poll()
+	if len(wcs) < 2 || wcs[0].Status != verbs.StatusRemoteAccess || wcs[1].Status != verbs.StatusFlushed {
+		t.Fatalf("%+v", wcs)
+	}
+}
+
+// Whoever asks for a connection or accepts one is told in the end that the other
+// side never heard of it.
+func TestLostHandshakes(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		faults Faults
+		peer   []verbs.EventType
+		target []verbs.EventType
+	}{
+		{"request", Faults{LostRequest: 1}, []verbs.EventType{verbs.EventUnreachable}, nil},
+		{"reply", Faults{LostReply: 1}, []verbs.EventType{verbs.EventUnreachable}, []verbs.EventType{verbs.EventRejected}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w, target, peer := pair(Config{})
+			a, b := &end{t: t, n: target}, &end{t: t, n: peer}
+			a.ch, _ = target.NewEventChannel()
+			b.ch, _ = peer.NewEventChannel()
+			l, err := a.ch.NewID()
+			check(t, err)
+			check(t, l.Bind(netip.AddrPortFrom(targetAddr, 3260)))
+			check(t, l.Listen(1))
+			id, err := b.ch.NewID()
+			check(t, err)
+			check(t, id.ResolveAddr(netip.AddrPortFrom(targetAddr, 3260), 1))
+			w.Advance(10 * time.Millisecond)
+			check(t, id.ResolveRoute(1))
+			w.Advance(10 * time.Millisecond)
+			b.equip(id, 0, 256)
+			b.events()
+			w.Faults = tc.faults
+			check(t, id.Connect(verbs.ConnParam{ResponderResources: 2}, nil))
+			w.Advance(10 * time.Millisecond)
+			var ev verbs.Event
+			if ok, _ := a.ch.Next(&ev); ok {
+				a.equip(ev.ID, 0, 256)
+				check(t, ev.ID.Accept(verbs.ConnParam{InitiatorDepth: 2}, nil))
+			}
+			w.Advance(10 * time.Second)
+			if got := b.events(); !slices.Equal(got, tc.peer) {
+				t.Errorf("the peer hears %v", got)
+			}
+			if got := a.events(); !slices.Equal(got, tc.target) {
+				t.Errorf("the target hears %v", got)
+			}
+		})
 	}
 }
 

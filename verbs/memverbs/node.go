@@ -12,6 +12,9 @@ import (
 type Node struct {
 	// MemlockLimit bounds what the node may register, in bytes; 0 is no bound.
 	MemlockLimit uint64
+	// Touch, when set, sees each span of the node's own memory as its devices
+	// read or write it.
+	Touch func(verbs.SGE)
 
 	w        *World
 	number   int
@@ -59,8 +62,8 @@ func (n *Node) AddDevice(name string, addrs ...netip.Addr) {
 	n.AddDeviceInfo(verbs.DeviceInfo{Name: name}, addrs...)
 }
 
-// AddDeviceInfo is AddDevice with the properties that info has set; it fills in
-// the rest.
+// AddDeviceInfo is AddDevice with the properties that info has set, of its ports
+// the longest message of the first; it fills in the rest.
 func (n *Node) AddDeviceInfo(info verbs.DeviceInfo, addrs ...netip.Addr) {
 	n.w.devices++
 	info.Index = n.w.devices
@@ -76,7 +79,11 @@ func (n *Node) AddDeviceInfo(info verbs.DeviceInfo, addrs ...netip.Addr) {
 	if info.Transport == verbs.TransportUnknown {
 		info.Transport, info.MemMgtExtensions = verbs.TransportRoCE, true
 	}
-	port := verbs.PortInfo{Number: 1, State: verbs.PortActive, Link: verbs.LinkEthernet, MaxMsg: maxMessage, MTU: 4096, NetDevs: []string{info.Name}}
+	message := uint32(maxMessage)
+	if len(info.Ports) > 0 && info.Ports[0].MaxMsg > 0 {
+		message = info.Ports[0].MaxMsg
+	}
+	port := verbs.PortInfo{Number: 1, State: verbs.PortActive, Link: verbs.LinkEthernet, MaxMsg: message, MTU: 4096, NetDevs: []string{info.Name}}
 	for i, a := range addrs {
 		port.GIDs = append(port.GIDs, verbs.GID{Index: i, Addr: a, Type: "RoCE v2", NetDev: info.Name})
 	}

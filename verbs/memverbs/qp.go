@@ -8,6 +8,9 @@ import (
 	"spindle/verbs"
 )
 
+// FirstQPNum is the number on the wire of queue pair 0 of Events.
+const FirstQPNum = 17
+
 // queuePair is a reliable connected queue pair. A queue's indexes count from
 // the first request: free <= done <= next <= tail.
 type queuePair struct {
@@ -86,13 +89,16 @@ func newQueuePair(i *id, pd *domain, c verbs.QPConfig) (*queuePair, error) {
 	q := &queuePair{w: d.w, pd: pd, id: i, number: d.w.qps, caps: c, sendCQ: scq, recvCQ: rcq, state: verbs.QPInit}
 	d.w.qps++
 	q.sends, q.recvs = make([]send, c.MaxSend), make([]recv, c.MaxRecv)
+	sges := make([]verbs.SGE, c.MaxSend*c.MaxSendSGE+c.MaxRecv*c.MaxRecvSGE)
+	inline := make([]byte, c.MaxSend*c.MaxInline)
 	for k := range q.sends {
 		s := &q.sends[k]
-		s.sges, s.inline = make([]verbs.SGE, 0, c.MaxSendSGE), make([]byte, 0, c.MaxInline)
+		s.sges, sges = carve(sges, c.MaxSendSGE)
+		s.inline, inline = carve(inline, c.MaxInline)
 		s.transfer = event{kind: Read, qp: q, send: s}
 	}
 	for k := range q.recvs {
-		q.recvs[k].sges = make([]verbs.SGE, 0, c.MaxRecvSGE)
+		q.recvs[k].sges, sges = carve(sges, c.MaxRecvSGE)
 	}
 	q.tx, q.ack, q.flush = event{kind: Transmit, qp: q}, event{kind: Ack, qp: q}, event{kind: Flush, qp: q}
 	n.qps = append(n.qps, q)
@@ -104,9 +110,23 @@ func newQueuePair(i *id, pd *domain, c verbs.QPConfig) (*queuePair, error) {
 	return q, nil
 }
 
+// carve takes an empty slice of capacity n off the front of from.
+func carve[T any](from []T, n int) (part, rest []T) { return from[0:0:n], from[n:] }
+
+// Credit tells how many messages the peer of a queue pair has receives for, and
+// how many of this side's are still on their way to it: a check for those who
+// promise that there is always a receive. ok is false when there is no peer.
+func Credit(qp verbs.QP) (receives, onTheWay int, ok bool) {
+	q, is := qp.(*queuePair)
+	if !is || q.remote == nil || q.closed || q.remote.closed || q.remote.state == verbs.QPError || q.state == verbs.QPError {
+		return 0, 0, false
+	}
+	return int(q.remote.recvTail - q.remote.recvHead), int(q.tail - q.next), true
+}
+
 func (q *queuePair) dev() *device            { return q.pd.dev }
 func (q *queuePair) Handle() verbs.QPHandle  { return q.handle }
-func (q *queuePair) Num() uint32             { return uint32(q.number) + 17 }
+func (q *queuePair) Num() uint32             { return uint32(q.number) + FirstQPNum }
 func (q *queuePair) Caps() verbs.QPConfig    { return q.caps }
 func (q *queuePair) at(index uint64) *send   { return &q.sends[index%uint64(len(q.sends))] }
 func (q *queuePair) rqAt(index uint64) *recv { return &q.recvs[index%uint64(len(q.recvs))] }

@@ -37,7 +37,7 @@ func (q *queuePair) transmit() {
 		}
 		s.total = total
 	}
-	if s.total > maxMessage {
+	if s.total > uint64(q.dev().info.Ports[0].MaxMsg) {
 		q.sendError(q.next, verbs.StatusLocalLength)
 		return
 	}
@@ -83,9 +83,10 @@ func (q *queuePair) acknowledge() {
 	q.sweep()
 }
 
-// sweep completes requests in the order posted.
+// sweep completes requests in the order posted; behind a failed one all that
+// arrived is flushed nevertheless.
 func (q *queuePair) sweep() {
-	for q.done < q.next && q.at(q.done).state == acked {
+	for q.state != verbs.QPError && q.done < q.next && q.at(q.done).state == acked {
 		q.complete(verbs.StatusOK)
 	}
 }
@@ -126,7 +127,8 @@ func (q *queuePair) deliver(s *send) {
 		r.valid = false
 		wc.Flags, wc.InvKey = verbs.WCInvalidated, s.wr.RKey
 	}
-	s.move(p.rqAt(p.recvHead).sges)
+	s.move(q, p.rqAt(p.recvHead).sges)
+	p.touch(p.rqAt(p.recvHead).sges)
 	if p.id.establishing && !p.id.early {
 		p.id.early = true
 		w.Counts.EarlyMessages++
@@ -136,9 +138,19 @@ func (q *queuePair) deliver(s *send) {
 	q.sent(s)
 }
 
+// touch tells who watches that the device uses memory of its own side.
+func (q *queuePair) touch(sges []verbs.SGE) {
+	if touch := q.dev().node.Touch; touch != nil {
+		for _, e := range sges {
+			touch(e)
+		}
+	}
+}
+
 // move copies the data of a request to dst, which has room for it.
-func (s *send) move(dst []verbs.SGE) {
+func (s *send) move(q *queuePair, dst []verbs.SGE) {
 	if s.wr.Flags&verbs.FlagInline == 0 {
+		q.touch(s.sges)
 		copySGEs(dst, s.sges, s.total)
 		return
 	}
@@ -167,7 +179,7 @@ func (q *queuePair) write(s *send) {
 		return
 	}
 	if s.total > 0 {
-		s.move([]verbs.SGE{{Addr: s.wr.RemoteAddr, Len: uint32(s.total)}})
+		s.move(q, []verbs.SGE{{Addr: s.wr.RemoteAddr, Len: uint32(s.total)}})
 	}
 	q.sent(s)
 }
@@ -233,6 +245,7 @@ func (q *queuePair) finishRead(s *send) bool {
 		return false
 	}
 	if s.total > 0 {
+		q.touch(s.sges)
 		copySGEs(s.sges, []verbs.SGE{{Addr: s.wr.RemoteAddr, Len: uint32(s.total)}}, s.total)
 	}
 	s.state = acked

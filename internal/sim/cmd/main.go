@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type options struct {
 	tail    int
 	keep    string
 	tries   int
+	iser    bool
 	most    int
 }
 
@@ -42,6 +44,7 @@ func main() {
 	flag.IntVar(&o.jobs, "j", runtime.GOMAXPROCS(0), "machines side by side")
 	flag.BoolVar(&o.trace, "trace", false, "print the trace of the seed")
 	flag.IntVar(&o.tail, "tail", 60, "lines of the trace to print after a failure")
+	flag.BoolVar(&o.iser, "iser", false, "run every seed over iSER too, not a third of them")
 	flag.StringVar(&o.keep, "keep", "", "make these actions only: initiator:index, separated by commas")
 	flag.IntVar(&o.tries, "minimise", 400, "runs to spend on leaving actions out")
 	flag.IntVar(&o.most, "failures", 20, "give up after so many")
@@ -96,7 +99,7 @@ func plantBug(name string) error {
 
 // config is the run of a seed, with the actions to keep.
 func (o *options) config(seed uint64) (sim.Config, error) {
-	c := sim.Config{Seed: seed}
+	c := sim.Config{Seed: seed, ISER: o.iser}
 	if o.keep == "" {
 		return c, nil
 	}
@@ -127,7 +130,7 @@ func (o *options) one() (bool, error) {
 		fmt.Println(l)
 	}
 	fmt.Printf("seed %d: trace %016x, %d steps, %d commands, %d actions, %d faults\n",
-		rep.Seed, rep.Hash, rep.Steps, rep.Commands, len(rep.Actions), rep.Faults.Total())
+		rep.Seed, rep.Hash, rep.Steps, rep.Commands, len(rep.Actions), rep.Injected())
 	if rep.Failure == nil {
 		return true, nil
 	}
@@ -161,6 +164,9 @@ func (o *options) explain(m *sim.Machine, c sim.Config, rep *sim.Report) {
 		tags = "-tags invariants "
 	}
 	fmt.Printf("repeat: go run %s./internal/sim/cmd -seed %d -trace", tags, rep.Seed)
+	if c.ISER {
+		fmt.Print(" -iser")
+	}
 	if c.Keep != nil {
 		fmt.Printf(" -keep %s", strings.Join(list, ","))
 	}
@@ -182,6 +188,7 @@ func (t *total) add(rep *sim.Report) {
 	t.rep.Steps += rep.Steps
 	t.rep.Commands += rep.Commands
 	t.rep.Faults.Add(&rep.Faults)
+	t.rep.Fabric.Add(&rep.Fabric)
 	t.rep.States.Add(&rep.States)
 	if rep.Failure != nil {
 		t.failures = append(t.failures, rep)
@@ -236,15 +243,19 @@ func (t *total) print(took time.Duration, jobs int) {
 	n := float64(t.done)
 	fmt.Print(t.rep.States.String())
 	missing := t.rep.States.Missing()
-	t.rep.Faults.Each(func(name string, n uint64) {
-		fmt.Printf("%-18s %10d\n", "fault "+name, n)
-		if n == 0 {
-			missing = append(missing, "fault "+name)
+	each := func(kind string) func(string, uint64) {
+		return func(name string, n uint64) {
+			fmt.Printf("%-20s %10d\n", kind+name, n)
+			if n == 0 && !slices.Contains(t.rep.Fabric.Never(), name) {
+				missing = append(missing, kind+name)
+			}
 		}
-	})
+	}
+	t.rep.Faults.Each(each("fault "))
+	t.rep.Fabric.Each(each("fabric "))
 	fmt.Printf("%d seeds in %.1f s (%.2f ms a seed and machine); a seed had %.1f commands, %.1f faults, %.0f steps; invariants %v\n",
 		t.done, took.Seconds(), took.Seconds()*1000*float64(jobs)/n,
-		float64(t.rep.Commands)/n, float64(t.rep.Faults.Total())/n, float64(t.rep.Steps)/n, invariants.Enabled)
+		float64(t.rep.Commands)/n, float64(t.rep.Injected())/n, float64(t.rep.Steps)/n, invariants.Enabled)
 	if len(missing) > 0 {
 		fmt.Printf("never seen: %s\n", strings.Join(missing, ", "))
 	}

@@ -1,45 +1,51 @@
-package isertest
+package memverbs
 
-import (
-	"spindle/reactor/ring/simring"
-	"spindle/verbs"
-)
+import "spindle/verbs"
 
-// Descriptors is p with sources that are descriptors of w, as the real
+// Descriptors makes readiness descriptors, as eventfd(2) does: a simulated
+// kernel whose rings poll them.
+type Descriptors interface {
+	NewEvent() int
+	Signal(fd int) error
+	Drain(fd int) bool
+	CloseFD(fd int) error
+}
+
+// WithDescriptors is p with sources that are descriptors of k, as the real
 // libraries have them, for rings to poll.
-func Descriptors(p verbs.Provider, w *simring.World) verbs.Provider {
-	return &fdProvider{Provider: p, w: w, devices: map[uint32]*fdDevice{}}
+func WithDescriptors(p verbs.Provider, k Descriptors) verbs.Provider {
+	return &fdProvider{Provider: p, k: k, devices: map[uint32]*fdDevice{}}
 }
 
 type fdProvider struct {
 	verbs.Provider
-	w       *simring.World
+	k       Descriptors
 	devices map[uint32]*fdDevice
 }
 
 // descriptor is the readable side of an in-process source.
 type descriptor struct {
-	w  *simring.World
+	k  Descriptors
 	fd int
 }
 
-func newDescriptor(w *simring.World, s verbs.Source) descriptor {
-	d := descriptor{w, w.NewEvent()}
-	s.OnReady(func() { _ = w.Signal(d.fd) })
+func newDescriptor(k Descriptors, s verbs.Source) descriptor {
+	d := descriptor{k, k.NewEvent()}
+	s.OnReady(func() { _ = k.Signal(d.fd) })
 	return d
 }
 
 func (d *descriptor) FD() int        { return d.fd }
 func (d *descriptor) OnReady(func()) {}
-func (d *descriptor) close()         { _ = d.w.CloseFD(d.fd) }
-func (d *descriptor) empty()         { d.w.Drain(d.fd) }
+func (d *descriptor) close()         { _ = d.k.CloseFD(d.fd) }
+func (d *descriptor) empty()         { d.k.Drain(d.fd) }
 
 func (p *fdProvider) Devices() ([]verbs.Device, error) {
 	list, err := p.Provider.Devices()
 	for i, v := range list {
 		d := p.devices[v.Info().Index]
 		if d == nil {
-			d = &fdDevice{Device: v, descriptor: newDescriptor(p.w, v)}
+			d = &fdDevice{Device: v, descriptor: newDescriptor(p.k, v)}
 			p.devices[v.Info().Index] = d
 		}
 		list[i] = d
@@ -52,7 +58,7 @@ func (p *fdProvider) NewEventChannel() (verbs.EventChannel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fdChannel{EventChannel: c, descriptor: newDescriptor(p.w, c)}, nil
+	return &fdChannel{EventChannel: c, descriptor: newDescriptor(p.k, c)}, nil
 }
 
 type fdChannel struct {
@@ -97,7 +103,7 @@ func (d *fdDevice) NewCompChannel() (verbs.CompChannel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fdCompChannel{CompChannel: c, descriptor: newDescriptor(d.w, c)}, nil
+	return &fdCompChannel{CompChannel: c, descriptor: newDescriptor(d.k, c)}, nil
 }
 
 func (d *fdDevice) NewCQ(n int, ch verbs.CompChannel) (verbs.CQ, error) {

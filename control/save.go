@@ -165,6 +165,8 @@ func OptionParams(o iscsi.Options) Obj {
 		{"send_timeout", o.SendTimeout},
 		{"max_text_rounds", o.MaxTextRounds},
 		{"max_buffer_waiters", o.MaxBufferWaiters},
+		{"max_retained_data", o.MaxRetainedData},
+		{"max_snack_replays", o.MaxSNACKReplays},
 	}
 }
 

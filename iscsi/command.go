@@ -110,6 +110,9 @@ func (t *Task) prepare(lun uint64) {
 		return
 	}
 	t.state = taskData
+	if t.sess.rec != nil {
+		t.SCSI.Lend = false // what may have to be sent again has to stay as it was
+	}
 	if t.SCSI.Dir == scsi.DataOut && t.write {
 		t.need = min(t.SCSI.Want, t.edtl)
 	}
@@ -148,6 +151,10 @@ func (c *Connection) commandReceived(p *PDU) {
 	t := p.Ctx
 	t.stream = false
 	c.cmds++
+	if p.BadData && s.rec != nil && t.state != taskExecuting {
+		c.discard(p.BHS, t)
+		return
+	}
 	if s.shared && !c.rejudge(p.BHS) {
 		c.unclaim(t)
 		return
@@ -199,6 +206,16 @@ func (c *Connection) refuseCommand(p *PDU) {
 		c.reject(p.BHS, pdu.RejectImmediate)
 	}
 	s.openWindow()
+}
+
+// discard drops a command whose data digest is wrong: the initiator sends it again
+// under the same CmdSN (RFC 7143 §7.8, §7.2.1).
+func (c *Connection) discard(b pdu.BHS, t *Task) {
+	c.reject(b, pdu.RejectDataDigest)
+	if t.state != taskDraining {
+		c.sess.unfile(t)
+	}
+	t.release()
 }
 
 // dropped counts a PDU outside the command window.
@@ -305,7 +322,7 @@ func (t *Task) execute() {
 //spindle:hot
 func (t *Task) executed() {
 	if t.SCSI.Aborted() && t.SCSI.Status != scsi.TaskAborted || t.conn.phase != phaseFull {
-		t.vanish()
+		t.orphaned()
 		return
 	}
 	t.respond()

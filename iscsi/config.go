@@ -39,6 +39,10 @@ type Options struct {
 	MaxTextRounds    uint32 // Login Requests a login, Text Requests a text exchange; 0 is 64
 	MaxBufferWaiters uint32 // commands of a reactor that wait for a data buffer; then TASK SET FULL
 
+	// At ErrorRecoveryLevel 1 and 2.
+	MaxRetainedData uint32 // bytes of read data a session keeps to be sent again
+	MaxSNACKReplays uint32 // times an answer may be sent again; then SNACK is refused
+
 	DisableCHAP         bool
 	RequireCHAP         bool
 	MutualCHAP          bool

@@ -59,11 +59,13 @@ type Connection struct {
 	headerDigest, dataDigest bool
 	maxSendData              uint32 // the initiator's MaxRecvDataSegmentLength, at login
 
-	joins    bool     // a session that was there before it
-	attached bool     // on its session's list
-	leaving  bool     // logged out: its end is not the session's
-	onQuiet  func()   // told when no task of it is with the device server
-	onClosed []func() // told when it has closed
+	joins    bool          // a session that was there before it
+	attached bool          // on its session's list
+	leaving  bool          // logged out: its end is not the session's
+	recover  bool          // its tasks are kept for another connection to take over
+	rec      *connRecovery // nil at ErrorRecoveryLevel 0
+	onQuiet  func()        // told when no task of it is with the device server
+	onClosed []func()      // told when it has closed
 
 	local, peer netip.AddrPort
 	portalTag   uint16
@@ -102,15 +104,20 @@ type Connection struct {
 // miscOut is one of a connection's own Outs.
 type miscOut struct {
 	Out
-	c    *Connection
-	buf  mem.Ref // arena memory of its data segment, freed with it
-	next *miscOut
-	then func()
+	c      *Connection
+	buf    mem.Ref // arena memory of its data segment, freed with it
+	next   *miscOut
+	then   func()
+	replay bool // sent again: it is kept already
 }
 
 // OutSent implements Sent.
 func (m *miscOut) OutSent(*Out) {
 	c, then := m.c, m.then
+	if c.rec != nil && m.Stamp == StampNext && !m.replay && c.phase == phaseFull {
+		c.retainStatus(m)
+	}
+	m.replay = false
 	if !m.buf.Empty() {
 		c.sh.free(m.buf)
 		m.buf = mem.Ref{}
@@ -136,6 +143,9 @@ func (c *Connection) outFreed() {
 		fn(c.takeOut())
 	}
 	c.sendWaitingR2Ts()
+	if c.rec != nil {
+		c.serveSNACKs()
+	}
 	if c.phase == phaseFull {
 		c.sess.openWindow()
 	}
@@ -316,6 +326,9 @@ func (c *Connection) settleTasks() {
 		streamed := t.stream
 		t.stream, t.fetching = false, false
 		switch {
+		case streamed && c.sess.rec != nil && t.got == 0 && !pdu.SNLess(t.cmdSN, c.sess.window.ExpCmdSN) &&
+			(t.state == taskData || t.state == taskExecuting):
+			t.SCSI.Abort() // its command has not come whole
 		case t.state == taskHeld && streamed, // not on the session's list yet
 			t.state == taskDraining:
 			c.sess.unfile(t)

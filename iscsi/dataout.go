@@ -47,9 +47,17 @@ func (c *Connection) dataOutReceived(p *PDU) {
 	switch {
 	case p.BadData:
 		c.reject(b, pdu.RejectDataDigest)
+		if t.sess.rec != nil {
+			t.dropPDU(b)
+			return
+		}
 		t.abortWith(scsi.ProtocolCRC)
 		return
 	case b.DataSN() != t.dataSN || b.Offset() != t.got:
+		if t.sess.rec != nil {
+			t.dropPDU(b)
+			return
+		}
 		t.abortWith(scsi.ProtocolCRC) // a PDU is missing: nothing is recovered at ERL 0
 		return
 	case t.got+n > t.burstEnd:
@@ -72,6 +80,9 @@ func (c *Connection) dataOutReceived(p *PDU) {
 //spindle:hot
 func (t *Task) endBurst() {
 	t.dataSN = 0
+	if t.sess.rec != nil {
+		t.record().r2tLen = 0
+	}
 	if t.final {
 		t.r2ts--
 	} else {
@@ -119,6 +130,10 @@ func (t *Task) solicit() {
 			Offset: t.asked, Data: t.SCSI.Data.Slice(t.asked, n), Cookie: t.reply.Cookie, task: t,
 		}
 		c.tp.Fetch(&t.fetch)
+		if s.rec != nil {
+			k := t.record()
+			k.r2tSN, k.r2tOff, k.r2tLen = t.r2tSN, t.asked, n
+		}
 		if !plant.On(plant.WrongR2TSN) {
 			t.r2tSN++
 		}

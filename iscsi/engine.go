@@ -86,6 +86,9 @@ type Stats struct {
 	BufferWaits    atomic.Uint64 // commands that waited for a data buffer
 	NopTimeouts    atomic.Uint64
 	Reinstatements atomic.Uint64
+	SNACKs         atomic.Uint64
+	RecoveryR2Ts   atomic.Uint64 // R2Ts for Data-Out that was dropped
+	Reassigned     atomic.Uint64 // tasks that another connection took over
 }
 
 // Defaults are the options a target starts with; where SPDK has the option, its default.
@@ -116,6 +119,8 @@ func Defaults() Options {
 		SendTimeout:          60,
 		MaxTextRounds:        login.MaxRequests,
 		MaxBufferWaiters:     1024,
+		MaxRetainedData:      8 << 20,
+		MaxSNACKReplays:      8,
 
 		MaxLargeDataIn:      64,
 		MaxR2TPerConnection: 4,

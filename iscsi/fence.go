@@ -112,6 +112,9 @@ func (c *Connection) acknowledge(sn uint32) {
 		return
 	}
 	c.acked = sn
+	if c.rec != nil {
+		c.releaseAcked()
+	}
 	if len(c.fences) > 0 {
 		c.passFences()
 	}

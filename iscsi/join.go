@@ -19,8 +19,11 @@ func (s *Session) attach(c *Connection) {
 	s.conns = append(s.conns, c)
 	s.conn = s.conns[0]
 	c.acked = c.seq.StatSN
+	if s.rec != nil {
+		c.rec = &connRecovery{forgotten: c.acked}
+	}
 	for _, k := range s.conns {
-		k.acks = s.shared
+		k.acks = s.shared || s.rec != nil
 	}
 }
 
@@ -50,6 +53,9 @@ func (s *Session) join(q *registration) {
 		s.e.reached(limitSessionConns, s.sh.r.Now(), "peer", c.peer, "initiator", s.initiator)
 		q.answer(pdu.LoginTooManyConns, "MaxConnections")
 		return
+	}
+	if l := s.lostCID(c.cid); l != nil {
+		l.ready = true // an implicit logout
 	}
 	q.s = s
 	s.joining++
@@ -87,7 +93,7 @@ func (s *Session) unjoin() {
 
 // maybeClosed ends the session if no connection is left nor about to come.
 func (s *Session) maybeClosed() {
-	if len(s.conns) == 0 && s.joining == 0 && s.arrived {
+	if len(s.conns) == 0 && s.joining == 0 && s.arrived && !s.waits() {
 		s.ending = true
 		s.closed()
 	}
@@ -128,8 +134,17 @@ func (s *Session) connClosed(c *Connection) {
 	case s.ending:
 	case c.leaving:
 		s.forgetHeld(c)
+	case s.rec != nil:
+		s.lose(c)
 	case len(s.conns) > 0:
 		s.fail()
+	}
+	switch {
+	case c.rec == nil:
+	case c.recover:
+		c.dropStatuses()
+	default:
+		c.dropRetained()
 	}
 	s.maybeClosed()
 }
@@ -153,12 +168,27 @@ func (s *Session) fail() {
 	}
 }
 
-// retire ends a connection and its tasks, and nothing else of its session.
+// retire ends a connection, and nothing else of its session. Its tasks end, too,
+// unless another connection may take them over.
 func (c *Connection) retire(why error) {
+	if c.leaving || c.recover {
+		return // under way
+	}
+	c.phase = phaseLogout
+	if c.sess.params.errorRecoveryLevel == 2 { // its tasks may be taken over
+		c.recover = true
+		c.tp.Close(why)
+		return
+	}
+	c.leave(why)
+}
+
+// leave ends a connection and its tasks, whatever the level.
+func (c *Connection) leave(why error) {
 	if c.leaving {
 		return // under way
 	}
-	c.phase, c.leaving = phaseLogout, true
+	c.phase, c.leaving, c.recover = phaseLogout, true, false
 	c.quiesce(func() { c.tp.Close(why) })
 }
 

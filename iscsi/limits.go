@@ -27,6 +27,8 @@ const (
 	limitUnread
 	limitMemory // data buffers
 	limitSessionConns
+	limitRetained
+	limitSNACK
 	numLimits
 )
 
@@ -34,6 +36,7 @@ const (
 var limitNames = [numLimits]string{
 	"pending_logins", "pending_logins_per_address", "login_timeout", "logins_per_second", "chap_backoff",
 	"connections_per_address", "sessions", "sessions_per_node", "reserved_sessions", "tasks", "text_rounds", "send_timeout", "memory", "connections_per_session",
+	"retained_data", "snack_replays",
 }
 
 // limitLogEvery is how often a limit is logged at most: the log is not to be
@@ -82,6 +85,9 @@ func (e *Engine) Counters() []Counter {
 		{"buffer_waits", s.BufferWaits.Load()},
 		{"nop_timeouts", s.NopTimeouts.Load()},
 		{"reinstatements", s.Reinstatements.Load()},
+		{"snacks", s.SNACKs.Load()},
+		{"recovery_r2ts", s.RecoveryR2Ts.Load()},
+		{"tasks_reassigned", s.Reassigned.Load()},
 	}
 	for l := range e.limits {
 		list = append(list, Counter{"limit_" + limitNames[l], e.limits[l].hits.Load()})

@@ -128,7 +128,7 @@ func (c *Connection) register() {
 			firstBurst: res.FirstBurst, maxBurst: res.MaxBurst,
 			maxOutstandingR2T: res.MaxOutstandingR2T, maxConnections: uint16(res.MaxConnections),
 			time2Wait: uint16(res.Time2Wait), time2Retain: uint16(res.Time2Retain),
-			wholeBuffer: res.TaggedBufferWhole,
+			wholeBuffer: res.TaggedBufferWhole, errorRecoveryLevel: uint8(res.ERL),
 		},
 	}
 	c.cid, c.joins = res.CID, res.TSIH != 0
@@ -242,6 +242,9 @@ func (c *Connection) fullFeature() {
 		if s.node != nil {
 			s.nexus = s.node.newNexus(sh.r, s, c)
 		}
+		if s.params.errorRecoveryLevel > 0 {
+			s.rec = newRecovery(len(s.tasks))
+		}
 	}
 	s.attach(c)
 	c.seq.MaxSendData = c.maxSendData
@@ -265,6 +268,7 @@ func (c *Connection) transportParams(s *Session) Params {
 		HeaderDigest: c.headerDigest, DataDigest: c.dataDigest,
 		MaxBurst:  q.maxBurst,
 		Discovery: s.node == nil, Window: s.depth,
+		AskAcks:    q.errorRecoveryLevel > 0,
 		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, WholeBuffer: q.wholeBuffer,
 	}
 }
@@ -285,6 +289,9 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		Time2Wait:         opt.DefaultTime2Wait, Time2Retain: opt.DefaultTime2Retain,
 		InitialR2T: opt.InitialR2T || tr.InitialR2T, ImmediateData: opt.ImmediateData,
 	}}
+	if !tr.Reads && !id.Discovery {
+		p.Config.ERL = opt.ErrorRecoveryLevel
+	}
 	if tr.Pinned {
 		p.Config.MaxConnections = 1 // it could not follow its session to another reactor
 	}

@@ -15,7 +15,9 @@ func (c *Connection) logout(b pdu.BHS) {
 		c.logoutSession(itt)
 	case pdu.LogoutCloseConnection:
 		k := s.byCID(b.CID())
-		switch {
+		switch l := s.lostCID(b.CID()); {
+		case k == nil && l != nil:
+			s.forget(l, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
 		case k == nil:
 			c.logoutResponse(itt, pdu.LogoutCIDNotFound)
 		case k == c && len(s.conns) == 1:
@@ -23,11 +25,11 @@ func (c *Connection) logout(b pdu.BHS) {
 		case k == c:
 			c.logoutSelf(itt)
 		default:
-			k.retire(errLoggedOut)
 			k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
+			k.leave(errLoggedOut)
 		}
 	case pdu.LogoutRemoveForReinst:
-		c.logoutResponse(itt, pdu.LogoutNoRecovery) // ERL 0
+		c.logoutToRecover(itt, b.CID())
 	default:
 		c.reject(b, pdu.RejectInvalidField)
 	}
@@ -63,6 +65,28 @@ func (c *Connection) logoutSelf(itt uint32) {
 		c.logoutResponse(itt, pdu.LogoutSuccess)
 		c.closeAfterSend(errLoggedOut)
 	})
+}
+
+// logoutToRecover ends a connection whose tasks are to be taken over.
+func (c *Connection) logoutToRecover(itt uint32, cid uint16) {
+	s := c.sess
+	k, l := s.byCID(cid), s.lostCID(cid)
+	switch {
+	case s.params.errorRecoveryLevel < 2:
+		c.logoutResponse(itt, pdu.LogoutNoRecovery)
+	case k == c:
+		c.phase, c.recover = phaseLogout, true
+		c.logoutResponse(itt, pdu.LogoutSuccess)
+		c.closeAfterSend(errLoggedOut)
+	case k != nil:
+		k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
+		k.retire(errLoggedOut)
+	case l != nil:
+		l.ready = true
+		c.logoutResponse(itt, pdu.LogoutSuccess)
+	default:
+		c.logoutResponse(itt, pdu.LogoutCIDNotFound)
+	}
 }
 
 // logoutResponse answers a Logout Request (RFC 7143 §11.15).

@@ -38,7 +38,13 @@ func (c *Connection) dropData() {
 func (c *Connection) otherReceived(p *PDU) {
 	s, b := c.sess, p.BHS
 	if b.Opcode() == pdu.SNACK {
-		c.reject(b, pdu.RejectSNACK) // ERL 0 recovers nothing (RFC 7143 §11.16)
+		c.snackRequest(b)
+		return
+	}
+	if p.BadData && s.rec != nil {
+		// Discarded, as if it had not come: the initiator sends it again (RFC 7143 §7.8).
+		c.dropData()
+		c.reject(b, pdu.RejectDataDigest)
 		return
 	}
 	if s.shared && !c.rejudge(b) {

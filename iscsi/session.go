@@ -46,10 +46,11 @@ type Session struct {
 	managing  int // task management functions outstanding
 	ending    bool
 	ended     bool
-	arrived   bool // its leading connection has come
-	killed    bool // ended before that
-	shared    bool // has had a second connection: their PDUs may overtake each other
-	joining   int  // connections that may join it and have not come
+	arrived   bool      // its leading connection has come
+	killed    bool      // ended before that
+	shared    bool      // has had a second connection: their PDUs may overtake each other
+	joining   int       // connections that may join it and have not come
+	rec       *recovery // nil at ErrorRecoveryLevel 0
 	nexusGone bool
 	onNexus   []func() // told when the nexus has closed
 }
@@ -110,7 +111,11 @@ func (s *Session) openWindow() {
 // reopen tells of a window that the initiator knows as closed, unless something
 // that is on its way does.
 func (s *Session) reopen() {
-	if s.conn == nil || s.freeCount+s.active != uint32(len(s.tasks)) {
+	n := s.freeCount + s.active
+	if s.rec != nil {
+		n += s.rec.count
+	}
+	if s.conn == nil || n != uint32(len(s.tasks)) {
 		return
 	}
 	for _, c := range s.conns {
@@ -216,6 +221,9 @@ func (s *Session) end(why error) {
 // closed ends the nexus once the last connection is gone: its tasks end, then
 // the registry hears of it. Preconditions: runs on the session's reactor.
 func (s *Session) closed() {
+	if s.rec != nil {
+		s.forgetAll()
+	}
 	for s.held != nil { // never seen by the device server
 		t := s.held
 		s.held, t.heldNext = t.heldNext, nil

@@ -73,7 +73,21 @@ func (s *shard) alloc(n uint32) (mem.Ref, bool) {
 	if s.waiters > 0 {
 		return mem.Ref{}, false // first come, first served
 	}
-	return s.r.Arena.Alloc(n)
+	b, ok := s.r.Arena.Alloc(n)
+	if !ok {
+		return s.allocHard(n)
+	}
+	return b, true
+}
+
+// allocHard returns a buffer at the cost of what is only kept to be sent again.
+func (s *shard) allocHard(n uint32) (mem.Ref, bool) {
+	for s.reclaim() {
+		if b, ok := s.r.Arena.Alloc(n); ok {
+			return b, true
+		}
+	}
+	return mem.Ref{}, false
 }
 
 // free takes a data buffer back and serves those who wait for one.
@@ -179,7 +193,9 @@ func (s *shard) Flush() {
 		t := c.waitHead
 		b, ok := s.r.Arena.Alloc(t.bufferSize())
 		if !ok {
-			return
+			if b, ok = s.allocHard(t.bufferSize()); !ok {
+				return
+			}
 		}
 		c.waitHead, t.waitNext = t.waitNext, nil
 		s.waiters--

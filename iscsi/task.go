@@ -19,6 +19,11 @@ const (
 	taskExecuting            // with the device server; TaskDone comes
 	taskResponding           // its response is queued; OutSent comes
 	taskDraining             // aborted while a data segment streams, or is read, into its buffer
+
+	// At ErrorRecoveryLevel 1 and 2.
+	taskRetained  // its response has left and is not acknowledged
+	taskSuspended // waits for a buffer, and its connection is lost
+	taskParked    // has its status, and its connection is lost
 )
 
 // gathered is how far the write data of a command has come (RFC 7143 §11.7, §11.8).
@@ -173,7 +178,15 @@ func (t *Task) dropBuffer() {
 // OutSent implements Sent: the response has left, or died with the connection.
 //
 //spindle:hot
-func (t *Task) OutSent(*Out) { t.release() }
+func (t *Task) OutSent(*Out) {
+	if s := t.sess; s.rec != nil && s.retain(t) {
+		return
+	}
+	t.release()
+}
+
+// AckTag implements DataAcker.
+func (t *Task) AckTag() (lun uint64, ttt uint32) { return t.lun, t.ttt() }
 
 // TaskDone implements scsi.Owner.
 //

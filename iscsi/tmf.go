@@ -44,7 +44,7 @@ func (c *Connection) manage(b pdu.BHS) {
 		ref = &t.SCSI
 	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset, pdu.TMFColdReset:
 	case pdu.TMFReassign:
-		answer(pdu.TMFNoReassign)
+		c.reassign(b)
 		return
 	default:
 		answer(pdu.TMFNotSupported)
@@ -94,11 +94,15 @@ func (s *Session) abortUnseen(b pdu.BHS) uint8 {
 
 func (c *Connection) tmfResponse(itt uint32, resp uint8) {
 	c.withOut(func(o *Out) {
-		o.BHS.Clear(pdu.TMFResponse)
-		o.BHS.SetFlags(pdu.FlagFinal)
-		o.BHS.SetResponse(resp)
-		o.BHS.SetITT(itt)
-		o.Stamp = StampNext
+		fillTMFResponse(o, itt, resp)
 		c.tp.Queue(o)
 	})
+}
+
+func fillTMFResponse(o *Out, itt uint32, resp uint8) {
+	o.BHS.Clear(pdu.TMFResponse)
+	o.BHS.SetFlags(pdu.FlagFinal)
+	o.BHS.SetResponse(resp)
+	o.BHS.SetITT(itt)
+	o.Stamp = StampNext
 }

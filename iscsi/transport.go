@@ -55,6 +55,8 @@ type Params struct {
 	Window     uint32 // commands the initiator may have on their way
 	InitialR2T bool
 	FirstBurst uint32 // bytes of unsolicited data a command may bring
+	// AskAcks: data-in sequences ask to be acknowledged (RFC 7143 §11.7.2, the A bit).
+	AskAcks bool
 	// WholeBuffer: a write's tagged buffer begins with the command's first byte,
 	// unsolicited data included (TaggedBufferForSolicitedDataOnly=No, RFC 7145 §6.9).
 	WholeBuffer bool
@@ -249,6 +251,9 @@ type Reply struct {
 	Status   uint8
 	Response uint8 // iSCSI service response (RFC 7143 §11.4.3)
 	Flags    byte  // FlagOverflow, FlagUnderfl
+	// Unsent is set while Out.Done is told that the connection died before the
+	// status was sent.
+	Unsent   bool
 	Residual uint32
 	Sense    mem.Ref // SenseLength and sense data, in the Out's slot
 	Cookie   Cookie  // of the command
@@ -256,6 +261,12 @@ type Reply struct {
 	// The transport's progress.
 	Off    uint32
 	DataSN uint32
+}
+
+// A DataAcker is an Out's owner whose data-in can be acknowledged: what is asked
+// is answered by a DataACK SNACK with these.
+type DataAcker interface {
+	AckTag() (lun uint64, ttt uint32)
 }
 
 // SCSIResponse writes the SCSI Response PDU of p into its Out (RFC 7143 §11.4).

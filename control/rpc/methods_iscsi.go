@@ -42,7 +42,7 @@ func optionMethods() []Method {
 				number("default_time2retain", 0, 3600, "seconds"),
 				number("first_burst_length", 512, 1<<24-1, "bytes: FirstBurstLength"),
 				Param{Name: "immediate_data", Type: Bool, Doc: "ImmediateData"},
-				number("error_recovery_level", 0, 2, "kept: ErrorRecoveryLevel is 0"),
+				number("error_recovery_level", 0, 2, "highest ErrorRecoveryLevel over TCP; over iSER it is 0"),
 				Param{Name: "allow_duplicated_isid", Type: Bool, Doc: "do not reinstate sessions"},
 				number("max_large_datain_per_connection", 1, 1<<31-1, "kept"),
 				number("max_r2t_per_connection", 1, 1<<31-1, "kept"),
@@ -75,6 +75,8 @@ var limitParams = []Param{
 	{Name: "reserved_sessions", Type: Uint32, Max: 65535, Doc: "of max_sessions, for initiators that have authenticated; at most half"},
 	{Name: "send_timeout", Type: Uint32, Max: 3600, Doc: "seconds that an initiator may take nothing of what is sent to it"},
 	{Name: "max_text_rounds", Type: Uint32, Max: 1 << 16, Doc: "Login Requests of a login, Text Requests of an exchange; 0 is 64"},
+	{Name: "max_retained_data", Type: Uint32, Max: 1<<31 - 1, Doc: "bytes of read data a session of ErrorRecoveryLevel 1 or 2 keeps to be sent again"},
+	{Name: "max_snack_replays", Type: Uint32, Max: 1 << 16, Doc: "times an answer may be sent again; then SNACK is refused"},
 	{Name: "max_buffer_waiters", Type: Uint32, Max: 1 << 20, Doc: "commands of a reactor that wait for a data buffer; beyond is TASK SET FULL"},
 }
 
@@ -96,6 +98,7 @@ func setOptions(r *request) (any, error) {
 			"chap_backoff": &o.CHAPBackoff, "max_connections_per_address": &o.MaxConnsPerAddress,
 			"max_sessions_per_node": &o.MaxSessionsPerNode, "reserved_sessions": &o.ReservedSessions,
 			"send_timeout": &o.SendTimeout, "max_text_rounds": &o.MaxTextRounds, "max_buffer_waiters": &o.MaxBufferWaiters,
+			"max_retained_data": &o.MaxRetainedData, "max_snack_replays": &o.MaxSNACKReplays,
 			"pdu_pool_size": &o.PDUPoolSize, "immediate_data_pool_size": &o.ImmediateDataPool, "data_out_pool_size": &o.DataOutPool,
 		} {
 			if r.Has(name) {

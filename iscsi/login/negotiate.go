@@ -205,10 +205,16 @@ func (m *Machine) ours(k keyID) uint32 {
 	case kTime2Retain:
 		return c.Time2Retain
 	case kMaxOutstandingR2T:
+		if m.vals[kERL] > 0 {
+			return 1 // RFC 7143 §13.19: with sequences in order, only the last may be recovered
+		}
 		return c.MaxOutstandingR2T
 	case kDataPDUInOrder, kDataSequenceInOrder:
 		return 1
 	case kERL:
+		if m.vals[kMaxOutstandingR2T] > 1 {
+			return 0 // settled in an earlier text, and the two do not go together
+		}
 		return c.ERL
 	case kProtocolLevel:
 		return c.ProtocolLevel
@@ -229,26 +235,19 @@ func bit(b bool) uint32 {
 	return 0
 }
 
-// operate negotiates the operational keys of a text. FirstBurstLength comes
-// last: its upper bound is MaxBurstLength wherever that stands in the text.
+// operate negotiates the operational keys of a text. FirstBurstLength and
+// MaxOutstandingR2T come last: their upper bounds are MaxBurstLength and what
+// ErrorRecoveryLevel leaves, wherever those stand in the text.
 func (m *Machine) operate(pairs []pair) pdu.LoginStatus {
-	var late *pair
-	for i := range pairs {
-		p := &pairs[i]
-		if !p.known {
-			continue
-		}
-		if p.key == kFirstBurst {
-			late = p
-			continue
-		}
-		if status := m.negotiate(p); status != pdu.LoginSuccess {
-			return status
-		}
-	}
-	if late != nil {
-		if status := m.negotiate(late); status != pdu.LoginSuccess {
-			return status
+	for _, late := range [...]bool{false, true} {
+		for i := range pairs {
+			p := &pairs[i]
+			if !p.known || late != (p.key == kFirstBurst || p.key == kMaxOutstandingR2T) {
+				continue
+			}
+			if status := m.negotiate(p); status != pdu.LoginSuccess {
+				return status
+			}
 		}
 	}
 	if m.settled.has(kFirstBurst) && m.vals[kFirstBurst] > m.vals[kMaxBurst] {

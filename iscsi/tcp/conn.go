@@ -49,6 +49,7 @@ type Conn struct {
 
 	inflight int // operations with a completion to come
 	stream   bool
+	careful  bool // see plain
 	closing  bool
 	shut     bool // the shutdown has been submitted
 	dead     bool
@@ -141,6 +142,7 @@ func (c *Conn) Provision(iscsi.Params) error { return nil }
 // FullFeature implements iscsi.Conn.
 func (c *Conn) FullFeature(p iscsi.Params) {
 	c.p = p
+	c.careful = p.HeaderDigest || p.DataDigest || p.AskAcks
 	if p.HeaderDigest {
 		c.rx.hdrTail = pdu.DigestLen
 	}

@@ -58,9 +58,16 @@ func (c *Conn) Respond(p *iscsi.Reply) {
 		return
 	}
 	p.Off, p.DataSN = 0, 0
+	c.Resend(p)
+}
+
+// Resend implements iscsi.Resender.
+//
+//spindle:hot
+func (c *Conn) Resend(p *iscsi.Reply) {
 	p.Out.Reply = p
 	if p.Data.Empty() {
-		p.SCSIResponse(0)
+		p.SCSIResponse(p.DataSN)
 	}
 	c.Queue(&p.Out)
 }
@@ -170,10 +177,11 @@ func (c *Conn) gather() {
 	x.endRun()
 }
 
-// plain tells that PDUs leave without digests.
+// plain tells that PDUs leave without digests, and that nobody looks at their
+// headers again.
 //
 //spindle:hot
-func (c *Conn) plain() bool { return !c.p.HeaderDigest && !c.p.DataDigest }
+func (c *Conn) plain() bool { return !c.careful }
 
 // fits tells whether a reply is what most are: one Data-In PDU that carries the
 // status, without padding and digests.
@@ -246,6 +254,9 @@ func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 		}
 		h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
 		h.Put(pdu.BHS(hdr.Bytes()))
+		if c.p.AskAcks && h.Flags == pdu.FlagFinal {
+			askAck(pdu.BHS(hdr.Bytes()), p)
+		}
 		c.put(hdr, trail, p.Data.Slice(p.Off, n))
 		p.Off += n
 		if !plant.On(plant.WrongDataSN) {
@@ -263,6 +274,16 @@ func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 	c.seq.Stamp(o.BHS, o.Stamp)
 	c.put(o.Slot.Slice(iscsi.SlotBHS, pdu.HeaderLen+pdu.DigestLen), o.Slot.Slice(iscsi.SlotTrailer, 8), o.Data)
 	return true
+}
+
+// askAck has the initiator acknowledge the data up to here.
+func askAck(b pdu.BHS, p *iscsi.Reply) {
+	if a, ok := p.Out.Done.(iscsi.DataAcker); ok {
+		lun, ttt := a.AckTag()
+		b.SetFlags(pdu.FlagFinal | pdu.FlagAck)
+		b.SetLUN(lun)
+		b.SetTTT(ttt)
+	}
 }
 
 // put adds one PDU's vectors: header and its digest, data, padding and its
@@ -382,12 +403,18 @@ func (c *Conn) drained() {
 // drop hands every queued Out back, at the end of the connection.
 func (x *sender) drop(c *Conn) {
 	x.unpack(c)
-	for _, list := range [...]*iscsi.Out{x.fly, x.head} {
+	for i, list := range [...]*iscsi.Out{x.fly, x.head} {
 		for o := list; o != nil; {
 			next := o.Next
 			o.Next = nil
+			if o.Reply != nil {
+				o.Reply.Unsent = i == 1
+			}
 			if o.Done != nil {
 				o.Done.OutSent(o)
+			}
+			if o.Reply != nil {
+				o.Reply.Unsent = false
 			}
 			o = next
 		}

@@ -73,7 +73,7 @@ func New(k ring.Kernel, reactors []*reactor.Reactor, opt Options) *Transport {
 
 // Traits implements iscsi.Transport.
 func (t *Transport) Traits() iscsi.Traits {
-	return iscsi.Traits{Name: "tcp", Digests: true, MaxRecvData: MaxRecvData}
+	return iscsi.Traits{Name: "tcp", Digests: true, MaxRecvData: MaxRecvData, MaxSendData: MaxSendBytes}
 }
 
 // receiveGroup returns the shard's provided buffers, made at first need.

@@ -7,6 +7,7 @@ import (
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
+	"spindle/scsi"
 )
 
 // lostConn is a connection that has failed, or was logged out to be recovered.
@@ -40,13 +41,9 @@ func (s *Session) lose(c *Connection) {
 		s.maybeClosed()
 	}
 	s.sh.r.Arm(&l.timer, s.sh.r.Now().Add(seconds(uint32(q.time2Wait)+uint32(q.time2Retain))))
-	if k := s.conn; k != nil {
-		// What told of the window may have died with the connection.
-		s.window.Told = s.window.ExpCmdSN - 1
-		if !told && k.phase == phaseFull {
-			k.async(pdu.AsyncDropConnection, c.cid, q.time2Wait, q.time2Retain)
-		}
-		s.openWindow()
+	if k := s.conn; k != nil && !told && k.phase == phaseFull {
+		// It tells of the window, too: what did last may have died with the connection.
+		k.async(pdu.AsyncDropConnection, c.cid, q.time2Wait, q.time2Retain)
 	}
 }
 
@@ -101,10 +98,10 @@ func (c *Connection) suspend() {
 	}
 }
 
-// orphaned takes the result of a task whose connection is not in full feature
-// phase any more: kept for another to send, or nobody's.
+// orphaned takes the result of a task that was aborted, or whose connection is not
+// in full feature phase any more: kept for another to send, or nobody's.
 func (t *Task) orphaned() {
-	if t.conn.recover && !t.sess.ending {
+	if t.conn.recover && !t.sess.ending && (!t.SCSI.Aborted() || t.SCSI.Status == scsi.TaskAborted) {
 		t.state = taskParked
 		return
 	}
@@ -144,16 +141,16 @@ func (c *Connection) reassign(b pdu.BHS) {
 	}
 }
 
-// findRetained finds an answered command of a lost connection.
+// findRetained finds an answered command, the latest of its tag.
 func (s *Session) findRetained(itt uint32) *Task {
-	for _, l := range s.rec.lost {
-		for t := l.conn.rec.head; t != nil; t = t.record().next {
-			if t.itt == itt {
-				return t
-			}
+	var found *Task
+	for i := range s.tasks {
+		t := &s.tasks[i]
+		if t.itt == itt && t.state == taskRetained && (found == nil || pdu.SNLess(found.cmdSN, t.cmdSN)) {
+			found = t
 		}
 	}
-	return nil
+	return found
 }
 
 // takeOver goes on with a task of a lost connection on c: what was asked of the

@@ -1,12 +1,10 @@
 package iscsi_test
 
 import (
-	"bytes"
 	"testing"
 	"time"
 
 	"spindle/bdev"
-	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 )
@@ -49,10 +47,10 @@ var waysOut = []struct {
 	}},
 	{"failed, reinstated", true, func(t *testing.T, _ *iscsitest.Target, a, b *iscsitest.Conn) *iscsitest.Conn {
 		event(t, a, pdu.AsyncDropConnection)
-		return a.DialInto(b.CID).Login()
+		return a.DialInto(b.CID).Login("MaxRecvDataSegmentLength=1024")
 	}},
 	{"reinstated", false, func(_ *testing.T, _ *iscsitest.Target, a, b *iscsitest.Conn) *iscsitest.Conn {
-		n := a.DialInto(b.CID).Login()
+		n := a.DialInto(b.CID).Login("MaxRecvDataSegmentLength=1024")
 		b.ExpectClosed()
 		return n
 	}},
@@ -165,6 +163,7 @@ func TestReassign(t *testing.T) {
 						hold(t, dev, tc.held, 1)
 					}
 					task := tc.begin(t, g, b)
+					g.Settle()
 					allegiant := reassign(a, task.ITT(), 0)
 					a.Send(allegiant, nil, nil)
 					managed(t, a, allegiant.ITT(), pdu.TMFTaskAllegiant)
@@ -202,7 +201,6 @@ func TestReassign(t *testing.T) {
 			}
 		})
 	}
-	_ = bytes.Equal
 }
 
 // relogin has b take 1024 bytes a PDU, as a does.
@@ -425,5 +423,3 @@ func TestLostAndOver(t *testing.T) {
 		})
 	}
 }
-
-var _ iscsi.Options

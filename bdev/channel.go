@@ -57,11 +57,15 @@ func (c *channel) Submit(io *IO) Status {
 	if c.b.state.Load() != 0 || c.queued != [2]int{} {
 		return c.submitSlow(io)
 	}
-	s := c.forward(io)
+	io.Push(c, 0)
+	s := c.ch.Submit(io)
 	if s == Pending {
 		c.counters.live++
 		c.r.NeedFlush(&c.counters.node)
+		return s
 	}
+	io.Pop()
+	c.count(io, s)
 	return s
 }
 

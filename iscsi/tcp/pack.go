@@ -20,38 +20,39 @@ const packSize = 128 << 10
 type pack struct {
 	mem  mem.Ref
 	used uint32
+	end  uint32 // how far it may be used; 0 until there is memory
 	run  uint32 // where the run begins that has no vector yet
-	off  bool   // not for this message: it has one PDU, or there is no memory
+	off  bool   // not for this message: it has one PDU, or there is no room
 }
 
 // reset begins a message; single says that it has one PDU.
 //
 //spindle:hot
-func (s *pack) reset(single bool) { s.used, s.run, s.off = 0, 0, single }
+func (s *pack) reset(single bool) { s.used, s.end, s.run, s.off = 0, 0, 0, single }
 
 // take returns n bytes behind what is packed, nil when there is no room.
 //
 //spindle:hot
 func (x *sender) take(c *Conn, n uint32) []byte {
 	s := &x.pack
-	if s.off {
+	at := s.used
+	if at+n > s.end && !s.open(c, n) {
 		return nil
 	}
-	if s.mem.Empty() {
-		b, ok := c.r.Arena.Alloc(packSize)
-		if !ok {
-			s.off = true
-			return nil
-		}
-		s.mem = b
+	s.used = at + n
+	return mem.Ref{Addr: s.mem.Addr + uintptr(at), Len: n}.Bytes()
+}
+
+// open gets the memory; false when n more bytes are not to be had.
+func (s *pack) open(c *Conn, n uint32) bool {
+	if s.off || s.end != 0 {
+		s.off, s.end = true, s.used
+		return false
 	}
-	if s.used+n > s.mem.Len {
-		s.off = true
-		return nil
-	}
-	b := s.mem.Slice(s.used, n).Bytes()
-	s.used += n
-	return b
+	b, ok := c.r.Arena.Alloc(packSize)
+	s.off = !ok
+	s.mem, s.end = b, b.Len
+	return n <= s.end
 }
 
 // endRun gives the packed bytes that have none a vector.

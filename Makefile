@@ -31,8 +31,8 @@ lint: ## the house rules
 test: setup ## everything: lint, unit, race, fuzz, conformance, clients, rig
 	@$(DEV) test
 
-conformance: setup build ## iscsi-test-cu against a malloc and a file LUN
-	@$(DEV) test conformance
+conformance: setup build ## iscsi-test-cu against every form of LUN; prints the table
+	@$(DEV) conformance
 
 clients: setup build ## libiscsi, QEMU, churn, noise, signals
 	@$(DEV) test clients

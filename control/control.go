@@ -12,6 +12,7 @@ import (
 	"spindle/bdev"
 	"spindle/iscsi"
 	"spindle/reactor"
+	"spindle/scsi"
 )
 
 // Engine is what control needs of the iSCSI engine.
@@ -41,6 +42,8 @@ type Engine interface {
 	SetNodeAuth(node string, a iscsi.CHAPPolicy) error
 	SetPortalGroupAuth(tag uint16, a iscsi.CHAPPolicy) error
 	SetNodeRedirect(node string, tag uint16, to netip.AddrPort) error
+	SetPortGroupState(c reactor.Caller, node string, tag uint16, state scsi.PortState) error
+	PortGroupStates(node string) ([]scsi.PortGroup, error)
 	Counters() []iscsi.Counter
 }
 

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"spindle/iscsi"
+	"spindle/scsi"
 )
 
 // iscsiNameMax is the longest iSCSI name (RFC 7143 §4.2.7.1), in bytes.
@@ -18,6 +19,7 @@ type LUN struct {
 	Bdev string
 	// ReadOnly refuses writes; Removable has the medium ejected and loaded.
 	ReadOnly, Removable bool
+	Thick               bool // hides that the bdev can unmap
 }
 
 // Node is a target node.
@@ -161,7 +163,7 @@ func (c *Control) place(taken []iscsi.LUN, l LUN) (iscsi.LUN, error) {
 	if used(l.ID) {
 		return iscsi.LUN{}, refuse(syscall.EEXIST, "LUN %d is taken", l.ID)
 	}
-	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev, ReadOnly: l.ReadOnly, Removable: l.Removable}, nil
+	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev, ReadOnly: l.ReadOnly, Removable: l.Removable, Thick: l.Thick}, nil
 }
 
 // checkMaps tells whether more can be added to have.
@@ -434,6 +436,31 @@ func (c *Control) SetRedirect(name string, tag uint16, to *Portal) error {
 		}
 	})
 	return nil
+}
+
+// SetPortGroupState changes the asymmetric access state of the paths that a
+// portal group is to a node (ALUA): commands by a path that is no longer active
+// have ended when it returns, and initiators are told by a unit attention.
+func (c *Control) SetPortGroupState(name string, tag uint16, state scsi.PortState) error {
+	c.change.Lock()
+	defer c.change.Unlock()
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(n.Maps, func(m iscsi.Map) bool { return m.PortalTag == tag }) {
+		return refuse(syscall.ENOENT, "target node %s has no map of portal group %d", n.Name, tag)
+	}
+	return c.Engine.SetPortGroupState(c.Caller, wireName(n.Name), tag, state)
+}
+
+// PortGroupStates lists the asymmetric access states of a node's portal groups.
+func (c *Control) PortGroupStates(name string) ([]scsi.PortGroup, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return nil, err
+	}
+	return c.Engine.PortGroupStates(wireName(n.Name))
 }
 
 // Counters are the engine's event counters.

@@ -14,6 +14,7 @@ import (
 
 	"spindle/bdev"
 	"spindle/iscsi"
+	"spindle/scsi"
 )
 
 // ErrEmpty is returned for saving an empty configuration over one that is not.
@@ -126,6 +127,13 @@ func (c *Control) saveISCSI(o SaveOptions) []Call {
 			calls = append(calls, Call{"iscsi_target_node_set_redirect", Obj{{"name", n.Name}, {"pg_tag", r.PortalTag},
 				{"redirect_host", r.Addr.Addr().String()}, {"redirect_port", strconv.Itoa(int(r.Addr.Port()))}}})
 		}
+		// What initiators set is the initiators' and is not kept.
+		groups, _ := c.Engine.PortGroupStates(wireName(n.Name)) // a node that is being deleted has none
+		for _, g := range groups {
+			if g.State != scsi.PortOptimized {
+				calls = append(calls, Call{"iscsi_target_node_set_alua_state", Obj{{"name", n.Name}, {"pg_tag", g.Tag}, {"alua_state", g.State.String()}}})
+			}
+		}
 	}
 	return calls
 }
@@ -229,6 +237,9 @@ func NodeParams(n Node) Obj {
 		}
 		if l.Removable {
 			lun = append(lun, Member{"removable", true})
+		}
+		if l.Thick {
+			lun = append(lun, Member{"thick", true})
 		}
 		luns = append(luns, lun)
 	}

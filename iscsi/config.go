@@ -111,6 +111,8 @@ type LUN struct {
 	ReadOnly bool
 	// Removable has the medium ejected and loaded by START STOP UNIT.
 	Removable bool
+	// Thick hides that the bdev can unmap.
+	Thick bool
 }
 
 // NodeConfig makes a target node.

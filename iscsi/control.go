@@ -225,11 +225,21 @@ func (e *Engine) SetPortGroupState(c reactor.Caller, name string, tag uint16, st
 	return nil
 }
 
+// PortGroupStates tells the states of a node's portal groups.
+func (e *Engine) PortGroupStates(name string) ([]scsi.PortGroup, error) {
+	n := e.inventory.Load().node(name)
+	if n == nil {
+		return nil, fmt.Errorf("node %s: %w", name, ErrNotFound)
+	}
+	return n.dev.PortGroups(), nil
+}
+
 // options are the logical unit's properties.
 func (l LUN) options() scsi.LUNOptions {
 	return scsi.LUNOptions{
 		ReadOnly:  l.ReadOnly || l.Bdev.Info().Caps&bdev.CapReadOnly != 0,
 		Removable: l.Removable,
+		Thick:     l.Thick,
 	}
 }
 

@@ -41,6 +41,8 @@ type LUNOptions struct {
 	ReadOnly bool
 	// Removable has the medium ejected and loaded by START STOP UNIT.
 	Removable bool
+	// Thick hides that the bdev can unmap: the unit is fully provisioned.
+	Thick bool
 }
 
 // LUNInfo describes a logical unit.

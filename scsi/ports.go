@@ -22,6 +22,32 @@ const (
 
 func (s PortState) valid() bool { return s <= PortUnavailable || s == PortTransition }
 
+// PortStateNames are the states as people write them.
+var PortStateNames = []string{"optimized", "non_optimized", "standby", "unavailable", "transitioning"}
+
+// String is the name of a state.
+func (s PortState) String() string {
+	switch {
+	case s <= PortUnavailable:
+		return PortStateNames[s]
+	case s == PortTransition:
+		return PortStateNames[4]
+	}
+	return "unknown"
+}
+
+// ParsePortState reads a name of PortStateNames.
+func ParsePortState(name string) (PortState, bool) {
+	switch k := slices.Index(PortStateNames, name); k {
+	case -1:
+		return 0, false
+	case 4:
+		return PortTransition, true
+	default:
+		return PortState(k), true
+	}
+}
+
 // active tells whether commands for the medium work.
 func (s PortState) active() bool { return s <= PortNonOptimized }
 
@@ -111,11 +137,32 @@ func (d *Device) SetPortGroupState(c reactor.Caller, tag uint16, state PortState
 	return nil
 }
 
-// PortGroups tells the state of each target port group that control gave it.
-func (d *Device) PortGroups() map[uint16]PortState {
-	out := map[uint16]PortState{}
+// PortGroup is a target port group as control wants it, and as each unit has
+// it: SET TARGET PORT GROUPS reaches one unit.
+type PortGroup struct {
+	Tag   uint16
+	State PortState
+	Units []UnitPort
+}
+
+// UnitPort is the state of a target port group at a unit.
+type UnitPort struct {
+	LUN      uint16
+	State    PortState
+	Explicit bool // an initiator set it
+}
+
+// PortGroups lists the target port groups by tag. Safe from any thread.
+func (d *Device) PortGroups() []PortGroup {
+	var out []PortGroup
 	for _, p := range *d.wanted.Load() {
-		out[p.tag] = p.state
+		g := PortGroup{Tag: p.tag, State: p.state}
+		for _, lu := range d.inventory.Load().all {
+			if q := lu.latest.Load().port(p.tag); q != nil {
+				g.Units = append(g.Units, UnitPort{lu.lun, q.state, q.reason == portExplicit})
+			}
+		}
+		out = append(out, g)
 	}
 	return out
 }

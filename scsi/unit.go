@@ -129,6 +129,9 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	if info.MaxTransfer != 0 {
 		s.maxBlocks = min(s.maxBlocks, info.MaxTransfer)
 	}
+	if lu.opt.Thick {
+		s.caps &^= bdev.CapUnmap
+	}
 	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
 		s.protect |= protectReadOnly
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"sync"
 	"time"
 
 	"spindle/internal/conformance"
@@ -14,107 +17,182 @@ import (
 
 const expectationFile = "scripts/conformance/expected.txt"
 
-// conformanceStage runs the suite on each form of LUN of one target.
-func conformanceStage(ctx context.Context) (tally, error) {
+// atOnce bounds the forms that run beside each other. Most of a run is waiting:
+// the suite sleeps while SANITIZE works.
+const atOnce = 7
+
+// conformanceStage runs the suite on some forms of LUN.
+func conformanceStage(ctx context.Context) (tally, error) { return onForms(ctx, some()) }
+
+// formRun is what became of the suite on one form.
+type formRun struct {
+	form
+	results []conformance.Result
+	diffs   []string
+	log     string // kept, when something is wrong
+	took    time.Duration
+	err     error
+}
+
+// onForms runs the suite on each form, every one on a target of its own, prints
+// the table and what differs from what is expected. What is expected counts by
+// its outcome; a difference counts as failed, and so does a test that passes on
+// no form.
+func onForms(ctx context.Context, list []form) (tally, error) {
 	if err := build(ctx); err != nil {
 		return tally{}, err
 	}
-	var sum tally
-	for _, form := range []struct {
-		name string
-		lun  int
-	}{{"malloc", testbed.Malloc}, {"file", testbed.File}, {"aligned", testbed.Aligned}} {
-		t, err := testbed.Start(ctx, "bin/spindle", testbed.Options{})
-		if err != nil {
-			return sum, err
-		}
-		n, err := conform(ctx, form.name, t.URL(form.lun), expectationFile)
-		sum.add(n)
-		if stop := t.Stop(); err == nil {
-			err = stop
-		}
-		if err != nil {
-			return sum, err
-		}
-	}
-	return sum, nil
-}
-
-// conform runs the suite on one LUN and compares it with the expectation. What
-// is expected counts by its outcome; a difference counts as failed.
-func conform(ctx context.Context, form, url, expected string) (tally, error) {
-	f, err := os.Open(expected)
+	e, err := readExpectation()
 	if err != nil {
 		return tally{}, err
+	}
+	runs := make([]formRun, len(list))
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for k, f := range list {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			runs[k] = f.run(ctx, e)
+		})
+	}
+	wg.Wait()
+	return printRuns(runs)
+}
+
+// run serves a LUN of the form and has the suite run on it.
+func (f form) run(ctx context.Context, e *conformance.Expectation) formRun {
+	r := formRun{form: f}
+	start := time.Now()
+	t, err := testbed.Start(ctx, "bin/spindle", testbed.Options{LUNs: []testbed.LUN{f.lun}, Paths: f.paths, SizeMiB: f.size})
+	if err != nil {
+		r.err = err
+		return r
+	}
+	r.results, r.diffs, r.log, r.err = conform(ctx, f.name, f.only, t.Paths(f.lun.ID), e)
+	if stop := t.Stop(); stop != nil {
+		r.err = errors.Join(r.err, stop)
+	}
+	r.took = time.Since(start)
+	fmt.Printf("  %-16s done after %.0f s\n", f.name, r.took.Seconds())
+	return r
+}
+
+func printRuns(runs []formRun) (sum tally, err error) {
+	fmt.Printf("\n  %-16s %5s %5s %5s %5s %6s\n", "form", "tests", "pass", "skip", "fail", "s")
+	var all [][]conformance.Result
+	for _, r := range runs {
+		n := conformance.Count(r.results)
+		fmt.Printf("  %-16s %5d %5d %5d %5d %6.0f\n", r.name, len(r.results), n[conformance.Pass], n[conformance.Skip],
+			n[conformance.Fail]+n[conformance.None], r.took.Seconds())
+		sum.add(tally{passed: n[conformance.Pass], skipped: n[conformance.Skip], failed: len(r.diffs)})
+		all = append(all, r.results)
+	}
+	never, tests := conformance.NeverPassed(all...)
+	fmt.Printf("  %d of %d tests pass on one form or more\n", tests-len(never), tests)
+	if len(never) != 0 {
+		fmt.Println("  on none:", strings.Join(never, ", "))
+		sum.failed += len(never)
+	}
+	for _, r := range runs {
+		for _, d := range r.diffs {
+			fmt.Printf("  %s: difference: %s\n", r.name, d)
+		}
+		if r.log != "" {
+			fmt.Printf("  %s: the suite's log is %s\n", r.name, r.log)
+		}
+		if r.err != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", r.name, r.err))
+		}
+	}
+	return sum, err
+}
+
+func readExpectation() (*conformance.Expectation, error) {
+	f, err := os.Open(expectationFile)
+	if err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	e, err := conformance.ReadExpectation(f)
 	if err != nil {
-		return tally{}, fmt.Errorf("%s: %w", expected, err)
+		return nil, fmt.Errorf("%s: %w", expectationFile, err)
 	}
-	log, err := os.CreateTemp("", "spindle-conformance-"+form+"-*.log")
-	if err != nil {
-		return tally{}, err
-	}
-	defer log.Close()
-	fmt.Printf("  %-7s %s\n", form, url)
-	rs, err := runSuite(ctx, form, url, log)
-	n := conformance.Count(rs)
-	fmt.Printf("  %-7s %d tests: %d pass, %d skip, %d fail, %d without a verdict\n",
-		form, len(rs), n[conformance.Pass], n[conformance.Skip], n[conformance.Fail], n[conformance.None])
-	diffs := e.Compare(form, rs)
-	for _, d := range diffs {
-		fmt.Printf("  %-7s difference: %s\n", form, d)
-	}
-	t := tally{passed: n[conformance.Pass], skipped: n[conformance.Skip], failed: len(diffs)}
-	if err == nil && len(rs) == 0 {
-		err = fmt.Errorf("the suite ran no test on %s", url)
-	}
-	if err == nil && len(diffs) == 0 {
-		return t, os.Remove(log.Name())
-	}
-	fmt.Printf("  %-7s the suite's log is %s\n", form, log.Name())
-	return t, err
+	return e, nil
 }
 
-// runSuite prints a line a suite as it goes.
-func runSuite(ctx context.Context, form, url string, log io.Writer) ([]conformance.Result, error) {
-	suite, line, at := "", "", time.Now()
-	flush := func() {
-		if suite != "" {
-			fmt.Printf("  %-7s %-24s %-32s %5.1f s\n", form, suite, line, time.Since(at).Seconds())
-		}
+// conform runs the suite on one LUN and compares it with the expectation. The
+// log is kept when there is a difference.
+func conform(ctx context.Context, form, only string, urls []string, e *conformance.Expectation) (rs []conformance.Result, diffs []string, kept string, err error) {
+	log, err := os.CreateTemp("", "spindle-conformance-"+form+"-*.log")
+	if err != nil {
+		return nil, nil, "", err
 	}
-	rs, err := conformance.Run(ctx, url, log, func(r conformance.Result) {
-		if r.Suite != suite {
-			flush()
-			suite, line, at = r.Suite, "", time.Now()
-		}
-		line += map[conformance.Outcome]string{conformance.Pass: ".", conformance.Skip: "s", conformance.Fail: "F", conformance.None: "?"}[r.Outcome]
-	})
-	flush()
-	return rs, err
+	defer log.Close()
+	rs, err = conformance.Run(ctx, urls, only, log, nil)
+	if only == "" {
+		diffs = e.Compare(form, rs)
+	} else {
+		diffs = e.ComparePart(form, rs)
+	}
+	if err == nil && len(rs) == 0 {
+		err = fmt.Errorf("the suite ran no test on %s", urls[0])
+	}
+	if err == nil && len(diffs) == 0 {
+		return rs, nil, "", os.Remove(log.Name())
+	}
+	return rs, diffs, log.Name(), err
 }
 
 func runConformance(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
-	url := flags.String("url", "", "test this LUN, whose data is lost, instead of our target's")
-	form := flags.String("form", "malloc", "with -url: which exceptions apply")
+	url := flags.String("url", "", "test this LUN, whose data is lost, instead of our target's; a second path follows a comma")
+	name := flags.String("form", "", "only this form; with -url: which exceptions apply")
 	write := flags.Bool("write", false, "with -url: print the exceptions that this target needs")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *url == "" {
-		return runTest(ctx, []string{"conformance"})
+		return ourForms(ctx, *name)
 	}
+	urls := strings.Split(*url, ",")
 	if *write {
-		rs, err := conformance.Run(ctx, *url, io.Discard, nil)
-		conformance.Format(os.Stdout, *form, rs)
+		rs, err := conformance.Run(ctx, urls, "", io.Discard, nil)
+		conformance.Format(os.Stdout, *name, rs)
 		return err
 	}
-	t, err := conform(ctx, *form, *url, expectationFile)
-	if err == nil && t.failed > 0 {
-		err = fmt.Errorf("%d differences", t.failed)
+	e, err := readExpectation()
+	if err != nil {
+		return err
+	}
+	r := formRun{form: form{name: *name}}
+	r.results, r.diffs, r.log, r.err = conform(ctx, *name, "", urls, e)
+	sum, err := printRuns([]formRun{r})
+	return failed(sum, err)
+}
+
+// ourForms runs the suite on all forms of our target, or on one.
+func ourForms(ctx context.Context, name string) error {
+	list := forms()
+	if name != "" {
+		list = nil
+		for _, f := range forms() {
+			if f.name == name {
+				list = []form{f}
+			}
+		}
+		if list == nil {
+			return fmt.Errorf("there is no form %q", name)
+		}
+	}
+	sum, err := onForms(ctx, list)
+	return failed(sum, err)
+}
+
+func failed(sum tally, err error) error {
+	fmt.Println(sum)
+	if err == nil && sum.failed > 0 {
+		err = fmt.Errorf("%d failed", sum.failed)
 	}
 	return err
 }

@@ -13,7 +13,8 @@ import (
 const usage = `usage: spindle-dev COMMAND
   test [STAGE...]                  run the stages named, or all of them
   fuzz [-time D] [PATTERN]         run each fuzz target whose name matches
-  conformance [-url URL] [-write]  iscsi-test-cu against our target, or another
+  conformance [-form NAME] [-url URL] [-write]
+                                   iscsi-test-cu against forms of our LUNs, or another's
   rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
   sim [ARG...]                     the simulator
   cover [-profile FILE | -from FILE]

@@ -30,7 +30,7 @@ func stages() []stage {
 		{"race", "the concurrent packages under the race detector, invariants on", raceStage},
 		{"planted", "the simulator finds the bugs planted for it", plantedStage},
 		{"fuzz", "each fuzz target, briefly", fuzzStage},
-		{"conformance", "iscsi-test-cu on a malloc and a file LUN", conformanceStage},
+		{"conformance", "iscsi-test-cu on LUNs of several forms", conformanceStage},
 		{"clients", "real initiators, churn and noise", clientsStage},
 		{"rig", "the kernel's initiator in a QEMU guest", rigStage},
 	}

@@ -15,6 +15,7 @@ import (
 	"spindle/control"
 	"spindle/iscsi"
 	"spindle/reactor"
+	"spindle/scsi"
 )
 
 // Engine remembers what it was told. Fail, when set, is asked before each
@@ -31,6 +32,7 @@ type Engine struct {
 	igs   []iscsi.InitiatorGroup
 	nodes []iscsi.NodeConfig
 	auth  []iscsi.AuthGroup
+	alua  map[string][]scsi.PortGroup
 }
 
 // NewEngine makes an engine with the default options.
@@ -203,6 +205,24 @@ func (e *Engine) SetNodeRedirect(node string, tag uint16, to netip.AddrPort) err
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.change("redirect %s by %d to %v", node, tag, to)
+}
+
+// SetPortGroupState remembers the state for PortGroupStates.
+func (e *Engine) SetPortGroupState(_ reactor.Caller, node string, tag uint16, state scsi.PortState) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.alua == nil {
+		e.alua = map[string][]scsi.PortGroup{}
+	}
+	others := slices.DeleteFunc(e.alua[node], func(g scsi.PortGroup) bool { return g.Tag == tag })
+	e.alua[node] = append(others, scsi.PortGroup{Tag: tag, State: state})
+	return e.change("state of %s by %d is %v", node, tag, state)
+}
+
+func (e *Engine) PortGroupStates(node string) ([]scsi.PortGroup, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.alua[node], nil
 }
 
 func (e *Engine) Counters() []iscsi.Counter { return []iscsi.Counter{{Name: "logins", Value: 3}} }

@@ -2,11 +2,20 @@ package rpc
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 
 	"spindle/control"
 	"spindle/iscsi"
+	"spindle/scsi"
 )
+
+// lunParams are the options of a LUN. SPDK has none of them.
+var lunParams = []Param{
+	{Name: "read_only", Type: Bool, Doc: "refuse writes"},
+	{Name: "removable", Type: Bool, Doc: "the medium can be ejected and loaded"},
+	{Name: "thick", Type: Bool, Doc: "fully provisioned: hide that the bdev can unmap"},
+}
 
 func nodeMethods() []Method {
 	const hint = `"spindle rpc iscsi_get_target_nodes" lists the nodes with their full names`
@@ -24,12 +33,10 @@ func nodeMethods() []Method {
 				Param{Name: "name", Type: String, Required: true, Doc: "iSCSI name; without a type, node_base and a colon come before it"},
 				Param{Name: "alias_name", Type: String, Required: true, Doc: "TargetAlias"},
 				maps,
-				Param{Name: "luns", Type: Objects, Required: true, MaxItems: control.MaxLUNsGiven, Doc: "what it serves", Fields: []Param{
+				Param{Name: "luns", Type: Objects, Required: true, MaxItems: control.MaxLUNsGiven, Doc: "what it serves", Fields: slices.Concat([]Param{
 					{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
 					{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
-					{Name: "read_only", Type: Bool, Doc: "refuse writes"},
-					{Name: "removable", Type: Bool, Doc: "the medium can be ejected and loaded"},
-				}},
+				}, lunParams)},
 				Param{Name: "queue_depth", Type: Int32, Required: true, Min: 1, Max: 256, Doc: "commands a session may have outstanding"},
 				Param{Name: "header_digest", Type: Bool, Doc: "require CRC32C of headers"},
 				Param{Name: "data_digest", Type: Bool, Doc: "require CRC32C of data"},
@@ -56,10 +63,8 @@ func nodeMethods() []Method {
 		},
 		{
 			Name: "iscsi_target_node_add_lun", Aliases: []string{"target_node_add_lun"}, State: Runtime,
-			Params: one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
-				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
-				Param{Name: "read_only", Type: Bool, Doc: "refuse writes"},
-				Param{Name: "removable", Type: Bool, Doc: "the medium can be ejected and loaded"}),
+			Params: slices.Concat(one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev"},
+				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"}), lunParams),
 			Result: "true", Doc: "Add a LUN to a node, which may be in use.", Hint: hint, bad: invalidParams, fails: invalidParams,
 			run: func(r *request) (any, error) {
 				return true, r.ctl.AddLUN(r.String("name"), placement(r.Args))
@@ -105,12 +110,29 @@ func nodeMethods() []Method {
 			Result: "true", Doc: "Send logins elsewhere (status 0101); iscsi_target_node_request_logout moves those that are there.",
 			Hint: hint, bad: invalidParams, fails: invalidParams, run: setRedirect,
 		},
+		{
+			Name: "iscsi_target_node_set_alua_state", State: Runtime,
+			Params: one(name, tag("pg_tag", "portal group: a target port group of the node"),
+				Param{Name: "alua_state", Type: String, Required: true, Enum: scsi.PortStateNames, Doc: "asymmetric access state of the paths by it, to every LUN"}),
+			Result: "true",
+			Doc:    "Change the ALUA state of a portal group's paths; initiators get a unit attention. SPDK has no such method: it is nvmf_subsystem_listener_set_ana_state for iSCSI.",
+			Hint:   hint, bad: invalidParams, fails: invalidParams, run: setALUA,
+		},
+		{
+			Name: "iscsi_target_node_get_alua_states", State: Runtime, Params: one(name),
+			Result: "array of {pg_tag, alua_state, luns: [{lun_id, alua_state, explicit}]}; explicit is what an initiator set by SET TARGET PORT GROUPS, for one LUN",
+			Doc:    "Tell the ALUA states of a node's portal groups. SPDK has no such method.",
+			Hint:   hint, bad: invalidParams, fails: invalidParams, run: getALUA,
+		},
 	}
 }
 
 // placement is a LUN with its options.
 func placement(a Args) control.LUN {
-	return control.LUN{ID: lunID(a), Bdev: a.String("bdev_name"), ReadOnly: a.Bool("read_only"), Removable: a.Bool("removable")}
+	return control.LUN{
+		ID: lunID(a), Bdev: a.String("bdev_name"),
+		ReadOnly: a.Bool("read_only"), Removable: a.Bool("removable"), Thick: a.Bool("thick"),
+	}
 }
 
 // lunID is a LUN that may be left to be chosen.
@@ -148,6 +170,24 @@ func setRedirect(r *request) (any, error) {
 		return nil, fmt.Errorf("redirect_port without redirect_host: %w", syscall.EINVAL)
 	}
 	return true, r.ctl.SetRedirect(r.String("name"), uint16(r.Int("pg_tag")), to)
+}
+
+func setALUA(r *request) (any, error) {
+	state, _ := scsi.ParsePortState(r.String("alua_state")) // one of the enumeration
+	return true, r.ctl.SetPortGroupState(r.String("name"), uint16(r.Int("pg_tag")), state)
+}
+
+func getALUA(r *request) (any, error) {
+	groups, err := r.ctl.PortGroupStates(r.String("name"))
+	list := []obj{}
+	for _, g := range groups {
+		luns := []obj{}
+		for _, u := range g.Units {
+			luns = append(luns, obj{{"lun_id", u.LUN}, {"alua_state", u.State.String()}, {"explicit", u.Explicit}})
+		}
+		list = append(list, obj{{"pg_tag", g.Tag}, {"alua_state", g.State.String()}, {"luns", luns}})
+	}
+	return list, err
 }
 
 func createNode(r *request) (any, error) {

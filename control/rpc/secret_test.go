@@ -133,6 +133,11 @@ func TestAuthMethods(t *testing.T) {
 		{"iscsi_target_node_request_logout", `{` + node + `,"pg_tag":1}`, "true", "request logout iqn.2016-06.io.spdk:disk by 1"},
 		{"iscsi_target_node_request_logout", `{` + node + `,"pg_tag":7}`, "-32602", ""},
 		{"iscsi_target_node_request_logout", `{` + node + `}`, "true", "request logout iqn.2016-06.io.spdk:disk"},
+		{"iscsi_target_node_set_alua_state", `{` + node + `,"pg_tag":1,"alua_state":"non_optimized"}`, "true", "state of iqn.2016-06.io.spdk:disk by 1 is non_optimized"},
+		{"iscsi_target_node_set_alua_state", `{` + node + `,"pg_tag":7,"alua_state":"standby"}`, "-32602", ""},
+		{"iscsi_target_node_set_alua_state", `{` + node + `,"pg_tag":1,"alua_state":"asleep"}`, "-32602", ""},
+		{"iscsi_target_node_get_alua_states", `{` + node + `}`, `"pg_tag":1,"alua_state":"non_optimized","luns":[]`, ""},
+		{"iscsi_target_node_get_alua_states", `{"name":"none"}`, "-32602", ""},
 		{"iscsi_get_counters", `null`, `{"logins":3}`, ""},
 	} {
 		before := len(engine.Log())
@@ -148,6 +153,7 @@ func TestAuthMethods(t *testing.T) {
 		`{"method":"iscsi_portal_group_set_auth","params":{"tag":1,"disable_chap":false,"require_chap":true,"mutual_chap":false,"chap_group":5}}`,
 		`{"method":"iscsi_target_node_set_redirect","params":{` + node + `,"pg_tag":1,"redirect_host":"192.0.2.1","redirect_port":"3261"}}`,
 		`"mutual_chap":true,"chap_group":4`,
+		`{"method":"iscsi_target_node_set_alua_state","params":{` + node + `,"pg_tag":1,"alua_state":"non_optimized"}}`,
 	} {
 		if !strings.Contains(saved, want) {
 			t.Errorf("saved has no %s\n%s", want, saved)

@@ -141,15 +141,29 @@ func (c *initiator) receive() (pdu.BHS, []byte, error) {
 
 // read reads blocks of 512 bytes with READ (10).
 func (c *initiator) read(lun uint8, lba uint32, blocks uint16) ([]byte, error) {
-	h := c.request(pdu.SCSICommand, pdu.FlagFinal|pdu.FlagRead|1)
-	h[9] = lun
-	h.SetEDTL(uint32(blocks) * 512)
-	cdb := h.CDB()
+	cdb := make([]byte, 16)
 	cdb[0] = 0x28
 	binary.BigEndian.PutUint32(cdb[2:6], lba)
 	binary.BigEndian.PutUint16(cdb[7:9], blocks)
+	got, err := c.command(lun, cdb, nil, uint32(blocks)*512)
+	if err == nil && len(got) != int(blocks)*512 {
+		return nil, fmt.Errorf("%d bytes of %d", len(got), int(blocks)*512)
+	}
+	return got, err
+}
+
+// command runs a command that takes out as immediate data, or returns up to in bytes.
+func (c *initiator) command(lun uint8, cdb, out []byte, in uint32) ([]byte, error) {
+	flags := byte(pdu.FlagFinal | pdu.FlagRead | 1)
+	if out != nil {
+		flags, in = pdu.FlagFinal|pdu.FlagWrite|1, uint32(len(out))
+	}
+	h := c.request(pdu.SCSICommand, flags)
+	h[9] = lun
+	h.SetEDTL(in)
+	copy(h.CDB(), cdb)
 	c.cmdSN++
-	if err := c.send(h, nil); err != nil {
+	if err := c.send(h, out); err != nil {
 		return nil, err
 	}
 	var got []byte
@@ -166,13 +180,10 @@ func (c *initiator) read(lun uint8, lba uint32, blocks uint16) ([]byte, error) {
 			}
 		case pdu.SCSIResponse:
 		default:
-			return nil, fmt.Errorf("opcode %#x to a READ", uint8(rsp.Opcode()))
+			return nil, fmt.Errorf("opcode %#x to CDB % x", uint8(rsp.Opcode()), cdb)
 		}
 		if s := rsp.Status(); s != 0 {
 			return nil, fmt.Errorf("status %#02x, sense % x", s, data)
-		}
-		if len(got) != int(blocks)*512 {
-			return nil, fmt.Errorf("%d bytes of %d", len(got), int(blocks)*512)
 		}
 		return got, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
 	"strings"
 )
@@ -14,8 +15,9 @@ type Expectation struct {
 	lines []exception
 }
 
-// exception is a line of the file: SUITE.TEST or SUITE.*, the form of LUN or
-// "all", the outcome, and the reason in our words.
+// exception is a line of the file: SUITE.TEST or SUITE.*, the forms of LUN as
+// names and patterns with * between commas, the outcome, and the reason in our
+// words.
 type exception struct {
 	test, form string
 	outcome    Outcome
@@ -51,14 +53,33 @@ func ReadExpectation(r io.Reader) (*Expectation, error) {
 	return e, in.Err()
 }
 
-// Compare lists the differences between a run on one form of LUN and what was
-// expected, a line each; none is good. An exception that nothing needed is a
-// difference too: the list may not outlive its reasons.
+// Compare lists the differences between a run of every test on one form of LUN
+// and what was expected, a line each; none is good. An exception that nothing
+// needed is a difference too: the list may not outlive its reasons.
 func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
 	if len(rs) != e.Tests {
 		diffs = append(diffs, fmt.Sprintf("the suite has %d tests, %d ran", e.Tests, len(rs)))
 	}
-	needed := map[int]bool{}
+	d, needed := e.judge(form, rs)
+	diffs = append(diffs, d...)
+	for _, x := range e.lines {
+		if x.covers(form) && !needed[x.at] {
+			diffs = append(diffs, fmt.Sprintf("line %d: %s %s is not needed any more", x.at, x.test, x.outcome))
+		}
+	}
+	return diffs
+}
+
+// ComparePart is Compare for a run of some tests.
+func (e *Expectation) ComparePart(form string, rs []Result) []string {
+	diffs, _ := e.judge(form, rs)
+	return diffs
+}
+
+// judge compares results with what was expected of them, and tells which lines
+// were needed.
+func (e *Expectation) judge(form string, rs []Result) (diffs []string, needed map[int]bool) {
+	needed = map[int]bool{}
 	for _, r := range rs {
 		want, why := Pass, ""
 		for _, x := range e.lines {
@@ -71,15 +92,17 @@ func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
 			diffs = append(diffs, fmt.Sprintf("%s: %s, expected %s%s: %s", r.Name(), r.Outcome, want, why, r.Reason))
 		}
 	}
-	for _, x := range e.lines {
-		if x.covers(form) && !needed[x.at] {
-			diffs = append(diffs, fmt.Sprintf("line %d: %s %s is not needed any more", x.at, x.test, x.outcome))
-		}
-	}
-	return diffs
+	return diffs, needed
 }
 
-func (x exception) covers(form string) bool { return x.form == form || x.form == "all" }
+func (x exception) covers(form string) bool {
+	for f := range strings.SplitSeq(x.form, ",") {
+		if ok, _ := path.Match(f, form); ok || f == "all" { // an unreadable pattern covers nothing
+			return true
+		}
+	}
+	return false
+}
 
 func (x exception) matches(form string, r Result) bool {
 	suite, all := strings.CutSuffix(x.test, ".*")

@@ -135,3 +135,24 @@ func Count(rs []Result) map[Outcome]int {
 	}
 	return n
 }
+
+// NeverPassed lists the tests that no run passed, in the order they ran, and
+// tells how many there are in all.
+func NeverPassed(runs ...[]Result) (names []string, tests int) {
+	passed := map[string]bool{}
+	for _, rs := range runs {
+		for _, r := range rs {
+			passed[r.Name()] = passed[r.Name()] || r.Outcome == Pass
+		}
+	}
+	told := map[string]bool{}
+	for _, rs := range runs {
+		for _, r := range rs {
+			if n := r.Name(); !passed[n] && !told[n] {
+				told[n] = true
+				names = append(names, n)
+			}
+		}
+	}
+	return names, len(passed)
+}

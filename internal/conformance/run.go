@@ -17,9 +17,10 @@ const Limit = 5 * time.Minute
 // Quiet is how long it may say nothing: the longest test sleeps for 20 s.
 const Quiet = 90 * time.Second
 
-// Run runs every test against the LUN at url, which loses its data. The log
-// goes to log as it comes; each is called with every result.
-func Run(ctx context.Context, url string, log io.Writer, each func(Result)) ([]Result, error) {
+// Run runs every test, or those of one suite, against the LUN at urls, which
+// loses its data: one URL a path to it. The log goes to log as it comes; each is
+// called with every result.
+func Run(ctx context.Context, urls []string, suite string, log io.Writer, each func(Result)) ([]Result, error) {
 	if _, err := exec.LookPath("iscsi-test-cu"); err != nil {
 		return nil, fmt.Errorf("%w (Debian: libiscsi-bin)", err)
 	}
@@ -29,7 +30,12 @@ func Run(ctx context.Context, url string, log io.Writer, each func(Result)) ([]R
 	defer quiet.Stop()
 
 	// stdbuf: into a pipe the suite would speak only at its end.
-	cmd := exec.CommandContext(ctx, "stdbuf", "-oL", "iscsi-test-cu", "--dataloss", "--allow-sanitize", "--test=ALL", url)
+	which := "ALL"
+	if suite != "" {
+		which = "ALL." + suite
+	}
+	args := append([]string{"-oL", "iscsi-test-cu", "--dataloss", "--allow-sanitize", "--test=" + which}, urls...)
+	cmd := exec.CommandContext(ctx, "stdbuf", args...)
 	cmd.WaitDelay = time.Second
 	r, w, err := os.Pipe()
 	if err != nil {

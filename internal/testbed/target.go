@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -28,8 +29,29 @@ const (
 	Aligned = 3 // malloc with eight logical blocks in a physical one
 )
 
+// LUN is a LUN of the node: how its bdev is made, and its own options, all under
+// their RPC names.
+type LUN struct {
+	ID     int
+	Module string         // "malloc", "null", or "aio" for a file of its own
+	Bdev   map[string]any // beyond name, size and block size
+	Block  int            // bytes; 512 when 0
+	Blocks int64          // of the options' SizeMiB when 0
+	LUN    map[string]any // beyond bdev_name and lun_id
+}
+
+// defaultLUNs are those of a target that is not told others.
+func defaultLUNs() []LUN {
+	return []LUN{
+		{ID: Malloc, Module: "malloc"}, {ID: File, Module: "aio"}, {ID: Null, Module: "null", Blocks: 1 << 31},
+		{ID: Aligned, Module: "malloc", Bdev: map[string]any{"physical_block_size": 4096}},
+	}
+}
+
 // Options of a target. The zero value is the default.
 type Options struct {
+	LUNs    []LUN    // by default a malloc, a file, a null and an aligned one
+	Paths   int      // portal groups, 1 by default
 	Dir     string   // for its files; by default a new one under the temp folder
 	Port    int      // by default a free one
 	SizeMiB int      // of the malloc and file LUNs; by default 100
@@ -41,7 +63,8 @@ type Options struct {
 // Target is a running spindle.
 type Target struct {
 	Dir, Socket string
-	Port        int
+	Port        int   // of the first portal group
+	More        []int // of those that follow
 
 	bin  string
 	cmd  *exec.Cmd
@@ -70,6 +93,13 @@ func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 			return nil, err
 		}
 	}
+	for range o.Paths - 1 {
+		port, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		t.More = append(t.More, port)
+	}
 	t.Socket = filepath.Join(t.Dir, "rpc.sock")
 	if err := t.writeFiles(o); err != nil {
 		return nil, err
@@ -96,20 +126,27 @@ func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 }
 
 func (t *Target) writeFiles(o Options) error {
-	size := int64(o.SizeMiB) << 20
-	if size == 0 {
-		size = 100 << 20
+	if o.SizeMiB == 0 {
+		o.SizeMiB = 100
 	}
-	disk := filepath.Join(t.Dir, "disk.img")
-	f, err := os.OpenFile(disk, os.O_CREATE|os.O_RDWR, 0o666)
-	if err != nil {
-		return err
+	if o.LUNs == nil {
+		o.LUNs = defaultLUNs()
 	}
-	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		return err
+	var bdevs, luns []obj
+	for _, l := range o.LUNs {
+		create, err := t.bdev(l, int64(o.SizeMiB)<<20)
+		if err != nil {
+			return err
+		}
+		bdevs = append(bdevs, create)
+		lun := obj{"lun_id": l.ID, "bdev_name": l.name()}
+		maps.Copy(lun, l.LUN)
+		luns = append(luns, lun)
 	}
-	text, err := json.MarshalIndent(config(t.Port, disk, size), "", "  ")
+	text, err := json.MarshalIndent(obj{"subsystems": []obj{
+		{"subsystem": "bdev", "config": bdevs},
+		{"subsystem": "iscsi", "config": t.node(luns)},
+	}}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -118,29 +155,45 @@ func (t *Target) writeFiles(o Options) error {
 
 type obj map[string]any
 
-// config is what --config takes: the methods that make the node, as save_config prints them.
-func config(port int, disk string, size int64) obj {
-	call := func(method string, params obj) obj { return obj{"method": method, "params": params} }
-	return obj{"subsystems": []obj{
-		{"subsystem": "bdev", "config": []obj{
-			call("bdev_malloc_create", obj{"name": "malloc", "num_blocks": size / 512, "block_size": 512}),
-			call("bdev_aio_create", obj{"name": "file", "filename": disk, "block_size": 512}),
-			call("bdev_malloc_create", obj{"name": "aligned", "num_blocks": size / 512, "block_size": 512, "physical_block_size": 4096}),
-			call("bdev_null_create", obj{"name": "null", "num_blocks": 1 << 31, "block_size": 512}),
-		}},
-		{"subsystem": "iscsi", "config": []obj{
-			call("iscsi_create_portal_group", obj{"tag": 1, "portals": []obj{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}),
-			call("iscsi_create_initiator_group", obj{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}}),
-			call("iscsi_create_target_node", obj{
-				"name": IQN, "alias_name": "testbed", "queue_depth": 64, "disable_chap": true,
-				"luns": []obj{
-					{"lun_id": Malloc, "bdev_name": "malloc"}, {"lun_id": File, "bdev_name": "file"}, {"lun_id": Null, "bdev_name": "null"},
-					{"lun_id": Aligned, "bdev_name": "aligned"},
-				},
-				"pg_ig_maps": []obj{{"pg_tag": 1, "ig_tag": 1}},
-			}),
-		}},
-	}}
+// call is a method as --config takes it.
+func call(method string, params obj) obj { return obj{"method": method, "params": params} }
+
+func (l LUN) name() string { return fmt.Sprintf("%s%d", l.Module, l.ID) }
+
+// bdev makes the file of a LUN, if it has one, and returns the call that makes
+// its bdev.
+func (t *Target) bdev(l LUN, size int64) (obj, error) {
+	block := int64(max(l.Block, 512))
+	if l.Blocks != 0 {
+		size = l.Blocks * block
+	}
+	params := obj{"name": l.name(), "block_size": block}
+	maps.Copy(params, l.Bdev)
+	if l.Module != "aio" {
+		params["num_blocks"] = size / block
+		return call("bdev_"+l.Module+"_create", params), nil
+	}
+	disk := filepath.Join(t.Dir, "disk.img")
+	f, err := os.OpenFile(disk, os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	params["filename"] = disk
+	return call("bdev_aio_create", params), f.Truncate(size)
+}
+
+// node is the calls that make the node and its groups.
+func (t *Target) node(luns []obj) []obj {
+	calls := []obj{call("iscsi_create_initiator_group", obj{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}})}
+	var groups []obj
+	for k, port := range append([]int{t.Port}, t.More...) {
+		calls = append(calls, call("iscsi_create_portal_group", obj{"tag": k + 1, "portals": []obj{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}))
+		groups = append(groups, obj{"pg_tag": k + 1, "ig_tag": 1})
+	}
+	return append(calls, call("iscsi_create_target_node", obj{
+		"name": IQN, "alias_name": "testbed", "queue_depth": 64, "disable_chap": true, "luns": luns, "pg_ig_maps": groups,
+	}))
 }
 
 func freePort() (int, error) {
@@ -179,6 +232,15 @@ func (t *Target) Portal() string { return "iscsi://" + t.Addr() }
 
 // URL names a LUN in libiscsi's and QEMU's way.
 func (t *Target) URL(lun int) string { return fmt.Sprintf("%s/%s/%d", t.Portal(), IQN, lun) }
+
+// Paths are the URLs of a LUN by each portal group.
+func (t *Target) Paths(lun int) []string {
+	urls := []string{t.URL(lun)}
+	for _, port := range t.More {
+		urls = append(urls, fmt.Sprintf("iscsi://127.0.0.1:%d/%s/%d", port, IQN, lun))
+	}
+	return urls
+}
 
 // PID is the process. A wrapper that does not exec would be it: use those that do.
 func (t *Target) PID() int { return t.cmd.Process.Pid }

@@ -196,19 +196,41 @@ func TestModeSelect(t *testing.T) {
 	}
 }
 
+// TestReadOnly: a write-protected unit refuses what would change it, tells a CDB
+// that is wrong as such, and lets pass what writes no block.
 func TestReadOnly(t *testing.T) {
+	const protected = "07/2700"
 	g := newBench(t, 1)
-	g.add(0, newDisk(512, 1000, allCaps|bdev.CapReadOnly), LUNOptions{})
+	g.add(0, newDisk(512, 1000, allCaps&^bdev.CapFlush|bdev.CapReadOnly), LUNOptions{})
 	s := g.ready("a", 0)
-	for _, c := range []string{
-		"0a 00 00 00 01", "2a 00 00 00 00 00 00 00 01", "8a 00 00 00 00 00 00 00 00 00 00 00 00 01",
-		"2e 02 00 00 00 00 00 00 01", "41 00 00 00 00 00 00 00 01", "42 00 00 00 00 00 00 00 18",
-		"89 00 00 00 00 00 00 00 00 00 00 00 00 01", "8b 00 00 00 00 00 00 00 00 00 00 00 00 01",
-		"9c 00 00 00 00 00 00 00 00 00 00 00 00 01", "48 01 00 00 00 00 00 00 08", "48 02", "48 03",
+	for _, tc := range []struct {
+		name, cdb string
+		out       int
+		want      string
+	}{
+		{"write (6)", "0a 00 00 00 01", 512, protected},
+		{"write (10)", "2a 00 00 00 00 00 00 00 01", 512, protected},
+		{"write (16)", "8a 00 00 00 00 00 00 00 00 00 00 00 00 01", 512, protected},
+		{"write and verify", "2e 02 00 00 00 00 00 00 01", 512, protected},
+		{"write same", "41 00 00 00 00 00 00 00 01", 512, protected},
+		{"write same to the end", "93 01 00 00 00 00 00 00 00 00 00 00 00 00", 0, protected},
+		{"unmap", "42 00 00 00 00 00 00 00 18", 24, protected},
+		{"compare and write", "89 00 00 00 00 00 00 00 00 00 00 00 00 01", 1024, protected},
+		{"orwrite", "8b 00 00 00 00 00 00 00 00 00 00 00 00 01", 512, protected},
+		{"write atomic", "9c 00 00 00 00 00 00 00 00 00 00 00 00 01", 512, protected},
+		{"overwrite", "48 01 00 00 00 00 00 00 08", 8, protected},
+		{"block erase", "48 02", 0, protected},
+		{"cryptographic erase", "48 03", 0, protected},
+		{"beyond the end", "2a 00 00 00 03 e8 00 00 01", 512, "05/2100"},
+		{"protection information asked for", "2a 20 00 00 00 00 00 00 01", 512, "05/2400"},
+		{"no block", "2a 00 00 00 00 00 00 00 00", 0, "good"},
+		{"unmap of nothing", "42", 0, "good"},
 	} {
-		if q := s.do(0, cdb(c), fill(0, 1024), 0); q.outcome() != "07/2700" {
-			t.Errorf("%s: %s", c, q.outcome())
-		}
+		t.Run(tc.name, func(t *testing.T) {
+			if q := s.do(0, cdb(tc.cdb), fill(0, tc.out), 0); q.outcome() != tc.want {
+				t.Errorf("%s, want %s", q.outcome(), tc.want)
+			}
+		})
 	}
 }
 

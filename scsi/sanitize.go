@@ -23,12 +23,15 @@ const (
 func (s *snapshot) canSanitize(sa uint16) bool {
 	switch sa {
 	case saSanitizeErase:
-		return s.caps&bdev.CapUnmap != 0 && s.zeroes
+		return s.unmapErases() || s.caps&bdev.CapWriteZeroes != 0
 	case saSanitizeCrypto:
 		return s.caps&bdev.CapWriteZeroes != 0
 	}
 	return true
 }
+
+// unmapErases tells whether BLOCK ERASE leaves the medium unmapped.
+func (s *snapshot) unmapErases() bool { return s.caps&bdev.CapUnmap != 0 && s.zeroes }
 
 func prepSanitize(t *Task) Result {
 	if !t.View.lu.supports(t.op, t.View.snap) {

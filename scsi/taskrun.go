@@ -65,10 +65,11 @@ func (t *Task) Prepare() Result {
 	if t.CDB[c.control]&0x04 != 0 { // NACA: there is no ACA here (SAM-5 §5.2)
 		return t.badByte(uint16(c.control), 2)
 	}
-	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 {
+	r := c.prepare(t)
+	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 && r == Ready {
 		return t.protected()
 	}
-	return c.prepare(t)
+	return r
 }
 
 func (t *Task) prepareUnknown() Result {
@@ -85,8 +86,13 @@ func (t *Task) prepareUnknown() Result {
 	return t.fail(IllegalRequest, InvalidOpcode)
 }
 
-// protected ends a medium write on a unit that refuses writes.
+// protected ends a medium write on a unit that refuses writes. A CDB that is
+// wrong has been told so before, and one that asks for no block at all changes
+// nothing that is protected (SBC-4 §5.36: zero blocks are not an error).
 func (t *Task) protected() Result {
+	if t.op.flags&cmdMedium != 0 && t.Want == 0 && t.blocks == 0 {
+		return Ready
+	}
 	if t.View.snap.protect&protectSoftware != 0 {
 		return t.fail(DataProtect, SoftwareWriteProtected)
 	}

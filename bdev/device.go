@@ -41,6 +41,13 @@ type Device interface {
 	Close() error
 }
 
+// Usage is what a thin device has of its backing store, in bytes.
+type Usage struct{ Used, Available uint64 }
+
+// Meter is a Device that can tell how much it uses. Usage may block: it is called
+// off the reactors.
+type Meter interface{ Usage() (Usage, error) }
+
 // Channel is one reactor's way into a device. All calls are made on its reactor.
 type Channel interface {
 	// Submit starts io. A final status means it ended here and no IODone comes;

@@ -44,7 +44,7 @@ type Config struct {
 	Held bool
 	// Reservations keeps persistent reservations (APTPL), written through
 	// Offload; without it APTPL is refused.
-	Reservations scsi.PRStore
+	Reservations scsi.Store
 	Offload      reactor.Offload
 }
 
@@ -56,7 +56,7 @@ type Engine struct {
 	transport Transport
 	iser      Transport
 	entropy   io.Reader
-	store     scsi.PRStore
+	store     scsi.Store
 	offload   reactor.Offload
 	log       *slog.Logger
 	shards    []*shard

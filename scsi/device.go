@@ -28,7 +28,7 @@ type Device struct {
 	table     *table
 	ports     []port // as control wants them; the control thread's
 	wanted    atomic.Pointer[[]port]
-	store     PRStore
+	store     Store
 	offload   reactor.Offload
 	inventory atomic.Pointer[inventory]
 }

@@ -26,6 +26,7 @@ const (
 	callResize                  // the bdev may have another size
 	callWiped                   // SANITIZE has ended
 	callPorts                   // control changed the target ports
+	callUsage                   // the device said how much it uses
 	callSoil                    // an erased unit is about to be written
 )
 
@@ -47,7 +48,7 @@ type homeCall struct {
 	claim   *claim // callHold
 	hold    *hold  // answer to callHold
 	snap    *snapshot
-	done    func() // callPorts: in place of an answer
+	done    func() // of control: in place of an answer
 }
 
 func (c *homeCall) run(*reactor.Reactor) {
@@ -131,6 +132,8 @@ type home struct {
 	saving  saving
 	prevent []NexusID // those that prevent the removal of the medium
 	wipe    wipe
+	usage   atomic.Pointer[usage] // of a metered unit; nil until it is asked
+	reached bool                  // the provisioning threshold is
 }
 
 func (lu *LogicalUnit) initHome(s *snapshot) {
@@ -230,6 +233,8 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 		lu.applyPorts(r)
 	case callPorts:
 		lu.applyPorts(r)
+	case callUsage:
+		lu.applyUsage(r)
 	case callWiped:
 		lu.applyWiped(r)
 	case callSoil:

@@ -7,12 +7,13 @@ const (
 	logSupported   = 0x00
 	logWriteErrors = 0x02
 	logReadErrors  = 0x03
+	logProvision   = 0x0c
 	logTemperature = 0x0d
 	logBackground  = 0x15
 	logStatistics  = 0x19
 )
 
-var logPages = [...]byte{logSupported, logWriteErrors, logReadErrors, logTemperature, logBackground, logStatistics}
+var logPages = [...]byte{logSupported, logWriteErrors, logReadErrors, logProvision, logTemperature, logBackground, logStatistics}
 
 // Page control of LOG SENSE (SPC-5 §6.13.1).
 const (
@@ -33,7 +34,7 @@ func prepLogSense(t *Task) Result {
 	page, sub := t.CDB[2]&0x3f, t.CDB[3]
 	known := false
 	for _, p := range logPages {
-		known = known || p == page
+		known = known || p == page && t.hasLog(p)
 	}
 	switch {
 	case !known:
@@ -46,6 +47,9 @@ func prepLogSense(t *Task) Result {
 	return t.wantReply(uint32(be.Uint16(t.CDB[7:])))
 }
 
+// hasLog tells whether the unit has a page.
+func (t *Task) hasLog(page byte) bool { return page != logProvision || t.View.snap.metered }
+
 // lastLogParameter is the highest parameter code of a page: a PARAMETER POINTER
 // beyond it is refused.
 func lastLogParameter(page byte) uint16 {
@@ -54,6 +58,8 @@ func lastLogParameter(page byte) uint16 {
 		return 6
 	case logTemperature, logStatistics:
 		return 1
+	case logProvision:
+		return resourceUsed
 	}
 	return 0
 }
@@ -99,6 +105,9 @@ func doLogSense(t *Task) action {
 	switch page {
 	case logSupported:
 		for _, n := range logPages {
+			if !t.hasLog(n) {
+				continue
+			}
 			p.u8(n)
 			if sub != 0 {
 				p.u8(0)
@@ -111,6 +120,8 @@ func doLogSense(t *Task) action {
 		for code := range uint16(2) { // current and reference temperature: not known
 			l.parameter(code, logBinary, 2, func() { p.u8(0); p.u8(0xff) })
 		}
+	case logProvision:
+		t.provisioningLog(l)
 	case logBackground: // no scan runs or ever ran
 		l.parameter(0, logBinary, 12, func() { p.zero(12) })
 	default:
@@ -147,33 +158,4 @@ func (t *Task) logCounts(l *logPage, page byte) {
 			l.counter(code, 0)
 		}
 	}
-}
-
-// Types of REPORT IDENTIFYING INFORMATION (SPC-5 §6.32).
-const (
-	identityNumber    = 0x00
-	identityText      = 0x02
-	identitySupported = 0x7f
-)
-
-func prepReportIdentity(t *Task) Result {
-	switch t.CDB[10] >> 1 {
-	case identityNumber, identityText, identitySupported:
-		return t.wantReply(be.Uint32(t.CDB[6:]))
-	}
-	return t.badCDB(10, 7)
-}
-
-// doReportIdentity reports empty information: nothing can set it.
-func doReportIdentity(t *Task) action {
-	p := t.reply()
-	p.u32(0)
-	if t.CDB[10]>>1 == identitySupported {
-		for _, kind := range [...]byte{identityNumber, identityText} {
-			p.u8(kind << 1)
-			p.zero(3) // reserved, MAXIMUM LENGTH
-		}
-		p.length16(2)
-	}
-	return t.send(&p)
 }

@@ -146,7 +146,7 @@ func (lu *LogicalUnit) applyReset(x *reset, r *round) {
 		n.reserved, n.owner = false, NexusID{}
 		lu.change(r).pr = &n
 	}
-	if d := defaultMode(lu.current.caps); d != lu.current.mode {
+	if d := lu.current.savedMode(); d != lu.current.mode {
 		lu.setMode(lu.change(r), d)
 	}
 	r.attention(x.code)

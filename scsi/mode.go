@@ -11,9 +11,12 @@ type modeValues struct {
 	dsense bool // control: descriptor format sense
 	swp    bool // control: software write protect
 	tas    bool // control: tasks aborted by another nexus end with TASK ABORTED
+	// Logical block provisioning: tell when this many threshold sets are in use.
+	armed     bool
+	threshold uint32
 }
 
-func defaultMode(c bdev.Caps) modeValues { return modeValues{wce: c&bdev.CapFlush != 0} }
+func (s *snapshot) defaultMode() modeValues { return modeValues{wce: s.caps&bdev.CapFlush != 0} }
 
 // setMode puts m, and what follows from it, in a snapshot under construction.
 func (lu *LogicalUnit) setMode(s *snapshot, m modeValues) {
@@ -32,7 +35,11 @@ const (
 	pageControl    = 0x0a
 	pageExceptions = 0x1c
 	pageAll        = 0x3f
+	pageSPF        = 0x40 // subpage format
 	subpageAll     = 0xff
+	// subpageProvisioning is the logical block provisioning page (SBC-4 §6.5.9).
+	subpageProvisioning = 0x02
+	selectSave          = 0x01 // SP of MODE SELECT
 )
 
 // Page control (SPC-5 §6.14.1).
@@ -43,30 +50,37 @@ const (
 	pcSaved      = 3
 )
 
-var modePages = [...]byte{pageRecovery, pageCaching, pageControl, pageExceptions}
+// modePageID names a mode page.
+type modePageID struct{ page, sub byte }
 
-const maxModePage = 20 // bytes, header included
+var modePages = [...]modePageID{
+	{pageRecovery, 0}, {pageCaching, 0}, {pageControl, 0}, {pageExceptions, 0}, {pageExceptions, subpageProvisioning},
+}
+
+const maxModePage = 24 // bytes, header included
 
 // modePage makes a mode page with its header and returns its length, 0 when
-// there is no such page. For pcChangeable it has ones where MODE SELECT may
+// the unit has no such page. For pcChangeable it has ones where MODE SELECT may
 // change bits.
-func modePage(b *[maxModePage]byte, page byte, pc byte, s *snapshot) int {
-	*b = [maxModePage]byte{page, 10}
+func modePage(b *[maxModePage]byte, id modePageID, pc byte, s *snapshot) int {
+	*b = [maxModePage]byte{id.page, 10}
 	m := s.mode
 	switch pc {
 	case pcChangeable:
-		m = modeValues{wce: s.caps&bdev.CapFlush != 0, dsense: true, swp: true, tas: true}
+		m = modeValues{wce: s.defaultMode().wce, dsense: true, swp: true, tas: true, armed: true, threshold: 0xffffffff}
 	case pcDefault:
-		m = defaultMode(s.caps)
+		m = s.defaultMode()
+	case pcSaved:
+		m = s.savedMode()
 	}
-	switch page {
-	case pageRecovery, pageExceptions:
+	switch id {
+	case modePageID{pageRecovery, 0}, modePageID{pageExceptions, 0}:
 		return 12
-	case pageCaching:
+	case modePageID{pageCaching, 0}:
 		b[1] = 18
 		b[2] = bit(m.wce, 2)
 		return 20
-	case pageControl:
+	case modePageID{pageControl, 0}:
 		b[2] = bit(m.dsense, 2)
 		b[4] = bit(m.swp, 3)
 		b[5] = bit(m.tas, 6)
@@ -75,6 +89,12 @@ func modePage(b *[maxModePage]byte, page byte, pc byte, s *snapshot) int {
 			b[8], b[9] = 0xff, 0xff
 		}
 		return 12
+	case modePageID{pageExceptions, subpageProvisioning}:
+		if !s.metered {
+			return 0
+		}
+		m.provisioning(b, pc == pcChangeable)
+		return 24
 	}
 	return 0
 }
@@ -86,22 +106,28 @@ func bit(v bool, n uint) byte {
 	return 0
 }
 
-func isModePage(page byte) bool {
-	for _, p := range modePages {
-		if p == page {
-			return true
-		}
-	}
-	return page == pageAll
+// wanted tells whether MODE SENSE for a page and subpage returns id (SPC-5
+// table 168): subpage 0 asks for the page itself, FFh for all that it has.
+func (id modePageID) wanted(page, sub byte) bool {
+	return (page == pageAll || page == id.page) && (sub == subpageAll || sub == id.sub)
 }
 
 func prepModeSense(t *Task) Result {
-	switch sub := t.CDB[3]; {
-	case t.CDB[2]>>6 == pcSaved:
+	page, sub := t.CDB[2]&0x3f, t.CDB[3]
+	var b [maxModePage]byte
+	known, has := page == pageAll, page == pageAll && sub == 0
+	for _, id := range modePages {
+		if modePage(&b, id, pcCurrent, t.View.snap) != 0 {
+			known = known || id.page == page
+			has = has || id.wanted(page, sub)
+		}
+	}
+	switch {
+	case t.CDB[2]>>6 == pcSaved && t.View.lu.dev.store == nil:
 		return t.fail(IllegalRequest, SavingNotSupported)
-	case !isModePage(t.CDB[2] & 0x3f):
+	case !known:
 		return t.badCDB(2, 5)
-	case sub != 0 && sub != subpageAll:
+	case !has:
 		return t.badCDB(3, wholeByte)
 	}
 	if t.op.length == 6 {
@@ -150,9 +176,10 @@ func doModeSense(t *Task) action {
 		p.u32(s.blockSize)
 	}
 	var b [maxModePage]byte
-	for _, page := range modePages {
-		if want := t.CDB[2] & 0x3f; want == pageAll || want == page {
-			n := modePage(&b, page, t.CDB[2]>>6, s)
+	for _, id := range modePages {
+		if id.wanted(t.CDB[2]&0x3f, t.CDB[3]) {
+			n := modePage(&b, id, t.CDB[2]>>6, s)
+			b[0] |= bit(t.View.lu.dev.store != nil, 7) // PS
 			p.bytes(b[:n])
 		}
 	}
@@ -165,7 +192,7 @@ func doModeSense(t *Task) action {
 }
 
 func prepModeSelect(t *Task) Result {
-	if t.CDB[1]&0x01 != 0 { // SP: nothing is saved
+	if t.CDB[1]&selectSave != 0 && t.View.lu.dev.store == nil {
 		return t.badCDB(1, 0)
 	}
 	if t.CDB[1]&0x10 == 0 { // PF 0: vendor-specific pages
@@ -190,17 +217,20 @@ func (t *Task) wantList(n uint32) Result {
 // homeModeSelect applies MODE SELECT (SPC-5 §6.12): everything is checked
 // before anything changes. Other nexuses learn of a change.
 func homeModeSelect(lu *LogicalUnit, t *Task, r *round) {
-	list := t.Data.Bytes()[:t.Want]
-	if len(list) == 0 {
-		return
-	}
 	m := lu.current.mode
-	if !t.parseModeList(list, lu.current, &m) || m == lu.current.mode {
+	if list := t.Data.Bytes()[:t.Want]; len(list) != 0 && !t.parseModeList(list, lu.current, &m) {
 		return
 	}
-	lu.setMode(lu.change(r), m)
-	if !plant.On(plant.ModesUntold) {
-		r.attentionBut(ModeParametersChanged, t.Nexus.ID)
+	if m != lu.current.mode {
+		lu.setMode(lu.change(r), m)
+		if !plant.On(plant.ModesUntold) {
+			r.attentionBut(ModeParametersChanged, t.Nexus.ID)
+		}
+	}
+	// SP saves every page, those that were not sent too (SPC-5 §6.12).
+	if kept := *lu.current.kept; t.CDB[1]&selectSave != 0 && (kept.mode == nil || *kept.mode != m) {
+		kept.mode = &m
+		lu.keep(r, kept)
 	}
 }
 
@@ -261,31 +291,38 @@ func (t *Task) sameDescriptor(d []byte, off int, s *snapshot) bool {
 // parseModePage reads the page at the start of b, which lies at off in the
 // list, and returns its length; 0: t has failed.
 func (t *Task) parseModePage(b []byte, off int, s *snapshot, m *modeValues) int {
+	id, head := modePageID{page: b[0] & 0x3f}, 2
+	if b[0]&pageSPF != 0 {
+		if len(b) < 4 {
+			t.fail(IllegalRequest, ParameterListLength)
+			return 0
+		}
+		id.sub, head = b[1], 4
+	}
 	var cur, may [maxModePage]byte
-	n := modePage(&cur, b[0]&0x3f, pcCurrent, s)
-	modePage(&may, b[0]&0x3f, pcChangeable, s)
+	n := modePage(&cur, id, pcCurrent, s)
+	modePage(&may, id, pcChangeable, s)
 	switch {
-	case n == 0 || b[0]&0x40 != 0: // unknown, or a subpage
+	case n == 0 || cur[0]&pageSPF != b[0]&pageSPF:
 		t.badParam(uint16(off), 5)
 		return 0
 	case len(b) < n:
 		t.fail(IllegalRequest, ParameterListLength)
 		return 0
-	case b[1] != cur[1]:
-		t.badParam(uint16(off+1), wholeByte)
-		return 0
 	}
-	for k := 2; k < n; k++ {
-		if (b[k]^cur[k])&^may[k] != 0 {
+	for k := 1; k < n; k++ {
+		if (b[k]^cur[k])&^may[k] != 0 || k < head && b[k] != cur[k] {
 			t.badParam(uint16(off+k), wholeByte)
 			return 0
 		}
 	}
-	switch b[0] & 0x3f {
-	case pageCaching:
+	switch id {
+	case modePageID{pageCaching, 0}:
 		m.wce = b[2]&0x04 != 0
-	case pageControl:
+	case modePageID{pageControl, 0}:
 		m.dsense, m.swp, m.tas = b[2]&0x04 != 0, b[4]&0x08 != 0, b[5]&0x40 != 0
+	case modePageID{pageExceptions, subpageProvisioning}:
+		m.armed, m.threshold = b[16]&thresholdEnabled != 0, be.Uint32(b[20:])
 	}
 	return n
 }

@@ -62,6 +62,7 @@ const (
 	saReadCapacity16 = 0x10
 	saGetLBAStatus   = 0x12
 	saReportIdentity = 0x05
+	saSetIdentity    = 0x06 // in MAINTENANCE OUT
 	saReportPorts    = 0x0a // in MAINTENANCE IN; in MAINTENANCE OUT it sets them
 	saReportOpcodes  = 0x0c
 	saReportTMF      = 0x0d

@@ -22,6 +22,8 @@ func (lu *LogicalUnit) supports(c *command, s *snapshot) bool {
 		return s.maxAtomic() != 0
 	case opSanitize:
 		return s.canSanitize(c.sa)
+	case opMaintenanceOut:
+		return c.sa != saSetIdentity || lu.dev.store != nil
 	}
 	return true
 }

@@ -26,7 +26,8 @@ type round struct {
 	uas     []attention
 	fence   []NexusID // their older tasks leave the backend first
 	drain   bool      // every older task leaves the backend first
-	save    []byte    // reservations to keep before the round starts, when keeps
+	save    []byte    // to keep before the round starts, when keeps
+	saveAs  string    // what follows the unit's name in the store
 	keeps   bool
 	then    func() // runs at home once all have acknowledged, before the answer
 	abort   abortScope

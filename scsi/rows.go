@@ -119,6 +119,7 @@ func serviceRows() []row {
 		{"a3ea00000000ffffffff0004", cmdService | looks | cmdAnyPath, gatesOther, quick, prepReportPorts, doReportPorts, nil},
 		{"a30c87ffffffffffffff0004", cmdService | looks, gatesOther, quick, prepReportOpcodes, doReportOpcodes, nil},
 		{"a30d80000000ffffffff0004", cmdService | looks, gatesOther, quick, prepReportTMF, doReportTMF, nil},
+		{"a40600000000fffffffffe04", cmdService | looks, gatesWrite, quick, prepSetIdentity, doAtHome, homeSetIdentity},
 		{"a40a00000000ffffffff0004", cmdService | looks | cmdAnyPath, gatesWrite, quick, prepSetPorts, doAtHome, homeSetPorts},
 	}
 }

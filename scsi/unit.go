@@ -19,11 +19,13 @@ type snapshot struct {
 	lend      bool
 	through   bool // WCE is off: every write is FUA
 	caps      bdev.Caps
+	metered   bool   // thin, and the device tells how much it uses
 	zeroes    bool   // unmapped blocks read as zeroes
 	gran      uint32 // unmap granularity, blocks
 	maxBlocks uint32 // of one command: block limits VPD page
 	align     uint32 // of I/O memory, bytes
 	mode      modeValues
+	kept      *settings
 	pr        *reservations
 	ports     []port
 	state     unitState
@@ -117,6 +119,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		lend:  info.Caps&bdev.CapLend != 0,
 		align: max(info.Align, 1),
 		pr:    &reservations{},
+		kept:  &settings{},
 		ports: *lu.dev.wanted.Load(),
 	}
 	for 1<<s.shift < s.blockSize {
@@ -132,10 +135,11 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	if lu.opt.Thick {
 		s.caps &^= bdev.CapUnmap
 	}
+	s.metered = s.caps&bdev.CapUnmap != 0 && meter(lu.bdev) != nil
 	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
 		s.protect |= protectReadOnly
 	}
-	lu.setMode(s, defaultMode(s.caps))
+	lu.setMode(s, s.defaultMode())
 	return s
 }
 

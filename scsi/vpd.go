@@ -172,7 +172,11 @@ func (t *Task) vpdBlockLimits(p *reply) {
 
 func (t *Task) vpdProvisioning(p *reply) {
 	s := t.View.snap
-	p.u8(0) // no threshold
+	if s.metered {
+		p.u8(setBytesLog - s.shift) // THRESHOLD EXPONENT
+	} else {
+		p.u8(0) // no threshold
+	}
 	var f, kind byte
 	if s.caps&bdev.CapUnmap != 0 {
 		f = 0xe0    // LBPU, LBPWS, LBPWS10

@@ -21,7 +21,7 @@ import (
 // number of registrants takes.
 const maxSize = 1 << 20
 
-// Store implements scsi.PRStore.
+// Store implements scsi.Store.
 type Store struct{ dir string }
 
 // Open makes the folder if it is not there.

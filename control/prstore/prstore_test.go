@@ -10,7 +10,7 @@ import (
 	"spindle/scsi"
 )
 
-var _ scsi.PRStore = (*Store)(nil)
+var _ scsi.Store = (*Store)(nil)
 
 func TestStore(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "reservations")

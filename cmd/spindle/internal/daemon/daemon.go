@@ -150,7 +150,7 @@ func (d *Daemon) build() error {
 }
 
 // reservations opens the place where persistent reservations are kept; nil is none.
-func (d *Daemon) reservations() (scsi.PRStore, error) {
+func (d *Daemon) reservations() (scsi.Store, error) {
 	if d.opt.StateDir == "" {
 		return nil, nil
 	}

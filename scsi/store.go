@@ -9,10 +9,11 @@ import (
 	"spindle/reactor"
 )
 
-// PRStore keeps persistent reservations over power loss (APTPL, SPC-5
-// §5.14.5). It is an edge: both methods may block and are called off the
-// reactors.
-type PRStore interface {
+// Store keeps over power loss what initiators have told a unit to keep:
+// persistent reservations (APTPL, SPC-5 §5.14.5), saved mode parameters and
+// identifying information (settings.go). It is an edge: both methods may block
+// and are called off the reactors.
+type Store interface {
 	// Load returns what was saved last for the unit called name; nil: nothing.
 	Load(name string) ([]byte, error)
 	// Save keeps data, durably when it returns; nil forgets.
@@ -23,9 +24,9 @@ type PRStore interface {
 // to go on without them would let in those they keep out.
 var ErrReservations = errors.New("scsi: kept reservations are not readable")
 
-// Persist has units that are added from now on keep persistent reservations in
-// store. Without it, APTPL is refused.
-func (d *Device) Persist(store PRStore, off reactor.Offload) { d.store, d.offload = store, off }
+// Persist has units that are added from now on keep what they are told to in
+// store. Without it, APTPL, saved pages and identifying information are refused.
+func (d *Device) Persist(store Store, off reactor.Offload) { d.store, d.offload = store, off }
 
 // kept is how reservations are written down.
 type kept struct {
@@ -111,26 +112,37 @@ func (lu *LogicalUnit) storeName() string {
 	return lu.dev.name + "," + hex.EncodeToString(lu.ident.naa[:])
 }
 
-// restore loads the reservations of a new unit.
+// restore loads the reservations and settings of a new unit. No view reads its
+// snapshot yet.
 func (lu *LogicalUnit) restore(c reactor.Caller) error {
 	store := lu.dev.store
 	if store == nil {
 		return nil
 	}
-	var data []byte
-	var err error
-	c.Block(func() { data, err = store.Load(lu.storeName()) })
-	if err != nil {
+	var pr, set []byte
+	var err, err2 error
+	c.Block(func() {
+		pr, err = store.Load(lu.storeName())
+		set, err2 = store.Load(lu.storeName() + settingsSuffix)
+	})
+	switch {
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrReservations, err)
+	case err2 != nil:
+		return fmt.Errorf("%w: %w", ErrSettings, err2)
 	}
-	if data == nil {
-		return nil
+	s := lu.current
+	if pr != nil {
+		if s.pr, err = decodeReservations(pr); err != nil {
+			return err
+		}
 	}
-	p, err := decodeReservations(data)
-	if err != nil {
-		return err
+	if set != nil {
+		if s.kept, err = decodeSettings(set); err != nil {
+			return err
+		}
+		lu.setMode(s, s.savedMode())
 	}
-	lu.current.pr = p // no view reads it yet
 	return nil
 }
 
@@ -143,14 +155,13 @@ type saving struct {
 	msg  reactor.Msg
 }
 
-// save starts to keep the reservations of round r.
+// save starts to keep what round r wants kept.
 func (lu *LogicalUnit) save(r *round) {
 	s := &lu.saving
 	if s.msg.Run == nil {
-		s.name = lu.storeName()
 		s.msg.Run = func(*reactor.Reactor) { lu.saved() }
 	}
-	s.data, s.err = r.save, nil
+	s.name, s.data, s.err = lu.storeName()+r.saveAs, r.save, nil
 	lu.round = r
 	store := lu.dev.store
 	lu.dev.offload.Go(func() { s.err = store.Save(s.name, s.data) }, lu.homeView().r, &s.msg)

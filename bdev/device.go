@@ -27,6 +27,7 @@ type Info struct {
 	UnmapGranularity  uint32 // blocks; 0 means 1
 	MaxTransfer       uint32 // blocks an IO; 0 means no limit of its own
 	Align             uint32 // memory alignment Data needs, bytes; 0 means none
+	Metered           bool   // the device is a Meter that answers
 	Failed            bool   // a flush failed: writes are refused until the device is made anew
 }
 

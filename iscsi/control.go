@@ -234,6 +234,15 @@ func (e *Engine) PortGroupStates(name string) ([]scsi.PortGroup, error) {
 	return n.dev.PortGroups(), nil
 }
 
+// PollUsage has thin units look at how much of their resources is in use.
+func (e *Engine) PollUsage(c reactor.Caller) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.inventory.Load().nodes {
+		n.dev.PollUsage(c)
+	}
+}
+
 // options are the logical unit's properties.
 func (l LUN) options() scsi.LUNOptions {
 	return scsi.LUNOptions{

@@ -26,7 +26,6 @@ const (
 	callResize                  // the bdev may have another size
 	callWiped                   // SANITIZE has ended
 	callPorts                   // control changed the target ports
-	callUsage                   // the device said how much it uses
 	callSoil                    // an erased unit is about to be written
 )
 
@@ -156,7 +155,8 @@ func (lu *LogicalUnit) claimHome(i int) *View {
 	return lu.views[lu.homeIndex.Load()]
 }
 
-// resized has home look at the bdev's size. Safe from any thread.
+// resized has home look at what may have changed around it: the bdev's size and
+// use, the ports. Safe from any thread.
 func (lu *LogicalUnit) resized() {
 	h := lu.claimHome(0)
 	if lu.resizing.CompareAndSwap(false, true) {
@@ -231,10 +231,9 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 		lu.queued = false
 		lu.applyResize(r)
 		lu.applyPorts(r)
+		lu.applyUsage(r)
 	case callPorts:
 		lu.applyPorts(r)
-	case callUsage:
-		lu.applyUsage(r)
 	case callWiped:
 		lu.applyWiped(r)
 	case callSoil:

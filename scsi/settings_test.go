@@ -180,6 +180,7 @@ func (d *meteredDisk) Usage() (bdev.Usage, error) { return d.usage, nil }
 func TestThreshold(t *testing.T) {
 	g := newBench(t, 2)
 	d := &meteredDisk{disk: newDisk(512, 1<<16, allCaps), usage: bdev.Usage{Used: 1 << 20, Available: 50 << 20}}
+	d.info.Metered = true
 	g.add(0, d, LUNOptions{})
 	a, b := g.ready("a", 0), g.ready("b", 1)
 	if b2 := a.in(0, cdb("12 01 b2 00 ff"), 255); b2[4] != 11 {
@@ -215,6 +216,7 @@ func TestThreshold(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			d.usage.Used = tc.used
 			g.dev.PollUsage(g)
+			g.turns(6)
 			for _, s := range []*session{a, b} {
 				if got := s.do(0, cdb("00"), nil, 0).outcome(); got != tc.want {
 					t.Errorf("%s, want %s", got, tc.want)

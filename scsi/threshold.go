@@ -43,6 +43,9 @@ type usage struct{ used, available uint64 }
 
 // meter is the device behind a bdev, when it says how much it uses; or nil.
 func meter(b *bdev.Bdev) bdev.Meter {
+	if !b.Info().Metered {
+		return nil
+	}
 	m, _ := b.Module().(bdev.Meter)
 	return m
 }
@@ -61,9 +64,7 @@ func (d *Device) PollUsage(c reactor.Caller) {
 			continue // what was known stays
 		}
 		lu.usage.Store(&usage{(u.Used + setBytes - 1) / setBytes, u.Available / setBytes})
-		c.Await(lu.claimHome(0).r, func(done func()) {
-			lu.receive(&homeCall{lu: lu, kind: callUsage, done: done})
-		})
+		lu.resized()
 	}
 }
 
@@ -71,7 +72,7 @@ func (d *Device) PollUsage(c reactor.Caller) {
 // below it again.
 func (lu *LogicalUnit) applyUsage(r *round) {
 	m, u := lu.current.mode, lu.usage.Load()
-	reached := m.armed && u.used >= uint64(m.threshold)
+	reached := m.armed && u != nil && u.used >= uint64(m.threshold)
 	if reached && !lu.reached {
 		r.attention(SoftThresholdReached)
 	}

@@ -164,6 +164,7 @@ func (d *Device) describe(f ring.FileInfo) bdev.Info {
 		UnmapZeroes: true,
 		Align:       d.align,
 		Failed:      d.failed.Load(),
+		Metered:     !f.BlockDevice,
 
 		PhysicalBlockSize: d.config.PhysicalBlockSize,
 	}
@@ -190,6 +191,15 @@ func (d *Device) mapZeroes() error {
 	}
 	d.zeroes = d.region.Ref(0, zeroSpan)
 	return nil
+}
+
+// Usage implements bdev.Meter: a sparse file's blocks and what is left to it.
+func (d *Device) Usage() (bdev.Usage, error) {
+	f, err := d.config.Kernel.Stat(d.cached)
+	if err != nil {
+		return bdev.Usage{}, fmt.Errorf("file %s: %w", d.config.Path, err)
+	}
+	return bdev.Usage{Used: f.Used, Available: f.Free}, nil
 }
 
 // Direct tells whether the device goes past the page cache.

@@ -19,10 +19,12 @@ const expectationFile = "scripts/conformance/expected.txt"
 
 // atOnce bounds the forms that run beside each other. Most of a run is waiting:
 // the suite sleeps while SANITIZE works.
-const atOnce = 7
+const atOnce = 14
 
 // conformanceStage runs the suite on some forms of LUN.
 func conformanceStage(ctx context.Context) (tally, error) { return onForms(ctx, some()) }
+
+var starting sync.Mutex
 
 // formRun is what became of the suite on one form.
 type formRun struct {
@@ -63,8 +65,11 @@ func onForms(ctx context.Context, list []form) (tally, error) {
 // run serves a LUN of the form and has the suite run on it.
 func (f form) run(ctx context.Context, e *conformance.Expectation) formRun {
 	r := formRun{form: f}
+	// One after the other: each makes its memory present.
+	starting.Lock()
 	start := time.Now()
-	t, err := testbed.Start(ctx, "bin/spindle", testbed.Options{LUNs: []testbed.LUN{f.lun}, Paths: f.paths, SizeMiB: f.size})
+	t, err := testbed.Start(ctx, "bin/spindle", testbed.Options{LUNs: []testbed.LUN{f.lun}, Paths: f.paths, SizeMiB: f.size, Args: []string{"--mem", "128M"}})
+	starting.Unlock()
 	if err != nil {
 		r.err = err
 		return r

@@ -17,9 +17,13 @@ var lunParams = []Param{
 	{Name: "thick", Type: Bool, Doc: "fully provisioned: hide that the bdev can unmap"},
 }
 
+var nodeName = Param{Name: "name", Type: String, Required: true, Doc: "full name of the node"}
+
+const nodeHint = `"spindle rpc iscsi_get_target_nodes" lists the nodes with their full names`
+
 func nodeMethods() []Method {
-	const hint = `"spindle rpc iscsi_get_target_nodes" lists the nodes with their full names`
-	name := Param{Name: "name", Type: String, Required: true, Doc: "full name of the node"}
+	const hint = nodeHint
+	name := nodeName
 	maps := Param{Name: "pg_ig_maps", Type: Objects, Required: true, MaxItems: control.MaxMaps, Doc: "who may come in where", Fields: []Param{
 		tag("pg_tag", "portal group"), tag("ig_tag", "initiator group"),
 		{Name: "luns", Type: Objects, MaxItems: control.MaxMaps, Doc: "only these LUNs are seen through the map; all when not given", Fields: []Param{
@@ -102,6 +106,14 @@ func nodeMethods() []Method {
 			Doc: "Choose who must authenticate to a node, from the next login on.", Hint: hint, bad: invalidParams, fails: invalidParams,
 			run: func(r *request) (any, error) { return true, r.ctl.SetNodeAuth(r.String("name"), auth(r.Args)) },
 		},
+	}
+}
+
+// pathMethods are about the ways to a node.
+func pathMethods() []Method {
+	const hint = nodeHint
+	name := nodeName
+	return []Method{
 		{
 			Name: "iscsi_target_node_set_redirect", State: Runtime,
 			Params: one(name, tag("pg_tag", "portal group whose logins are sent away"),

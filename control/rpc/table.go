@@ -69,7 +69,7 @@ func Methods() []Method {
 		{"Block devices", bdevMethods()},
 		{"Block device modules", moduleMethods()},
 		{"iSCSI", iscsiMethods()},
-		{"iSCSI target nodes", nodeMethods()},
+		{"iSCSI target nodes", append(nodeMethods(), pathMethods()...)},
 	} {
 		for _, m := range g.rows {
 			m.group = g.name

@@ -12,10 +12,10 @@ import (
 
 // Limit is how long the whole suite may take. A target that dies makes it spin
 // for ever, so it runs under a watch of its own.
-const Limit = 5 * time.Minute
+const Limit = 15 * time.Minute
 
 // Quiet is how long it may say nothing: the longest test sleeps for 20 s.
-const Quiet = 90 * time.Second
+const Quiet = 2 * time.Minute
 
 // Run runs every test, or those of one suite, against the LUN at urls, which
 // loses its data: one URL a path to it. The log goes to log as it comes; each is

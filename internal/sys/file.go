@@ -36,6 +36,8 @@ type FileStat struct {
 	Socket bool   // a socket: the other fields mean nothing
 	Align  uint32 // bytes: what O_DIRECT wants of offset, length and memory; 0: O_DIRECT is refused
 	Punch  bool   // FallocPunchHole is expected to work
+	// Of a regular file: what it occupies and what its file system has left, in bytes.
+	Used, Free uint64
 }
 
 // OpenFile opens path for reading, and for writing unless readOnly. direct asks
@@ -98,7 +100,13 @@ func Stat(fd int) (FileStat, error) {
 	switch s.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		align, _ := dioAlign(fd, 4096)
-		return FileStat{Size: s.Size, Align: align, Punch: canPunch(fd, s.Size)}, nil
+		const unit = 512 // of st_blocks, whatever the file system's blocks are
+		st := FileStat{Size: s.Size, Align: align, Punch: canPunch(fd, s.Size), Used: uint64(s.Blocks) * unit}
+		var fs unix.Statfs_t
+		if unix.Fstatfs(fd, &fs) == nil {
+			st.Free = fs.Bavail * uint64(fs.Bsize)
+		}
+		return st, nil
 	case unix.S_IFBLK:
 		return statBlock(fd, uint64(s.Rdev))
 	case unix.S_IFSOCK:

@@ -123,4 +123,6 @@ type FileInfo struct {
 	BlockDevice bool
 	Align       uint32 // bytes: alignment that O_DIRECT wants of offset, length and memory
 	Discard     bool   // PunchHole is expected to work
+	// Of a regular file: what it occupies and what its file system has left, in bytes.
+	Used, Free uint64
 }

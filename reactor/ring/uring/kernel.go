@@ -91,7 +91,7 @@ func (Kernel) Stat(fd int) (ring.FileInfo, error) {
 }
 
 func fileInfo(st sys.FileStat) ring.FileInfo {
-	return ring.FileInfo{Size: st.Size, BlockDevice: st.Block, Align: st.Align, Discard: st.Punch}
+	return ring.FileInfo{Size: st.Size, BlockDevice: st.Block, Align: st.Align, Discard: st.Punch, Used: st.Used, Free: st.Free}
 }
 
 // Addrs returns both ends of a connected socket.

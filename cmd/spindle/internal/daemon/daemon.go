@@ -90,6 +90,8 @@ type Daemon struct {
 	ctl      *control.Control
 	server   *rpc.Server
 	stop     chan string
+	ending   chan struct{} // closed by Stop
+	watched  chan struct{} // closed when watchUsage has ended
 }
 
 // Start builds and starts a target. What was started is stopped again when it fails.
@@ -97,10 +99,11 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = control.NewLog(io.Discard)
 	}
-	d := &Daemon{opt: o, log: o.Log.Logger("control"), stop: make(chan string, 1)}
+	d := &Daemon{opt: o, log: o.Log.Logger("control"), stop: make(chan string, 1), ending: make(chan struct{}), watched: make(chan struct{})}
 	if err := d.build(); err != nil {
 		return nil, errors.Join(err, d.stopReactors())
 	}
+	go d.watchUsage()
 	if err := d.configure(ctx); err != nil {
 		return nil, errors.Join(err, d.Stop())
 	}
@@ -271,6 +274,25 @@ func (d *Daemon) configure(ctx context.Context) error {
 	return d.server.Listen(d.opt.Socket)
 }
 
+// usagePeriod is how often thin units are asked how much they use: a threshold
+// is told that late.
+const usagePeriod = 5 * time.Second
+
+// watchUsage looks after the thresholds of thin units until Stop.
+func (d *Daemon) watchUsage() {
+	defer close(d.watched)
+	tick := time.NewTicker(usagePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.ending:
+			return
+		case <-tick.C:
+			d.engine.PollUsage(reactor.Blocking{})
+		}
+	}
+}
+
 // quickDisk serves a disk in memory to everybody who reaches the address.
 func (d *Daemon) quickDisk() error {
 	portal, err := parsePortal(d.opt.Listen)
@@ -322,6 +344,8 @@ const exitKilled = 128 + 9
 // Stop ends the target: no more RPCs, initiators are asked to log out, I/O
 // drains, devices are closed.
 func (d *Daemon) Stop() error {
+	close(d.ending)
+	<-d.watched
 	err := d.server.Close()
 	d.engine.Shutdown(reactor.Blocking{}, LogoutGrace)
 	err = errors.Join(err, d.ctl.Close())

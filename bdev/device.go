@@ -27,8 +27,12 @@ type Info struct {
 	UnmapGranularity  uint32 // blocks; 0 means 1
 	MaxTransfer       uint32 // blocks an IO; 0 means no limit of its own
 	Align             uint32 // memory alignment Data needs, bytes; 0 means none
-	Metered           bool   // the device is a Meter that answers
-	Failed            bool   // a flush failed: writes are refused until the device is made anew
+	// Protected: blocks have protection information of type 1 (TupleLen bytes) beside
+	// them. A Read or Write with Meta, a tuple a block, returns or stores it as it
+	// is. Without Meta a Write stores what Protect makes, and a Read is checked.
+	Protected bool
+	Metered   bool // the device is a Meter that answers
+	Failed    bool // a flush failed: writes are refused until the device is made anew
 }
 
 // Device is a block device of some module.

@@ -38,6 +38,8 @@ const (
 	Gone                   // the device is being removed or has failed for good
 	Aborted                // ended by Abort
 	NoSpace                // thin provisioning: no space left
+	GuardFailed            // protection information: the data is not what was written
+	RefTagFailed           // protection information: it is another block's
 )
 
 // Final tells whether s ends the IO.
@@ -67,6 +69,8 @@ type IO struct {
 	Blocks uint32
 	LBA    uint64
 	Data   mem.Ref
+	Meta   mem.Ref    // of a Read or Write on a device with Info.Protected: see there
+	Bad    uint32     // with GuardFailed and RefTagFailed: which of the blocks
 	Start  clock.Time // when Bdev's channel took it; for latency
 	Next   *IO        // intrusive queue of whoever holds it
 	frames [MaxStack]frame
@@ -112,9 +116,9 @@ func (o Op) String() string {
 }
 
 // NumStatus is the number of statuses.
-const NumStatus = int(NoSpace) + 1
+const NumStatus = int(RefTagFailed) + 1
 
-var statusNames = [NumStatus]string{"pending", "ok", "nomem", "failed", "out_of_range", "not_supported", "gone", "aborted", "no_space"}
+var statusNames = [NumStatus]string{"pending", "ok", "nomem", "failed", "out_of_range", "not_supported", "gone", "aborted", "no_space", "guard_failed", "ref_tag_failed"}
 
 // String is the status as statistics and logs spell it.
 func (s Status) String() string {

@@ -125,6 +125,9 @@ func geometryParams(name string, id bdev.UUID, g Geometry) Obj {
 	if g.PhysicalBlockSize != 0 {
 		p = append(p, Member{"physical_block_size", g.PhysicalBlockSize})
 	}
+	if g.Protected {
+		p = append(p, Member{"md_size", bdev.TupleLen}, Member{"dif_type", 1})
+	}
 	return append(p, Member{"uuid", id.String()})
 }
 

@@ -22,6 +22,7 @@ type Geometry struct {
 	BlockSize         uint32 // bytes
 	NumBlocks         uint64
 	PhysicalBlockSize uint32 // bytes; 0 is BlockSize
+	Protected         bool   // protection information of type 1 beside each block
 }
 
 // NullSpec is a null bdev to be made.

@@ -32,8 +32,8 @@ func doReadCapacity16(t *Task) action {
 	p := t.reply()
 	p.u64(s.blocks - 1)
 	p.u32(s.blockSize)
-	p.u8(0)         // no protection information
-	p.u8(s.physExp) // P_I_EXPONENT 0
+	p.u8(bit(s.shielded, 0)) // PROT_EN, P_TYPE 0: type 1
+	p.u8(s.physExp)          // P_I_EXPONENT 0
 	var prov byte
 	if s.caps&bdev.CapUnmap != 0 {
 		prov = 0x80 // LBPME

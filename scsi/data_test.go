@@ -225,6 +225,7 @@ func TestReadOnly(t *testing.T) {
 		{"protection information asked for", "2a 20 00 00 00 00 00 00 01", 512, "05/2400"},
 		{"no block", "2a 00 00 00 00 00 00 00 00", 0, "good"},
 		{"unmap of nothing", "42", 0, "good"},
+		{"write same without its block", "41 00 00 00 00 00 00 00 01", 0, protected},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if q := s.do(0, cdb(tc.cdb), fill(0, tc.out), 0); q.outcome() != tc.want {

@@ -46,7 +46,7 @@ func (t *Task) standardInquiry(p *reply) {
 	p.u8(0x06)                                            // SPC-4
 	p.u8(0x12)                                            // HISUP, response data format 2
 	p.u8(standardInquiryLen - 5)
-	p.u8(0x38) // TPGS: implicit and explicit; 3PC
+	p.u8(0x38 | bit(t.itl != nil && t.View.snap.shielded, 0)) // TPGS: implicit and explicit; 3PC; PROTECT
 	p.u8(0)
 	p.u8(0x02) // CMDQUE
 	p.pad(id.vendor, 8)

@@ -60,6 +60,8 @@ const (
 // Service actions.
 const (
 	saReadCapacity16 = 0x10
+	saRead32         = 0x09 // of variable-length CDBs
+	saWrite32        = 0x0b
 	saGetLBAStatus   = 0x12
 	saReportIdentity = 0x05
 	saSetIdentity    = 0x06 // in MAINTENANCE OUT
@@ -108,6 +110,9 @@ type command struct {
 	// home runs on the unit's home reactor, while the task waits: it gives the
 	// task its status and writes down what changes.
 	home func(lu *LogicalUnit, t *Task, r *round)
+	// shielded is the same command with protection information in its data; nil
+	// when it cannot have any.
+	shielded *command
 }
 
 // table finds a command's row.
@@ -165,6 +170,7 @@ func newTable() *table {
 		}
 	}
 	tb.sort()
+	tb.shield()
 	return tb
 }
 
@@ -206,4 +212,17 @@ func (tb *table) add(r row) {
 		tb.plain[c.opcode] = c
 	}
 	tb.rows = append(tb.rows, c)
+}
+
+// shield gives the rows named their twins with protection information.
+func (tb *table) shield() {
+	for _, c := range tb.rows {
+		next, ok := shieldedSteps(c.opcode, c.sa)
+		if !ok {
+			continue
+		}
+		twin := *c
+		twin.next = next
+		c.shielded = &twin
+	}
 }

@@ -56,8 +56,9 @@ func doReportOpcodes(t *Task) action {
 		p.u32(0)
 		for _, c := range tb.rows {
 			// libiscsi has room for 16 bytes of CDB usage data and reads a longer one
-			// as a fault, so the 32-byte commands are told to who asks for them.
-			if lu.supports(c, s) && c.opcode != opVariable {
+			// as a fault, so the 32-byte commands are told to who asks for them, or has
+			// a use for them: protection information.
+			if lu.supports(c, s) && (c.opcode != opVariable || s.shielded) {
 				c.describe(&p, timeouts)
 			}
 		}

@@ -89,7 +89,7 @@ func (t *Task) extent(lba uint64, n uint32) Result {
 //spindle:hot
 func (t *Task) prepRead(lba uint64, n uint32) Result {
 	if t.op.length != 6 && t.CDB[1]&cdbProtect != 0 {
-		return t.badCDB(1, 7)
+		return t.prepShielded(lba, n, DataIn)
 	}
 	if t.extent(lba, n) == Done {
 		return Done
@@ -103,7 +103,7 @@ func (t *Task) prepRead(lba uint64, n uint32) Result {
 //spindle:hot
 func (t *Task) prepWrite(lba uint64, n uint32) Result {
 	if t.op.length != 6 && t.CDB[1]&cdbProtect != 0 {
-		return t.badCDB(1, 7)
+		return t.prepShielded(lba, n, DataOut)
 	}
 	if t.extent(lba, n) == Done {
 		return Done
@@ -218,6 +218,8 @@ func (t *Task) ioFailed() {
 		t.fail(IllegalRequest, InvalidOpcode)
 	case bdev.Aborted:
 		t.fail(AbortedCommand, NoAdditionalSense)
+	case bdev.GuardFailed, bdev.RefTagFailed:
+		t.protectionFailed(t.IO.Status, t.IO.LBA+uint64(t.IO.Bad))
 	default:
 		// The first block of the failed I/O: where exactly is not known (SBC-4 §4.18).
 		s := sense{key: MediumError, code: UnrecoveredReadError, info: t.IO.LBA, has: hasInfo}

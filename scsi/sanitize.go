@@ -19,19 +19,17 @@ const (
 
 // canSanitize tells which service actions the device can do. BLOCK ERASE means
 // deallocation. CRYPTOGRAPHIC ERASE asks that nothing of the data can be read
-// any more; without keys to change, the medium is made to read as zeroes.
+// any more; there are no keys to change, so the medium is made to read as zeroes
+// instead, where that is what an erased block reads as too.
 func (s *snapshot) canSanitize(sa uint16) bool {
 	switch sa {
 	case saSanitizeErase:
-		return s.unmapErases() || s.caps&bdev.CapWriteZeroes != 0
+		return s.caps&bdev.CapUnmap != 0 && s.zeroes
 	case saSanitizeCrypto:
-		return s.caps&bdev.CapWriteZeroes != 0
+		return s.caps&bdev.CapUnmap != 0 && s.zeroes && s.caps&bdev.CapWriteZeroes != 0
 	}
 	return true
 }
-
-// unmapErases tells whether BLOCK ERASE leaves the medium unmapped.
-func (s *snapshot) unmapErases() bool { return s.caps&bdev.CapUnmap != 0 && s.zeroes }
 
 func prepSanitize(t *Task) Result {
 	if !t.View.lu.supports(t.op, t.View.snap) {

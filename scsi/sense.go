@@ -35,6 +35,8 @@ const (
 	ThirdPartyFailure       Code = 0x0d01
 	TargetNotReachable      Code = 0x0d02
 	InvalidIUField          Code = 0x0e03
+	GuardCheckFailed        Code = 0x1001
+	RefTagCheckFailed       Code = 0x1003
 	UnrecoveredReadError    Code = 0x1100
 	ParameterListLength     Code = 0x1a00
 	MiscompareVerify        Code = 0x1d00

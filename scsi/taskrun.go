@@ -66,7 +66,7 @@ func (t *Task) Prepare() Result {
 		return t.badByte(uint16(c.control), 2)
 	}
 	r := c.prepare(t)
-	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 && r == Ready {
+	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 && (r == Ready || t.Want > t.EDTL) {
 		return t.protected()
 	}
 	return r
@@ -87,7 +87,8 @@ func (t *Task) prepareUnknown() Result {
 }
 
 // protected ends a medium write on a unit that refuses writes. A CDB that is
-// wrong has been told so before, and one that asks for no block at all changes
+// wrong has been told so before; how much the initiator sends for it has not,
+// because nobody wants that any more. One that asks for no block at all changes
 // nothing that is protected (SBC-4 §5.36: zero blocks are not an error).
 func (t *Task) protected() Result {
 	if t.op.flags&cmdMedium != 0 && t.Want == 0 && t.blocks == 0 {
@@ -255,6 +256,7 @@ func (t *Task) settle() {
 		t.Status = TaskAborted
 	}
 	t.DataLen, t.SenseLen = 0, 0
+	t.IO.Meta = mem.Ref{} // a shielded command does it itself when it goes on
 }
 
 // End takes the task off its view's list: its response has left, or it was

@@ -19,6 +19,7 @@ type snapshot struct {
 	lend      bool
 	through   bool // WCE is off: every write is FUA
 	caps      bdev.Caps
+	shielded  bool   // blocks have protection information
 	metered   bool   // thin, and the device tells how much it uses
 	zeroes    bool   // unmapped blocks read as zeroes
 	gran      uint32 // unmap granularity, blocks
@@ -136,6 +137,10 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		s.caps &^= bdev.CapUnmap
 	}
 	s.metered = s.caps&bdev.CapUnmap != 0 && meter(lu.bdev) != nil
+	if s.shielded = info.Protected; s.shielded {
+		s.maxBlocks = min(s.maxBlocks, maxShielded>>s.shift)
+		s.lend = false
+	}
 	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
 		s.protect |= protectReadOnly
 	}

@@ -125,7 +125,11 @@ func portName(n *NexusID) string {
 }
 
 func (t *Task) vpdExtended(p *reply) {
-	p.u8(0)    // no protection information
+	var checks byte
+	if t.View.snap.shielded {
+		checks = 0x05 // SPT 0: type 1; GRD_CHK, REF_CHK
+	}
+	p.u8(checks)
 	p.u8(0x07) // HEADSUP, ORDSUP, SIMPSUP
 	p.u8(t.volatileBit())
 	p.zero(extendedVPDLen - p.n)

@@ -44,11 +44,11 @@ func (lu *LogicalUnit) prepareWipe(sa uint16, list []byte) bool {
 	w.pass, w.passes, w.lba, w.failed, w.flushing, w.invert = 0, 1, 0, false, false, false
 	w.progress.Store(0)
 	switch sa {
-	case saSanitizeErase, saSanitizeCrypto:
+	case saSanitizeErase:
+		w.op = bdev.Unmap
+		return true
+	case saSanitizeCrypto:
 		w.op = bdev.WriteZeroes
-		if sa == saSanitizeErase && s.unmapErases() {
-			w.op = bdev.Unmap
-		}
 		return true
 	}
 	w.op = bdev.Write

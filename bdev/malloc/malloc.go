@@ -4,10 +4,11 @@
 // copy to and from the region at once; like a disk, it promises nothing about
 // overlapping I/O in flight. Range clears longer than a piece continue on the
 // channel's reactor, a piece a turn.
-// Memory: a Device owns its region; Close empties it and makes it inaccessible.
+// Memory: a Device owns its region, and another for protection information; Close empties it and makes it inaccessible.
 package malloc
 
 import (
+	"errors"
 	"fmt"
 
 	"spindle/bdev"
@@ -29,6 +30,7 @@ type Config struct {
 	Space             *mem.Space
 	Node              int  // NUMA node to prefer; -1 is any
 	Populate          bool // make all pages present now, so that no I/O faults
+	Protected         bool // with protection information beside each block
 }
 
 // Device is a RAM disk.
@@ -36,6 +38,7 @@ type Device struct {
 	bdev.LiveInfo
 	space  *mem.Space
 	region *mem.Region
+	tuples *mem.Region // protection information; nil without
 }
 
 // New makes a device; its blocks are zeroes.
@@ -50,6 +53,7 @@ func New(c Config) (*Device, error) {
 			// No volatile cache beside the medium itself: no CapFlush.
 			Caps:        bdev.CapUnmap | bdev.CapWriteZeroes,
 			UnmapZeroes: true,
+			Protected:   c.Protected,
 		}
 	})
 	if err != nil {
@@ -59,10 +63,14 @@ func New(c Config) (*Device, error) {
 		return nil, fmt.Errorf("malloc: %w", err)
 	}
 	if c.Populate {
-		if err := d.region.Populate(); err != nil {
-			_ = c.Space.Delete(d.region)
-			return nil, fmt.Errorf("malloc: %w", err)
-		}
+		err = d.region.Populate()
+	}
+	if err == nil && c.Protected {
+		err = d.mapTuples(c)
+	}
+	if err != nil {
+		_ = d.Close() // why it failed is what matters
+		return nil, fmt.Errorf("malloc: %w", err)
 	}
 	return d, nil
 }
@@ -74,11 +82,20 @@ func (d *Device) Region() *mem.Region { return d.region }
 func (d *Device) Open(r *reactor.Reactor) (bdev.Channel, error) {
 	c := &channel{r: r, region: d.region, blockSize: uint64(d.Info().BlockSize)}
 	c.timer.Fire = c.step
+	if d.tuples != nil {
+		return &protected{channel: c, tuples: d.tuples}, nil
+	}
 	return c, nil
 }
 
 // Close implements bdev.Device.
-func (d *Device) Close() error { return d.space.Delete(d.region) }
+func (d *Device) Close() error {
+	err := d.space.Delete(d.region)
+	if d.tuples != nil {
+		err = errors.Join(err, d.space.Delete(d.tuples))
+	}
+	return err
+}
 
 type channel struct {
 	r         *reactor.Reactor

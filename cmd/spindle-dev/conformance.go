@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -152,7 +153,7 @@ func conform(ctx context.Context, form, only string, urls []string, e *conforman
 func runConformance(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	url := flags.String("url", "", "test this LUN, whose data is lost, instead of our target's; a second path follows a comma")
-	name := flags.String("form", "", "only this form; with -url: which exceptions apply")
+	name := flags.String("form", "", "only these forms, with commas between; with -url: which exceptions apply")
 	write := flags.Bool("write", false, "with -url: print the exceptions that this target needs")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -176,18 +177,14 @@ func runConformance(ctx context.Context, args []string) error {
 	return failed(sum, err)
 }
 
-// ourForms runs the suite on all forms of our target, or on one.
+// ourForms runs the suite on all forms of our target, or on those named.
 func ourForms(ctx context.Context, name string) error {
 	list := forms()
 	if name != "" {
-		list = nil
-		for _, f := range forms() {
-			if f.name == name {
-				list = []form{f}
-			}
-		}
-		if list == nil {
-			return fmt.Errorf("there is no form %q", name)
+		asked := strings.Split(name, ",")
+		list = slices.DeleteFunc(list, func(f form) bool { return !slices.Contains(asked, f.name) })
+		if len(list) != len(asked) {
+			return fmt.Errorf("of the forms %q there are %d", name, len(list))
 		}
 	}
 	sum, err := onForms(ctx, list)

@@ -43,6 +43,7 @@ func forms() []form {
 	}
 	return append(all,
 		form{name: "malloc-aligned", lun: testbed.LUN{Module: "malloc", Bdev: set{"physical_block_size": 4096}}, always: true},
+		form{name: "malloc-protected", lun: testbed.LUN{Module: "malloc", Bdev: set{"md_size": 8, "dif_type": 1}}},
 		// A LUN on which EXTENDED COPY of half of it, with 4 KiB blocks, takes a
 		// WRITE that the block limits page allows.
 		form{name: "malloc-4k-small", lun: testbed.LUN{Module: "malloc", Block: 4096}, size: 7, only: "ExtendedCopy.Simple", always: true},

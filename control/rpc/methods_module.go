@@ -15,11 +15,11 @@ var (
 	uuidParam     = Param{Name: "uuid", Type: UUID, Doc: "identity; derived from the name when not given, so it survives restarts"}
 	sizeParams    = []Param{{Name: "num_blocks", Type: Uint64, Required: true, Doc: "size in blocks"}, {Name: "block_size", Type: Uint32, Required: true, Doc: "bytes: 512 or 4096"}}
 	physicalParam = Param{Name: "physical_block_size", Type: Uint32, Doc: "bytes; block_size when not given"}
-	// Protection information is not built; its parameters are known so that
+	// Protection information is malloc's: a null bdev knows the parameters so that
 	// their "off" values are accepted.
 	metadataParams = []Param{
-		{Name: "md_size", Type: Uint32, Doc: "only 0: no metadata"},
-		{Name: "dif_type", Type: Int32, Doc: "only 0: no protection information"},
+		{Name: "md_size", Type: Uint32, Doc: "bytes of metadata a block: 0, or 8 with dif_type 1, of a malloc bdev"},
+		{Name: "dif_type", Type: Int32, Doc: "protection information: 0 is none, 1 is type 1, which its LUNs then have"},
 		{Name: "dif_is_head_of_md", Type: Bool, Doc: "accepted"},
 		{Name: "dif_pi_format", Type: Uint32, Doc: "accepted"},
 	}
@@ -86,8 +86,11 @@ func memoryMethods() []Method {
 
 func geometry(r *request) (control.Geometry, error) {
 	g := control.Geometry{BlockSize: uint32(r.Uint("block_size")), NumBlocks: r.Uint("num_blocks"), PhysicalBlockSize: uint32(r.Uint("physical_block_size"))}
-	if r.Uint("md_size") != 0 || r.Int("dif_type") != 0 {
-		return g, fmt.Errorf("metadata and protection information are not supported: %w", syscall.EINVAL)
+	switch size, kind := r.Uint("md_size"), r.Int("dif_type"); {
+	case size == bdev.TupleLen && kind == 1:
+		g.Protected = true
+	case size != 0 || kind != 0:
+		return g, fmt.Errorf("metadata of %d bytes with protection information of type %d: only 8 with 1 is possible: %w", size, kind, syscall.EINVAL)
 	}
 	return g, nil
 }
@@ -108,6 +111,9 @@ func createNull(r *request) (any, error) {
 	g, err := geometry(r)
 	if err != nil {
 		return nil, err
+	}
+	if g.Protected {
+		return nil, fmt.Errorf("a null bdev keeps no protection information: %w", syscall.EINVAL)
 	}
 	return r.ctl.CreateNull(control.NullSpec{Name: r.String("name"), UUID: r.UUID("uuid"), Geometry: g})
 }

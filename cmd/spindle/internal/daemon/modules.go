@@ -25,7 +25,7 @@ func modules(space *mem.Space, kernel ring.Kernel, reactors int) (control.Module
 			return made(null.New(null.Config{BlockSize: s.BlockSize, Blocks: s.NumBlocks, PhysicalBlockSize: s.PhysicalBlockSize, Space: space, Span: zeroes}))
 		},
 		Malloc: func(s control.MallocSpec) (bdev.Device, error) {
-			return made(malloc.New(malloc.Config{BlockSize: s.BlockSize, Blocks: s.NumBlocks, PhysicalBlockSize: s.PhysicalBlockSize, Space: space, Node: int(s.NUMA), Populate: true}))
+			return made(malloc.New(malloc.Config{BlockSize: s.BlockSize, Blocks: s.NumBlocks, PhysicalBlockSize: s.PhysicalBlockSize, Space: space, Node: int(s.NUMA), Populate: true, Protected: s.Protected}))
 		},
 		File: func(s control.FileSpec) (bdev.Device, error) {
 			product := ""

@@ -29,17 +29,17 @@ const (
 type Status uint8
 
 const (
-	Pending  Status = iota // not final: IODone comes later
-	OK                     // done
-	NoMem                  // not started, nothing changed: queue and submit again later
-	Failed                 // medium error: unrecovered read or write error
-	OutRange               // LBA range outside the device
-	NotSup                 // operation not supported
-	Gone                   // the device is being removed or has failed for good
-	Aborted                // ended by Abort
-	NoSpace                // thin provisioning: no space left
-	GuardFailed            // protection information: the data is not what was written
-	RefTagFailed           // protection information: it is another block's
+	Pending      Status = iota // not final: IODone comes later
+	OK                         // done
+	NoMem                      // not started, nothing changed: queue and submit again later
+	Failed                     // medium error: unrecovered read or write error
+	OutRange                   // LBA range outside the device
+	NotSup                     // operation not supported
+	Gone                       // the device is being removed or has failed for good
+	Aborted                    // ended by Abort
+	NoSpace                    // thin provisioning: no space left
+	GuardFailed                // protection information: the data is not what was written
+	RefTagFailed               // protection information: it is another block's
 )
 
 // Final tells whether s ends the IO.

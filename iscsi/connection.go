@@ -58,6 +58,7 @@ type Connection struct {
 	// What is negotiated for each connection.
 	headerDigest, dataDigest bool
 	maxSendData              uint32 // the initiator's MaxRecvDataSegmentLength, at login
+	maxRecvData              uint32 // ours, or what was negotiated in its place
 
 	joins    bool          // a session that was there before it
 	attached bool          // on its session's list

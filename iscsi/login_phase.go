@@ -132,7 +132,8 @@ func (c *Connection) register() {
 		},
 	}
 	c.cid, c.joins = res.CID, res.TSIH != 0
-	c.headerDigest, c.dataDigest, c.maxSendData = res.HeaderDigest, res.DataDigest, res.MaxSendData
+	c.headerDigest, c.dataDigest = res.HeaderDigest, res.DataDigest
+	c.maxSendData, c.maxRecvData = res.MaxSendData, res.MaxRecvData
 	s.depth, s.transport, s.local = 1, c.tp.Traits().Name, c.local
 	s.user = res.CHAPUser
 	if !res.Discovery {
@@ -269,7 +270,7 @@ func (c *Connection) transportParams(s *Session) Params {
 		MaxBurst:  q.maxBurst,
 		Discovery: s.node == nil, Window: s.depth,
 		AskAcks:    q.errorRecoveryLevel > 0,
-		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, WholeBuffer: q.wholeBuffer,
+		InitialR2T: q.initialR2T, FirstBurst: q.firstBurst, MaxRecvData: c.maxRecvData, WholeBuffer: q.wholeBuffer,
 	}
 }
 

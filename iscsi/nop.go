@@ -143,6 +143,16 @@ func (c *Connection) watchSend(now clock.Time, opt *Options) clock.Time {
 	return since.Add(limit)
 }
 
+// A Holder is a Conn that may keep back what is queued until the peer speaks.
+// Asked whether it does, it sees to it by its own means that the connection ends
+// if the peer is gone.
+type Holder interface{ Holding() bool }
+
+func (c *Connection) holding() bool {
+	h, ok := c.tp.(Holder)
+	return ok && h.Holding()
+}
+
 // keepAlive pings a silent initiator and ends the connection of one that does
 // not answer. It returns when to look again, 0 for never.
 func (c *Connection) keepAlive(now clock.Time, opt *Options) clock.Time {
@@ -160,6 +170,8 @@ func (c *Connection) keepAlive(now clock.Time, opt *Options) clock.Time {
 		}
 		c.pinged, c.pingAt = true, now
 		c.nopIn(0)
+	case now.Sub(c.pingAt) >= limit && c.holding():
+		c.pingAt = now // it has not left yet
 	case now.Sub(c.pingAt) >= limit:
 		c.e.Stats.NopTimeouts.Add(1)
 		c.tp.Close(errNopTimeout)

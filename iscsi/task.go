@@ -215,11 +215,12 @@ func (t *Task) TaskAbort(*scsi.Task) {
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	c := t.conn
-	if !t.fetching {
+	reading := t.fetching && !plant.On(plant.ReadingFreed)
+	if !reading {
 		t.sess.unfile(t)
 	}
 	switch {
-	case t.fetching:
+	case reading:
 		// It stays on its view's list, and its tag is its own: a management function
 		// that is answered while the initiator's memory is being read, were it that
 		// there is no such task, would let the initiator take that memory back, and

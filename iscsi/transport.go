@@ -48,7 +48,7 @@ type Listener interface {
 // Params are the results of negotiation that a transport needs to move PDUs.
 type Params struct {
 	HeaderDigest, DataDigest bool
-	MaxRecvData              uint32 // bytes: what we declared
+	MaxRecvData              uint32 // bytes: bound of the data segments of the initiator, as negotiated
 	MaxBurst                 uint32 // bytes: a Data-In sequence ends here (RFC 7143 §11.7.2)
 
 	Discovery  bool

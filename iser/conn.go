@@ -272,7 +272,8 @@ func (c *Conn) Move(_ *reactor.Reactor, moved func(error)) {
 func (c *Conn) Provision(p iscsi.Params) error {
 	n := int(p.Window) + ReserveReceives
 	if !p.InitialR2T {
-		n += int(p.Window) * int((p.FirstBurst+MaxRecvData-1)/MaxRecvData)
+		segment := max(min(p.MaxRecvData, MaxRecvData), 1)
+		n += int(p.Window) * int((p.FirstBurst+segment-1)/segment)
 	}
 	if n > c.caps.MaxRecv {
 		return fmt.Errorf("a window of %d commands needs %d receives: the queue pair has %d", p.Window, n, c.caps.MaxRecv)
@@ -288,6 +289,17 @@ func (c *Conn) Provision(p iscsi.Params) error {
 func (c *Conn) FullFeature(p iscsi.Params) {
 	c.params, c.stream = p, true
 	c.s.later(c)
+}
+
+// Holding implements iscsi.Holder. Until the initiator has spoken in full
+// feature phase it may have no receive for a message; an RDMA WRITE of no bytes
+// needs none, nor a key (IBA 1.4 §9.7.4.2.2), and fails when nobody answers.
+func (c *Conn) Holding() bool {
+	if c.quiet && c.step == stepOpen {
+		c.tx.probe = true
+		c.s.later(c)
+	}
+	return c.quiet
 }
 
 // Resume implements iscsi.Conn.

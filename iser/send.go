@@ -2,6 +2,7 @@ package iser
 
 import (
 	"spindle/internal/invariants"
+	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/reactor/mem"
 	"spindle/verbs"
@@ -31,6 +32,7 @@ type sender struct {
 	reads       int    // RDMA READs outstanding
 
 	unsignaled bool // the batch's last request is a PDU of ours, not signalled
+	probe      bool // see whether the peer is there
 	draining   bool // the engine asked for Drained
 	drained    bool // the marker has come: the send queue is empty
 }
@@ -96,7 +98,7 @@ func (c *Conn) Drain() {
 //spindle:hot
 func (x *sender) flush() {
 	c := x.c
-	for o := x.head; o != nil && !c.quiet; o = x.head {
+	for o := x.head; o != nil && (!c.quiet || plant.On(plant.EarlyPing)); o = x.head {
 		if !x.put(o) {
 			break
 		}
@@ -112,6 +114,10 @@ func (x *sender) flush() {
 	}
 	x.sign()
 	x.read()
+	if x.probe && x.room(1) {
+		x.probe = false
+		x.batch(1, 0).Send(verbs.SendWR{ID: x.claim(entry{}), QP: c.qph, Op: verbs.OpRDMAWrite, Flags: verbs.FlagSignaled})
+	}
 	if x.draining && x.head == nil && x.outs == 0 {
 		x.draining = false
 		c.h.Drained()
@@ -123,8 +129,9 @@ func (x *sender) flush() {
 //spindle:hot
 func (x *sender) sign() {
 	if x.unsignaled {
-		b := x.c.s.batch
-		b.Sends[len(b.Sends)-1].Flags |= verbs.FlagSignaled
+		if b := x.c.s.batch; !plant.On(plant.LostSignal) || x.last%16 != 7 {
+			b.Sends[len(b.Sends)-1].Flags |= verbs.FlagSignaled
+		}
 		x.unsignaled = false
 	}
 }
@@ -176,7 +183,9 @@ func (x *sender) put(o *iscsi.Out) bool {
 		if data, bounce, ok = x.reachable(data); !ok {
 			return false
 		}
-		x.write(p, data)
+		if !plant.On(plant.EarlyResponse) {
+			x.write(p, data)
+		}
 	}
 	op, key := verbs.OpSend, uint32(0)
 	if p != nil && c.invalidate {
@@ -185,6 +194,9 @@ func (x *sender) put(o *iscsi.Out) bool {
 		}
 	}
 	x.send(o, op, key, bounce)
+	if plant.On(plant.EarlyResponse) && writes > 0 {
+		x.write(p, data)
+	}
 	return true
 }
 
@@ -193,6 +205,9 @@ func (x *sender) put(o *iscsi.Out) bool {
 //
 //spindle:hot
 func invalidates(k *iscsi.Cookie) uint32 {
+	if plant.On(plant.WrongInvalidate) && readSTag(k) != 0 {
+		return readSTag(k) + 1<<8
+	}
 	if r := readSTag(k); r != 0 {
 		return r
 	}
@@ -306,7 +321,7 @@ func (x *sender) read() {
 			c.end(errNoSTag)
 			return
 		}
-		if x.reads >= c.depth {
+		if x.reads >= c.depth && !(plant.On(plant.ReadLimit) && x.reads == c.depth) {
 			c.t.Stats.ReadWaits.Add(1)
 			return
 		}
@@ -317,7 +332,10 @@ func (x *sender) read() {
 		n := min(f.Data.Len-f.Done, c.maxMessage)
 		// The peer's buffer begins behind what came with the command, unless it
 		// said otherwise: so initiators mean it, whatever RFC 7145 §6.9 has as default.
-		at := f.Cookie[2] + uint64(f.Done)
+		at := f.Cookie[2]
+		if !plant.On(plant.WrongOffset) {
+			at += uint64(f.Done)
+		}
 		if c.params.WholeBuffer {
 			at += uint64(f.Offset)
 		}
@@ -332,6 +350,9 @@ func (x *sender) read() {
 			x.fHead = f.Next
 			if x.fHead == nil {
 				x.fTail = nil
+			}
+			if plant.On(plant.EarlyFetched) {
+				c.h.Fetched(f)
 			}
 		}
 	}
@@ -373,7 +394,7 @@ func (x *sender) retire(e *entry) {
 	}
 	if f := e.fetch; f != nil {
 		x.reads--
-		if f.Left--; f.Left == 0 && f.Done == f.Data.Len {
+		if f.Left--; f.Left == 0 && f.Done == f.Data.Len && !plant.On(plant.EarlyFetched) {
 			c.h.Fetched(f)
 		}
 	}

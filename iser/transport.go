@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spindle/internal/plant"
 	"spindle/iscsi"
 	"spindle/reactor"
 	"spindle/reactor/mem"
@@ -121,8 +122,12 @@ func New(o Options) *Transport {
 
 // Traits implements iscsi.Transport.
 func (t *Transport) Traits() iscsi.Traits {
+	most := uint32(MaxSendData)
+	if plant.On(plant.LongMessage) {
+		most = MaxLoginData
+	}
 	return iscsi.Traits{
-		Name: "iser", RDMAKeys: true, MaxRecvData: MaxRecvData, MaxSendData: MaxSendData,
+		Name: "iser", RDMAKeys: true, MaxRecvData: MaxRecvData, MaxSendData: most,
 		InitialR2T: !t.opt.Unsolicited, Pinned: true, Reads: true,
 	}
 }

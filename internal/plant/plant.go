@@ -11,43 +11,56 @@ type Bug uint8
 
 // The bugs, each with the checker it is for.
 const (
-	None              Bug = iota
-	LostResponse          // a command has no answer
-	DoubleAnswer          // a task management function is answered twice
-	SkippedStatSN         // a StatSN is left out
-	WindowRetreat         // MaxCmdSN goes back
-	WindowIgnored         // a command outside the window is executed
-	WrongDataSN           // Data-In PDUs have one DataSN
-	WrongR2TSN            // R2Ts have one R2TSN
-	MissingFinal          // a Data-In sequence does not end
-	WrongResidual         // a residual is one too many
-	WrongDigest           // a data digest leaves the padding out
-	AttentionTwice        // a unit attention is told again
-	AttentionLost         // a reset is not told
-	EarlyManagement       // ABORT TASK is answered before the task has ended
-	StaleWrite            // a session is replaced with its writes under way
-	ReservationOpen       // a reservation keeps nobody out
-	EarlyFlush            // SYNCHRONIZE CACHE does nothing
-	SkippedSync           // the file module reports a flush without fdatasync
-	DroppedFUA            // a FUA write is a plain one
-	LostWrite             // the RAM disk forgets a write
-	BrokenHold            // COMPARE AND WRITE lets others in between
-	StaleByte             // a READ answers what its buffer held
-	LeakedBuffer          // a data buffer does not come back
-	LeakedDescriptor      // a connection's descriptor stays open
-	LeakedTimer           // a connection's timer outlives it
-	LostWake              // a message does not wake its reactor
-	EndlessWork           // a view always has something to do
-	ForgottenStarving     // a receive that found no buffer is not tried again
-	ReservationShut       // registrants are kept out of a reservation for registrants
-	Unfenced              // PREEMPT does not wait for the writes of those it removes
-	PreemptUntold         // PREEMPT tells nobody
-	StuckGeneration       // PREEMPT leaves PRGENERATION as it was
-	Unkept                // reservations with APTPL are not saved
-	AbortedUntold         // TAS is not heeded
-	WriteProtectOpen      // SWP is not heeded
-	WriteBack             // the cache stays on
-	ModesUntold           // MODE SELECT tells nobody
+	None               Bug = iota
+	LostResponse           // a command has no answer
+	DoubleAnswer           // a task management function is answered twice
+	SkippedStatSN          // a StatSN is left out
+	WindowRetreat          // MaxCmdSN goes back
+	WindowIgnored          // a command outside the window is executed
+	WrongDataSN            // Data-In PDUs have one DataSN
+	WrongR2TSN             // R2Ts have one R2TSN
+	MissingFinal           // a Data-In sequence does not end
+	WrongResidual          // a residual is one too many
+	WrongDigest            // a data digest leaves the padding out
+	AttentionTwice         // a unit attention is told again
+	AttentionLost          // a reset is not told
+	EarlyManagement        // ABORT TASK is answered before the task has ended
+	StaleWrite             // a session is replaced with its writes under way
+	ReservationOpen        // a reservation keeps nobody out
+	EarlyFlush             // SYNCHRONIZE CACHE does nothing
+	SkippedSync            // the file module reports a flush without fdatasync
+	DroppedFUA             // a FUA write is a plain one
+	LostWrite              // the RAM disk forgets a write
+	BrokenHold             // COMPARE AND WRITE lets others in between
+	StaleByte              // a READ answers what its buffer held
+	LeakedBuffer           // a data buffer does not come back
+	LeakedDescriptor       // a connection's descriptor stays open
+	LeakedTimer            // a connection's timer outlives it
+	LostWake               // a message does not wake its reactor
+	EndlessWork            // a view always has something to do
+	ForgottenStarving      // a receive that found no buffer is not tried again
+	ReservationShut        // registrants are kept out of a reservation for registrants
+	Unfenced               // PREEMPT does not wait for the writes of those it removes
+	PreemptUntold          // PREEMPT tells nobody
+	StuckGeneration        // PREEMPT leaves PRGENERATION as it was
+	Unkept                 // reservations with APTPL are not saved
+	AbortedUntold          // TAS is not heeded
+	WriteProtectOpen       // SWP is not heeded
+	WriteBack              // the cache stays on
+	ModesUntold            // MODE SELECT tells nobody
+	EarlyResponse          // iSER: a response overtakes the RDMA WRITE of its data
+	LostReceive            // iSER: a receive is not posted again
+	EarlyFetched           // iSER: write data counts as there when its RDMA READ is posted
+	ReadingFreed           // iSER: a task that is aborted does not wait for its RDMA READ
+	WrongInvalidate        // iSER: a response invalidates another key
+	LostSignal             // iSER: a turn's last message does not announce itself
+	ReadLimit              // iSER: one RDMA READ more than the peer serves
+	LostArm                // iSER: completion queues are not armed before sleep
+	EarlyPing              // iSER: a message before the initiator's first
+	LongMessage            // iSER: an echo longer than initiators have receives for
+	LeakedQueuePair        // iSER: a queue pair outlives its removed device
+	LeakedRegistration     // iSER: a registration outlives its device
+	WrongOffset            // iSER: an RDMA READ forgets where it was
 	NumBugs
 )
 
@@ -59,6 +72,8 @@ var names = [NumBugs]string{
 	"lost wake", "endless work", "forgotten starving",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 	"aborted untold", "write protect open", "write back", "modes untold",
+	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",
+	"lost arm", "early ping", "long message", "leaked queue pair", "leaked registration", "wrong offset",
 }
 
 func (b Bug) String() string { return names[b] }

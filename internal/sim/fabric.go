@@ -277,11 +277,13 @@ func (f *fabric) reconfigure() {
 		s.begin("switch iSER off and on", func(c reactor.Caller) { f.toggle(c.(*coroutine), p) })
 	default:
 		i := s.rng.IntN(len(f.devs))
-		s.begin("change an RDMA device's address", func(reactor.Caller) {
+		s.begin("change an RDMA device's address", func(c reactor.Caller) {
 			s.count(AddressChanges)
 			f.changing++
 			f.excuse(f.devs[i].addr, "its address changes")
 			f.node.ChangeAddress(f.devs[i].info.Name)
+			c.(*coroutine).pause(200 * time.Millisecond) // the news is on its way
+			f.excuse(f.devs[i].addr, "its address changed")
 			f.settled()
 		})
 	}

@@ -93,7 +93,7 @@ func (in *initiator) drawKeys() params {
 		outstanding: pick(r, uint32(1), 2, 4),
 		maxRecv:     pick(r, uint32(512), 700, 1024, 3000, 4096, 8192, 65536),
 	}
-	p.targetRecv = pick(r, uint32(8192), 8192, 512, 4096, 65536)
+	p.targetRecv = pick(r, uint32(8192), 8192, 8192, 65536, 4096)
 	p.firstBurst = min(p.maxBurst, pick(r, uint32(512), 2048, 16384, 65536))
 	return p
 }
@@ -397,7 +397,9 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	in.old = in.old[:0]
 	in.nexus = s.intern(nexusName{in.id, in.isid, s.portals[in.portal].tag})
 	s.found(in.nexus)
-	in.wake = s.clk.T
+	if in.wake = s.clk.T; in.overRDMA() && in.rng.IntN(8) == 0 { // the target has to wait for its first PDU
+		in.wake = s.clk.T.Add(time.Duration(in.rng.IntN(60)) * time.Second)
+	}
 }
 
 // discover asks for the targets and logs out.

@@ -205,6 +205,10 @@ func (t *Task) TaskAbort(*scsi.Task) {
 	case taskResponding, taskDraining, taskFree:
 		return // its end is under way
 	}
+	if t.fetching {
+		u, ok := t.conn.tp.(Unfetcher)
+		t.fetching = !ok || !u.Unfetch(&t.fetch)
+	}
 	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching && t.conn.phase == phaseFull {
 		t.respond()
 		return

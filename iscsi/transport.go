@@ -306,3 +306,7 @@ type Fetch struct {
 
 	task *Task
 }
+
+// An Unfetcher is a Conn that can give up the rest of a Fetch whose task was
+// aborted. True: nothing of it is in flight, and Fetched does not come.
+type Unfetcher interface{ Unfetch(f *Fetch) bool }

@@ -13,6 +13,7 @@ import (
 	"spindle/iser/isertest"
 	"spindle/reactor"
 	"spindle/verbs"
+	"spindle/verbs/memverbs"
 )
 
 // TestPingFlood: more pings at once than the engine has PDUs to answer with wait
@@ -207,4 +208,128 @@ func TestNoTransport(t *testing.T) {
 		t.Fatalf("switched on: %v", err)
 	}
 	g.Dial().Login()
+}
+
+// TestUnreadResponses: a peer that leaves no receive for its answers, and has
+// them sent again without end, is given up.
+func TestUnreadResponses(t *testing.T) {
+	o := iscsi.Defaults()
+	o.SendTimeout, o.NopInInterval = 20, 0
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Engine: &o}})
+	other := g.Dial().Login()
+	ready(t, other, 1)
+	c := g.DialWith(isertest.Dial{RNR: 7}).Login()
+	ready(t, c, 1)
+	for range 140 { // more than it has receives, and it looks at none of the answers
+		b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+		b.SetTTT(pdu.ReservedTag)
+		c.Send(b, nil, nil)
+		g.Settle()
+	}
+	start := g.Clock.T
+	g.Wait("end of the connection", 60*time.Second, func() bool { return len(links(g)) == 1 })
+	if d := g.Clock.T.Sub(start); d < 15*time.Second || d > 45*time.Second {
+		t.Errorf("given up after %v, the limit is 20 s", d)
+	}
+	if g.Fabric.Counts.NoReceive < 10 {
+		t.Errorf("%d times no receive: not what ended it", g.Fabric.Counts.NoReceive)
+	}
+	alive(t, other)
+}
+
+// TestSilentInitiator: one that has logged in and says nothing is neither spoken
+// to nor given up, and one that dies then is found.
+func TestSilentInitiator(t *testing.T) {
+	o := iscsi.Defaults()
+	o.NopInInterval, o.NopTimeout = 5, 5
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Engine: &o}})
+	c := g.Dial().Login()
+	for end := g.Clock.T.Add(time.Minute); g.Clock.T < end; g.World.Advance(time.Millisecond) {
+		g.Turn()
+	}
+	if _, ok := c.TryRecv(); ok || c.Down || len(links(g)) != 1 {
+		t.Fatalf("spoken to %v, ended %v", ok, c.Down)
+	}
+	b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+	b.SetTTT(pdu.ReservedTag)
+	c.Send(b, nil, nil)
+	if p := c.Expect(pdu.NopIn); p.BHS.ITT() != pdu.ReservedTag {
+		t.Fatalf("not the ping that was kept back: % x", p.BHS)
+	}
+	if p := c.Expect(pdu.NopIn); p.BHS.ITT() != b.ITT() {
+		t.Fatalf("not the answer: % x", p.BHS)
+	}
+	c.Vanish()
+	d := g.Dial().Login()
+	g.Settle()
+	d.Stop()
+	g.Wait("end of the connection", 30*time.Second, func() bool { return len(links(g)) == 0 })
+}
+
+// TestSmallSegments: the receives for unsolicited data are counted in the data
+// segments that were negotiated.
+func TestSmallSegments(t *testing.T) {
+	o := iscsi.Defaults()
+	o.MaxQueueDepth, o.FirstBurstLength = 4, 16384
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Engine: &o}, ISER: iser.Options{Unsolicited: true}})
+	c := g.Dial()
+	s := c.LoginStatus("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node, "SessionType=Normal", "RDMAExtensions=Yes",
+		"InitialR2T=No", "ImmediateData=No", "FirstBurstLength=16384", "InitiatorRecvDataSegmentLength=262144", "TargetRecvDataSegmentLength=512")
+	if s != 0 {
+		t.Fatalf("login status %04x", s)
+	}
+	ready(t, c, 1)
+	for range 4 { // at once, without a turn of the target in between
+		c.StartWrite(1, 0, pattern(16384, 7), isertest.Shape{Unsolicited: 16384, Segment: 512})
+	}
+	for range 4 {
+		if p := c.Expect(pdu.SCSIResponse); p.BHS.Status() != 0 {
+			t.Fatalf("% x", p.BHS)
+		}
+	}
+	if n := g.Fabric.Counts.NoReceive; n != 0 {
+		t.Errorf("%d sends found no receive", n)
+	}
+}
+
+// TestAbortBeforeReading: write data of an aborted task whose RDMA READ has not
+// been posted is not fetched, and the abort does not wait for those before it.
+func TestAbortBeforeReading(t *testing.T) {
+	g := isertest.New(t, isertest.Options{Fabric: memverbs.Config{Faults: memverbs.Faults{LateRead: 1}, Latency: 500 * time.Microsecond}})
+	c := g.DialWith(isertest.Dial{Reads: 1}).Login()
+	ready(t, c, 1)
+	reads := 0
+	g.Fabric.Trace = func(e memverbs.Event) {
+		if e.Kind == memverbs.Transmit && e.Op == verbs.OpRDMARead.String() {
+			reads++
+		}
+	}
+	base := commands(g)
+	first, _ := c.StartWrite(1, 0, pattern(65536, 1), isertest.Shape{})
+	itt, buf := c.StartWrite(1, 256, pattern(65536, 2), isertest.Shape{})
+	last, _ := c.StartWrite(1, 512, pattern(65536, 3), isertest.Shape{})
+	g.Until("all commands", func() bool { return commands(g) == base+3 })
+	m := c.Immediate(pdu.TMFRequest, pdu.FlagFinal|pdu.TMFAbortTask)
+	m.SetLUN(1 << 48)
+	m.SetRefTag(itt)
+	m.SetRefCmdSN(c.CmdSN - 2)
+	c.Send(m, nil, nil)
+	for left := map[uint32]bool{first: true, last: true, m.ITT(): true}; len(left) > 0; {
+		p := c.Recv()
+		if !left[p.BHS.ITT()] || p.BHS.Opcode() == pdu.SCSIResponse && p.BHS.Status() != 0 || p.BHS.Opcode() == pdu.TMFResponse && p.BHS.Response() != pdu.TMFComplete {
+			t.Fatalf("% x", p.BHS)
+		}
+		if p.BHS.ITT() == m.ITT() {
+			c.Release(buf)
+		} else if p.BHS.ITT() == last && left[m.ITT()] {
+			t.Error("the abort waited for other commands' data")
+		}
+		delete(left, p.BHS.ITT())
+	}
+	if reads != 2 {
+		t.Errorf("%d RDMA READs for two writes", reads)
+	}
+	if n := g.Fabric.Counts.AccessDenied; n != 0 {
+		t.Errorf("%d accesses denied", n)
+	}
 }

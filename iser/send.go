@@ -4,6 +4,7 @@ import (
 	"spindle/internal/invariants"
 	"spindle/internal/plant"
 	"spindle/iscsi"
+	"spindle/reactor/clock"
 	"spindle/reactor/mem"
 	"spindle/verbs"
 )
@@ -27,9 +28,10 @@ type sender struct {
 	fHead, fTail *iscsi.Fetch
 
 	ring        []entry
-	first, last uint32 // of ring; they count on, the slot is the remainder
-	outs        int    // PDUs in the ring
-	reads       int    // RDMA READs outstanding
+	first, last uint32     // of ring; they count on, the slot is the remainder
+	outs        int        // PDUs in the ring
+	reads       int        // RDMA READs outstanding
+	since       clock.Time // of the last progress while there are requests in the ring
 
 	unsignaled bool // the batch's last request is a PDU of ours, not signalled
 	probe      bool // see whether the peer is there
@@ -85,6 +87,32 @@ func (c *Conn) Fetch(f *iscsi.Fetch) {
 	}
 	x.fTail = f
 	c.s.later(c)
+}
+
+// Unfetch implements iscsi.Unfetcher: of f, no RDMA READ is posted any more.
+func (c *Conn) Unfetch(f *iscsi.Fetch) bool {
+	x := &c.tx
+	var last *iscsi.Fetch
+	for p := &x.fHead; *p != nil; last, p = *p, &(*p).Next {
+		if *p == f {
+			*p, f.Next = f.Next, nil
+			if x.fTail == f {
+				x.fTail = last
+			}
+			f.Data = f.Data.Slice(0, f.Done) // Fetched comes when that is there
+			return f.Left == 0
+		}
+	}
+	return false
+}
+
+// Stalled implements iscsi.Staller: a peer that has no receive for a message, and
+// wants it to be sent again and again, takes nothing.
+func (c *Conn) Stalled() clock.Time {
+	if c.tx.used() == 0 {
+		return 0
+	}
+	return c.tx.since
 }
 
 // Drain implements iscsi.Conn.
@@ -152,6 +180,9 @@ func (x *sender) batch(n, k int) *verbs.Batch {
 //
 //spindle:hot
 func (x *sender) claim(e entry) verbs.WRID {
+	if x.first == x.last {
+		x.since = x.c.r.Now()
+	}
 	i := x.last % uint32(len(x.ring))
 	x.ring[i] = e
 	x.last++
@@ -363,6 +394,7 @@ func (x *sender) read() {
 //spindle:hot
 func (x *sender) sent(i uint16) {
 	c := x.c
+	x.since = c.r.Now()
 	for x.first != x.last {
 		k := x.first % uint32(len(x.ring))
 		e := x.ring[k]

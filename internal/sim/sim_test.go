@@ -56,11 +56,12 @@ func TestRunsRepeat(t *testing.T) {
 	a, b := machine(t), machine(t)
 	last := uint64(0)
 	for seed := uint64(1000); seed < 1030; seed++ {
-		x := Run(a, Config{Seed: seed})
+		iser := seed%2 == 1
+		x := Run(a, Config{Seed: seed, ISER: iser})
 		if seed%2 == 0 { // b has another history
 			Run(b, Config{Seed: seed + 500})
 		}
-		y := Run(b, Config{Seed: seed, Trace: seed%3 == 0})
+		y := Run(b, Config{Seed: seed, ISER: iser, Trace: seed%3 == 0})
 		if x.Hash != y.Hash || x.Commands != y.Commands || x.Steps != y.Steps {
 			t.Fatalf("seed %d: traces %016x and %016x, %d and %d steps", seed, x.Hash, y.Hash, x.Steps, y.Steps)
 		}

@@ -32,6 +32,7 @@ type Dial struct {
 	Reads   uint8          // RDMA READs it serves at a time, 16
 	Private []byte         // ib_iser's
 	NoReads bool           // serves none
+	RNR     uint8          // how often the target may find no receive, 6; 7 is without end
 	V6      bool           // has an IPv6 address
 	Seen    func(*Conn)    // told of the connection before it is made
 }
@@ -159,6 +160,9 @@ func (c *Conn) connect(o Dial) {
 	if o.Reads == 0 && !o.NoReads {
 		o.Reads = 16
 	}
+	if o.RNR == 0 {
+		o.RNR = 6
+	}
 	if o.Private == nil {
 		o.Private = []byte{0x80, 0, 0, 0}
 	}
@@ -170,7 +174,7 @@ func (c *Conn) connect(o Dial) {
 	c.QP, err = c.id.CreateQP(c.pd, verbs.QPConfig{SendCQ: c.cq, RecvCQ: c.cq, MaxSend: 512, MaxRecv: 512, MaxSendSGE: 1, MaxRecvSGE: 1})
 	g.must(err)
 	c.PostRecv(loginRecv)
-	g.must(c.id.Connect(verbs.ConnParam{ResponderResources: o.Reads, InitiatorDepth: 1, Retry: 7, RNRRetry: 6}, o.Private))
+	g.must(c.id.Connect(verbs.ConnParam{ResponderResources: o.Reads, InitiatorDepth: 1, Retry: 7, RNRRetry: o.RNR}, o.Private))
 }
 
 // event turns until an event comes, which has to be t.

@@ -407,13 +407,9 @@ func (c *Connection) earlyData(p *PDU, t *Task, n uint32) {
 		return
 	}
 	b, ok := c.sh.alloc(n)
-	if !ok {
-		t.stream, p.Ctx = false, nil
-		c.sess.unfile(t)
-		t.release()
-		c.verdict = outside // as if it had been lost
-		return
-	}
+	// Without memory it is answered TASK SET FULL when its turn has come. Dropped,
+	// it would leave a gap that no initiator of ErrorRecoveryLevel 0 ever fills.
+	t.unkept = !ok
 	t.SCSI.Data, p.Data = b, b
 }
 
@@ -438,14 +434,15 @@ func (c *Connection) resumeHeld(t *Task) {
 	t.SCSI.Data = mem.Ref{}
 	t.prepare(b.LUN())
 	if n > 0 && t.state == taskData && t.need > 0 {
-		if t.getBuffer() {
+		if !t.unkept && t.getBuffer() {
 			m := min(n, t.need, early.Len)
 			copy(t.SCSI.Data.Slice(0, m).Bytes(), early.Slice(0, m).Bytes())
 		} else {
 			t.full()
 		}
 	}
-	bad := n > 0 && early.Empty()
+	bad := n > 0 && early.Empty() && !t.unkept
+	t.unkept = false
 	if !early.Empty() {
 		c.sh.free(early)
 	}

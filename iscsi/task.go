@@ -60,6 +60,7 @@ type Task struct {
 	fetching bool // a Fetch reads into its buffer (Traits.Reads)
 	badAHS   bool // its additional header segments are malformed
 	r2tWait  bool // waits for a free Out
+	unkept   bool // held, its immediate data not: there was no memory
 
 	gathered
 
@@ -156,7 +157,7 @@ func (t *Task) release() {
 	t.dropBuffer()
 	t.state = taskFree
 	t.gen++
-	t.raw, t.stream, t.fetching = false, false, false
+	t.raw, t.stream, t.fetching, t.unkept = false, false, false, false
 	t.conn = nil
 	t.freeNext = s.free
 	s.free = t

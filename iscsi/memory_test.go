@@ -223,3 +223,32 @@ func TestNoMemoryForLogin(t *testing.T) {
 	}
 	ready(t, g.Dial().Login(), 1)
 }
+
+// TestEarlyWithoutMemory: a command that comes before the one ahead of it, and
+// finds no memory for its immediate data, is answered in its turn. Dropped, it
+// would leave a gap in CmdSN.
+func TestEarlyWithoutMemory(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Memory: 16 << 20})
+	c := dialAs(g, 1).Login()
+	ready(t, c, 1)
+	free := drain(g)
+	first := c.Command(1, 0, 0, 0)
+	second := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...)
+	c.Send(second, nil, pattern(4096, 1))
+	c.Send(first, nil, nil)
+	for _, want := range []struct {
+		itt    uint32
+		status uint8
+	}{{first.ITT(), 0}, {second.ITT(), 0x28}} {
+		p := c.Expect(pdu.SCSIResponse)
+		if p.BHS.ITT() != want.itt || p.BHS.Status() != want.status {
+			t.Fatalf("% x, want the response to %#x with status %#x", p.BHS, want.itt, want.status)
+		}
+	}
+	free()
+	third := c.Command(1, 0, 0, 0)
+	c.Send(third, nil, nil)
+	if p := c.Expect(pdu.SCSIResponse); p.BHS.ITT() != third.ITT() || p.BHS.Status() != 0 {
+		t.Fatalf("% x", p.BHS)
+	}
+}

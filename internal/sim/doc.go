@@ -1,7 +1,8 @@
 // Package sim runs the whole target from a seed: the real engine, TCP framing,
-// device server, block modules and poll loops of up to three reactors, over a
-// simulated kernel and a manual clock, against model initiators that know what
-// the protocol and the medium owe them.
+// in a third of the seeds iSER beside it, device server, block modules and poll
+// loops of up to three reactors, over a simulated kernel, an RDMA fabric in
+// process and a manual clock, against model initiators that know what the
+// protocol and the medium owe them.
 //
 // One goroutine runs everything. A scheduler draws each next step from the
 // seed: a turn of a reactor, a step of an initiator, an event of the simulated
@@ -15,7 +16,9 @@
 // bursts; residuals; each block is a linearizable register; nothing that a
 // flush or FUA made durable is lost with power; unit attentions come once; task
 // management is answered after its tasks have ended; no byte arrives that
-// nobody wrote; no reactor sleeps over its work; no turn is without bound; and
+// nobody wrote; over iSER, that memory is reached only while a command advertises
+// it, that the target has a receive for all its window lets come and keeps to
+// the RDMA READs its peer serves, and that a removed device is let go in time; no reactor sleeps over its work; no turn is without bound; and
 // in the end every buffer, descriptor and session is home.
 //
 // Threading: a Machine and its runs belong to one goroutine; several Machines

@@ -15,8 +15,8 @@ import (
 	"spindle/verbs/memverbs"
 )
 
-// fabric is the RDMA side of a run: the target's machine with its devices, its
-// iSER transport, and what blocks in it. Runs without iSER have none.
+// fabric is the RDMA side of a run: the target's machine with its devices, and
+// its iSER transport. Runs without iSER have none.
 type fabric struct {
 	s    *run
 	w    *memverbs.World

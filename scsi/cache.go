@@ -17,8 +17,61 @@ func (t *Task) prepCache(lba uint64, n uint32) Result {
 	return Ready
 }
 
+// cacheImmed is IMMED of SYNCHRONIZE CACHE.
+const cacheImmed = 0x02
+
+// doCache is SYNCHRONIZE CACHE. With IMMED it answers at once, and the flush goes
+// on (SBC-4 §5.31); one that fails has the device refuse what comes after it.
+func doCache(t *Task) action {
+	if t.step == 0 && t.CDB[1]&cacheImmed != 0 && t.View.snap.caps&bdev.CapFlush != 0 && t.View.flusher.start(t.View) {
+		return actDone
+	}
+	return doFlush(t)
+}
+
+// flusher is a flush of a view that belongs to no task.
+type flusher struct {
+	io      bdev.IO
+	v       *View
+	running bool
+	again   bool // asked for since it began: what was written meanwhile needs another
+}
+
+// start has everything that was written become durable. False: the device has no
+// memory for it now, or is gone; the task has to wait for a flush of its own.
+func (f *flusher) start(v *View) bool {
+	if f.running {
+		f.again = true
+		return true
+	}
+	f.v, f.io.Op = v, bdev.Flush
+	f.io.Push(f, 0)
+	switch s := v.ch.Submit(&f.io); s {
+	case bdev.Pending:
+		f.running = true
+		v.busy++
+		return true
+	default:
+		f.io.Pop()
+		return s == bdev.OK
+	}
+}
+
+// IODone implements bdev.Completer.
+func (f *flusher) IODone(io *bdev.IO) {
+	io.Pop()
+	f.running = false
+	f.v.busy--
+	if f.again && !f.v.closing {
+		f.again = false
+		if f.start(f.v) {
+			return
+		}
+	}
+	f.v.kick() // who waits for the channel to fall idle
+}
+
 // doFlush makes everything durable: the whole unit, whatever range was asked.
-// With IMMED it still answers when it is done, which the standard lets it.
 func doFlush(t *Task) action {
 	if t.step == 0 && t.View.snap.caps&bdev.CapFlush != 0 && !plant.On(plant.EarlyFlush) {
 		t.step = 1

@@ -27,7 +27,7 @@ func TestInquiry(t *testing.T) {
 	}
 	pages := s.in(0, cdb("12 01 00 00 ff"), 255)
 	list := pages[4:]
-	if !bytes.Equal(list, []byte{0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2}) {
+	if !bytes.Equal(list, []byte{0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2, 0xb3}) {
 		t.Fatalf("pages % x", list)
 	}
 	for _, p := range list {

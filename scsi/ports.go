@@ -256,6 +256,32 @@ func (g *port) describe(p *reply) {
 	p.u16(g.tag)
 }
 
+func prepReferrals(t *Task) Result {
+	if be.Uint64(t.CDB[2:]) >= t.View.snap.blocks {
+		return t.outOfRange()
+	}
+	return t.wantReply(be.Uint32(t.CDB[10:]))
+}
+
+// doReferrals tells which port groups lead to which part of the medium: all lead
+// to all of it, which is one user data segment (SBC-4 §5.23).
+func doReferrals(t *Task) action {
+	p, s := t.reply(), t.View.snap
+	p.u16(0)
+	p.u16(0)
+	p.zero(3)
+	p.u8(byte(min(len(s.ports), 255)))
+	p.u64(0)
+	p.u64(s.blocks - 1)
+	for _, g := range s.ports[:min(len(s.ports), 255)] {
+		p.u8(byte(g.state))
+		p.u8(0)
+		p.u16(g.tag)
+	}
+	p.length16(2)
+	return t.send(&p)
+}
+
 // Layout of the SET TARGET PORT GROUPS parameter list (SPC-5 §6.47), in bytes.
 const (
 	setPortsHeader = 4

@@ -48,7 +48,8 @@ type View struct {
 	ack   reactor.Msg   // to home: done with it
 	link  homeCall
 
-	busy    int      // I/Os of home on this channel that belong to no task
+	busy    int      // I/Os on this channel that belong to no task: home's, the flusher's
+	flusher flusher
 	soiler  homeCall // the unit is no longer erased
 	soiling bool
 }
@@ -129,7 +130,9 @@ func (v *View) soil() {
 	}
 }
 
-// admit lets a task at the medium past the holds of others, or parks it. An
+// admit lets a task at the medium past the holds of others, or parks it. A HEAD
+// OF QUEUE task is treated as a SIMPLE one, because nothing is queued that it
+// could go before but what waits for a hold, and holds keep their promise. An
 // ORDERED task waits for a hold on the whole unit (SAM-5 §8.3).
 func (v *View) admit(t *Task) bool {
 	if v.blocked(t) {

@@ -12,6 +12,8 @@ const (
 	vpdBlockLimits   = 0xb0
 	vpdBlockChar     = 0xb1
 	vpdProvisioning  = 0xb2
+	vpdReferrals     = 0xb3
+	referralsLen     = 16
 	extendedVPDLen   = 64
 	blockLimitsLen   = 64
 	blockCharLen     = 64
@@ -28,7 +30,7 @@ const (
 func (s *snapshot) maxSame() uint64 { return min(uint64(maxWriteSame)>>s.shift, maxSameBlocks) }
 
 // vpdPages are the pages of a disk, ascending as page 00 lists them.
-var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdThirdPartyPg, vpdBlockLimits, vpdBlockChar, vpdProvisioning}
+var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdThirdPartyPg, vpdBlockLimits, vpdBlockChar, vpdProvisioning, vpdReferrals}
 
 func (t *Task) hasVPD(page byte) bool {
 	if t.itl == nil {
@@ -67,6 +69,8 @@ func (t *Task) vpd(p *reply, page byte) {
 		t.vpdBlockChar(p)
 	case vpdProvisioning:
 		t.vpdProvisioning(p)
+	case vpdReferrals:
+		p.zero(referralsLen - p.n) // USER DATA SEGMENT SIZE 0: REPORT REFERRALS tells it
 	}
 	p.length16(2)
 }
@@ -132,6 +136,8 @@ func (t *Task) vpdExtended(p *reply) {
 	p.u8(checks)
 	p.u8(0x07) // HEADSUP, ORDSUP, SIMPSUP
 	p.u8(t.volatileBit())
+	p.u8(0)
+	p.u8(0x10) // R_SUP
 	p.zero(extendedVPDLen - p.n)
 }
 

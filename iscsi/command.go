@@ -344,7 +344,11 @@ func (t *Task) respond() {
 	t.sess.openWindow() // the response itself tells
 	p.ITT, p.Status, p.Response = t.itt, uint8(q.Status), 0
 	p.Data, p.Sense = mem.Ref{}, mem.Ref{}
-	moved := uint32(0) // bytes the command moves, or would
+	// Bytes the command moves, or would. One that fails has moved nothing that
+	// counts: its residual is the whole expected length, whatever of its data came
+	// (RFC 7143 §11.4.5.1 leaves open which; Linux takes what is not residual for
+	// written when sense names a later block).
+	moved := uint32(0)
 	switch {
 	case q.Status == scsi.CheckCondition || q.SenseLen > 0:
 		t.putSense()

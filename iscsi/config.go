@@ -43,11 +43,12 @@ type Options struct {
 	MaxRetainedData uint32 // bytes of read data a session keeps to be sent again
 	MaxSNACKReplays uint32 // times an answer may be sent again; then SNACK is refused
 
-	DisableCHAP         bool
-	RequireCHAP         bool
-	MutualCHAP          bool
-	CHAPGroup           int32
-	MaxLargeDataIn      uint32 // per connection; kept for save_config
+	DisableCHAP bool
+	RequireCHAP bool
+	MutualCHAP  bool
+	CHAPGroup   int32
+	// Kept for save_config; nothing is bounded by these.
+	MaxLargeDataIn      uint32
 	MaxR2TPerConnection uint32
 	PDUPoolSize         uint32
 	ImmediateDataPool   uint32

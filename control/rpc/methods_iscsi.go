@@ -22,6 +22,9 @@ func iscsiMethods() []Method {
 	return slices.Concat(optionMethods(), groupMethods(), authMethods(), watchMethods())
 }
 
+// noPool is what the sizes of SPDK's pools mean here.
+const noPool = "kept and told again, no limit here: there are no such pools, --mem is all the memory there is for data"
+
 func optionMethods() []Method {
 	number := func(name string, lo, hi int64, doc string) Param {
 		return Param{Name: name, Type: Uint32, Min: lo, Max: hi, Doc: doc}
@@ -44,11 +47,11 @@ func optionMethods() []Method {
 				Param{Name: "immediate_data", Type: Bool, Doc: "ImmediateData"},
 				number("error_recovery_level", 0, 2, "highest ErrorRecoveryLevel over TCP; over iSER it is 0"),
 				Param{Name: "allow_duplicated_isid", Type: Bool, Doc: "do not reinstate sessions"},
-				number("max_large_datain_per_connection", 1, 1<<31-1, "kept"),
-				number("max_r2t_per_connection", 1, 1<<31-1, "kept"),
-				number("pdu_pool_size", 1, 1<<31-1, "kept"),
-				number("immediate_data_pool_size", 1, 1<<31-1, "kept"),
-				number("data_out_pool_size", 1, 1<<31-1, "kept"),
+				number("max_large_datain_per_connection", 1, 1<<31-1, "kept and told again, no limit here: a connection's reads are bounded by max_queue_depth and the data buffers (--mem)"),
+				number("max_r2t_per_connection", 1, 1<<31-1, "kept and told again, no limit here: a command's R2Ts are bounded by MaxOutstandingR2T, commands by max_queue_depth"),
+				number("pdu_pool_size", 1, 1<<31-1, noPool),
+				number("immediate_data_pool_size", 1, 1<<31-1, noPool),
+				number("data_out_pool_size", 1, 1<<31-1, noPool),
 			), limitParams),
 			Result: "true", Doc: "Set the engine's options, before framework_start_init.",
 			Hint: "start the target with --wait-for-rpc, set options, then call framework_start_init; or put it into the --config file",

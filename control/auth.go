@@ -17,23 +17,15 @@ const (
 func (c *Control) CreateAuthGroup(g iscsi.AuthGroup) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	if c.authIndex(g.Tag) >= 0 {
-		return refuse(syscall.EEXIST, "auth group %d exists", g.Tag)
+	if err := c.auth.vacant(g.Tag); err != nil {
+		return err
 	}
 	if err := checkSecrets(g.Secrets); err != nil {
 		return err
 	}
 	c.Engine.SetAuthGroup(g)
-	c.mu.Lock()
-	c.auth = append(c.auth, g)
-	c.mu.Unlock()
+	c.auth.put(g)
 	return nil
-}
-
-func (c *Control) authIndex(tag int32) int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.IndexFunc(c.auth, func(g iscsi.AuthGroup) bool { return g.Tag == tag })
 }
 
 func checkSecrets(list []iscsi.Secret) error {
@@ -68,14 +60,10 @@ func checkSecrets(list []iscsi.Secret) error {
 func (c *Control) EditAuthGroup(tag int32, change func([]iscsi.Secret) ([]iscsi.Secret, error)) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.authIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no auth group %d", tag)
+	g, err := c.auth.get(tag)
+	if err != nil {
+		return err
 	}
-	c.mu.RLock()
-	g := c.auth[i]
-	c.mu.RUnlock()
-	var err error
 	if g.Secrets, err = change(slices.Clone(g.Secrets)); err != nil {
 		return err
 	}
@@ -83,10 +71,7 @@ func (c *Control) EditAuthGroup(tag int32, change func([]iscsi.Secret) ([]iscsi.
 		return err
 	}
 	c.Engine.SetAuthGroup(g)
-	c.mu.Lock()
-	c.auth = slices.Clone(c.auth)
-	c.auth[i] = g
-	c.mu.Unlock()
+	c.auth.put(g)
 	return nil
 }
 
@@ -110,23 +95,16 @@ func AddSecret(s iscsi.Secret) func([]iscsi.Secret) ([]iscsi.Secret, error) {
 func (c *Control) DeleteAuthGroup(tag int32) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.authIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no auth group %d", tag)
+	if _, err := c.auth.get(tag); err != nil {
+		return err
 	}
 	c.Engine.RemoveAuthGroup(tag)
-	c.mu.Lock()
-	c.auth = slices.Delete(slices.Clone(c.auth), i, i+1)
-	c.mu.Unlock()
+	c.auth.drop(tag)
 	return nil
 }
 
 // AuthGroups lists the groups of secrets, secrets included.
-func (c *Control) AuthGroups() []iscsi.AuthGroup {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.Clone(c.auth)
-}
+func (c *Control) AuthGroups() []iscsi.AuthGroup { return c.auth.all() }
 
 // SetDiscoveryAuth says who must authenticate for discovery, from the next
 // login on.

@@ -93,10 +93,10 @@ type Control struct {
 	mu     sync.RWMutex // guards what follows, and is never held while blocking
 	bdevs  []*Bdev      // in the order made
 	serial map[string]int
-	portal []PortalGroup
-	init   []iscsi.InitiatorGroup
+	portal tagged[uint16, PortalGroup]
+	init   tagged[uint16, iscsi.InitiatorGroup]
 	nodes  []Node
-	auth   []iscsi.AuthGroup
+	auth   tagged[int32, iscsi.AuthGroup]
 	events events
 	added  chan struct{} // closed, and replaced, when a bdev is added
 
@@ -109,7 +109,11 @@ func New(c Config) *Control {
 	if c.Log == nil {
 		c.Log = NewLog(io.Discard)
 	}
-	return &Control{Config: c, log: c.Log.Logger("control"), serial: map[string]int{}, added: make(chan struct{}), started: make(chan struct{})}
+	ctl := &Control{Config: c, log: c.Log.Logger("control"), serial: map[string]int{}, added: make(chan struct{}), started: make(chan struct{})}
+	ctl.portal = tagged[uint16, PortalGroup]{mu: &ctl.mu, what: "portal group", tag: func(g PortalGroup) uint16 { return g.Tag }}
+	ctl.init = tagged[uint16, iscsi.InitiatorGroup]{mu: &ctl.mu, what: "initiator group", tag: func(g iscsi.InitiatorGroup) uint16 { return g.Tag }}
+	ctl.auth = tagged[int32, iscsi.AuthGroup]{mu: &ctl.mu, what: "auth group", tag: func(g iscsi.AuthGroup) int32 { return g.Tag }}
+	return ctl
 }
 
 // Start ends the start-up phase, in which options are set.

@@ -84,40 +84,29 @@ func (c *Control) CreatePortalGroup(g PortalGroup) error {
 	if err != nil {
 		return err
 	}
-	if c.portalIndex(g.Tag) >= 0 {
-		return refuse(syscall.EEXIST, "portal group %d exists", g.Tag)
+	if err := c.portal.vacant(g.Tag); err != nil {
+		return err
 	}
 	if err := c.Engine.AddPortalGroup(c.Caller, e); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.portal = append(c.portal, g)
-	c.mu.Unlock()
+	c.portal.put(g)
 	return nil
-}
-
-// portalIndex finds a portal group; -1 is none.
-func (c *Control) portalIndex(tag uint16) int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.IndexFunc(c.portal, func(g PortalGroup) bool { return g.Tag == tag })
 }
 
 // StartPortalGroup makes a waiting portal group listen.
 func (c *Control) StartPortalGroup(tag uint16) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.portalIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	g, err := c.portal.get(tag)
+	if err != nil {
+		return err
 	}
 	if err := c.Engine.StartPortalGroup(c.Caller, tag); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.portal = slices.Clone(c.portal)
-	c.portal[i].Wait = false
-	c.mu.Unlock()
+	g.Wait = false
+	c.portal.put(g)
 	return nil
 }
 
@@ -126,9 +115,9 @@ func (c *Control) StartPortalGroup(tag uint16) error {
 func (c *Control) SetPortalGroupAuth(tag uint16, a Auth) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.portalIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	g, err := c.portal.get(tag)
+	if err != nil {
+		return err
 	}
 	if err := a.check(); err != nil {
 		return err
@@ -136,10 +125,8 @@ func (c *Control) SetPortalGroupAuth(tag uint16, a Auth) error {
 	if err := c.Engine.SetPortalGroupAuth(tag, iscsi.CHAPPolicy(a)); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.portal = slices.Clone(c.portal)
-	c.portal[i].Auth = &a
-	c.mu.Unlock()
+	g.Auth = &a
+	c.portal.put(g)
 	return nil
 }
 
@@ -148,9 +135,8 @@ func (c *Control) SetPortalGroupAuth(tag uint16, a Auth) error {
 func (c *Control) DeletePortalGroup(tag uint16) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.portalIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	if _, err := c.portal.get(tag); err != nil {
+		return err
 	}
 	if err := c.removeMapsWhere(func(m iscsi.Map) bool { return m.PortalTag == tag }); err != nil {
 		return err
@@ -158,9 +144,7 @@ func (c *Control) DeletePortalGroup(tag uint16) error {
 	if err := c.Engine.RemovePortalGroup(c.Caller, tag); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.portal = slices.Delete(slices.Clone(c.portal), i, i+1)
-	c.mu.Unlock()
+	c.portal.drop(tag)
 	return nil
 }
 
@@ -170,9 +154,9 @@ func (c *Control) DeletePortalGroup(tag uint16) error {
 func (c *Control) SetISER(tag uint16, portal Portal, on bool) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.portalIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no portal group %d", tag)
+	g, err := c.portal.get(tag)
+	if err != nil {
+		return err
 	}
 	all := portal.Host == "" && portal.Port == ""
 	if all {
@@ -189,38 +173,39 @@ func (c *Control) SetISER(tag uint16, portal Portal, on bool) error {
 		}
 		portal = Portal{Host: addr.Addr().String(), Port: strconv.Itoa(int(addr.Port()))}
 	}
-	now := c.PortalGroups()[i].Portals // with the ports they got
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.portal = slices.Clone(c.portal)
-	portals := slices.Clone(c.portal[i].Portals)
-	for j := range portals {
-		addr, err := now[j].addr()
+	g.Portals = slices.Clone(g.Portals)
+	for j, now := range c.bound(g).Portals {
+		addr, err := now.addr()
 		if all || err == nil && addr.Addr().String() == portal.Host && strconv.Itoa(int(addr.Port())) == portal.Port {
-			portals[j].ISER = on
+			g.Portals[j].ISER = on
 		}
 	}
-	c.portal[i].Portals = portals
+	c.portal.put(g)
 	return nil
+}
+
+// bound is a portal group with the ports that the kernel chose, and why portals
+// are not served over iSER yet.
+func (c *Control) bound(g PortalGroup) PortalGroup {
+	groups := c.Engine.PortalGroups()
+	k := slices.IndexFunc(groups, func(b iscsi.PortalGroup) bool { return b.Tag == g.Tag })
+	if k < 0 || len(groups[k].Portals) != len(g.Portals) {
+		return g
+	}
+	g.Portals = slices.Clone(g.Portals)
+	for j, b := range groups[k].Portals {
+		g.Portals[j].Port = strconv.Itoa(int(b.Addr.Port()))
+		g.Portals[j].Waits = b.ISERWait
+	}
+	return g
 }
 
 // PortalGroups lists the portal groups. A port that the kernel chose is shown
 // as it is.
 func (c *Control) PortalGroups() []PortalGroup {
-	c.mu.RLock()
-	groups := slices.Clone(c.portal)
-	c.mu.RUnlock()
-	bound := c.Engine.PortalGroups()
+	groups := c.portal.all()
 	for i, g := range groups {
-		k := slices.IndexFunc(bound, func(b iscsi.PortalGroup) bool { return b.Tag == g.Tag })
-		if k < 0 || len(bound[k].Portals) != len(g.Portals) {
-			continue
-		}
-		groups[i].Portals = slices.Clone(g.Portals)
-		for j, b := range bound[k].Portals {
-			groups[i].Portals[j].Port = strconv.Itoa(int(b.Addr.Port()))
-			groups[i].Portals[j].Waits = b.ISERWait
-		}
+		groups[i] = c.bound(g)
 	}
 	return groups
 }
@@ -232,22 +217,14 @@ func (c *Control) CreateInitiatorGroup(g iscsi.InitiatorGroup) error {
 	if err := checkInitiators(g); err != nil {
 		return err
 	}
-	if c.initiatorIndex(g.Tag) >= 0 {
-		return refuse(syscall.EEXIST, "initiator group %d exists", g.Tag)
+	if err := c.init.vacant(g.Tag); err != nil {
+		return err
 	}
 	if err := c.Engine.AddInitiatorGroup(g); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.init = append(c.init, g)
-	c.mu.Unlock()
+	c.init.put(g)
 	return nil
-}
-
-func (c *Control) initiatorIndex(tag uint16) int {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.IndexFunc(c.init, func(g iscsi.InitiatorGroup) bool { return g.Tag == tag })
 }
 
 func checkInitiators(g iscsi.InitiatorGroup) error {
@@ -301,14 +278,10 @@ func isAny(s string) bool { return s == "ANY" || s == "ALL" }
 func (c *Control) EditInitiatorGroup(g iscsi.InitiatorGroup, remove bool) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.initiatorIndex(g.Tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no initiator group %d", g.Tag)
+	next, err := c.init.get(g.Tag)
+	if err != nil {
+		return err
 	}
-	c.mu.RLock()
-	next := c.init[i]
-	c.mu.RUnlock()
-	var err error
 	if next.Initiators, err = edit(next.Initiators, g.Initiators, remove); err != nil {
 		return err
 	}
@@ -321,10 +294,7 @@ func (c *Control) EditInitiatorGroup(g iscsi.InitiatorGroup, remove bool) error 
 	if err := c.Engine.SetInitiatorGroup(next); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.init = slices.Clone(c.init)
-	c.init[i] = next
-	c.mu.Unlock()
+	c.init.put(next)
 	return nil
 }
 
@@ -349,9 +319,8 @@ func edit(list, some []string, remove bool) ([]string, error) {
 func (c *Control) DeleteInitiatorGroup(tag uint16) error {
 	c.change.Lock()
 	defer c.change.Unlock()
-	i := c.initiatorIndex(tag)
-	if i < 0 {
-		return refuse(syscall.ENOENT, "there is no initiator group %d", tag)
+	if _, err := c.init.get(tag); err != nil {
+		return err
 	}
 	if err := c.removeMapsWhere(func(m iscsi.Map) bool { return m.InitiatorTag == tag }); err != nil {
 		return err
@@ -359,15 +328,9 @@ func (c *Control) DeleteInitiatorGroup(tag uint16) error {
 	if err := c.Engine.RemoveInitiatorGroup(tag); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	c.init = slices.Delete(slices.Clone(c.init), i, i+1)
-	c.mu.Unlock()
+	c.init.drop(tag)
 	return nil
 }
 
 // InitiatorGroups lists the initiator groups.
-func (c *Control) InitiatorGroups() []iscsi.InitiatorGroup {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return slices.Clone(c.init)
-}
+func (c *Control) InitiatorGroups() []iscsi.InitiatorGroup { return c.init.all() }

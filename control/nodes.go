@@ -173,10 +173,10 @@ func (c *Control) checkMaps(have, more []iscsi.Map) error {
 	}
 	seen := slices.Clone(have)
 	for _, m := range more {
-		if c.portalIndex(m.PortalTag) < 0 {
+		if !c.portal.has(m.PortalTag) {
 			return refuse(syscall.ENOENT, "there is no portal group %d; make it with iscsi_create_portal_group", m.PortalTag)
 		}
-		if c.initiatorIndex(m.InitiatorTag) < 0 {
+		if !c.init.has(m.InitiatorTag) {
 			return refuse(syscall.ENOENT, "there is no initiator group %d; make it with iscsi_create_initiator_group", m.InitiatorTag)
 		}
 		if slices.ContainsFunc(seen, func(s iscsi.Map) bool { return sameMap(s, m) }) {

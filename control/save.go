@@ -59,7 +59,7 @@ func (c *Control) SaveWith(o SaveOptions) []Subsystem {
 func (c *Control) Omits(o SaveOptions) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return !o.Secrets && slices.ContainsFunc(c.auth, func(g iscsi.AuthGroup) bool { return len(g.Secrets) > 0 })
+	return !o.Secrets && slices.ContainsFunc(c.auth.list, func(g iscsi.AuthGroup) bool { return len(g.Secrets) > 0 })
 }
 
 // SaveSubsystem returns the calls of one subsystem; nil when it has none.
@@ -102,13 +102,13 @@ func (c *Control) saveISCSI(o SaveOptions) []Call {
 	calls := []Call{{"iscsi_set_options", OptionParams(c.Options())}}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, g := range c.auth {
+	for _, g := range c.auth.list {
 		if !o.Secrets {
 			g.Secrets = nil
 		}
 		calls = append(calls, Call{"iscsi_create_auth_group", AuthParams(g, true)})
 	}
-	for _, g := range c.portal {
+	for _, g := range c.portal.list {
 		p := Obj{{"tag", g.Tag}, {"portals", g.Portals}, {"private", g.Private}}
 		if g.Wait {
 			p = append(p, Member{"wait", true})
@@ -118,7 +118,7 @@ func (c *Control) saveISCSI(o SaveOptions) []Call {
 			calls = append(calls, Call{"iscsi_portal_group_set_auth", append(Obj{{"tag", g.Tag}}, chapMembers(*a)...)})
 		}
 	}
-	for _, g := range c.init {
+	for _, g := range c.init.list {
 		calls = append(calls, Call{"iscsi_create_initiator_group", InitiatorParams(g)})
 	}
 	for _, n := range c.nodes {
@@ -260,7 +260,7 @@ func NodeParams(n Node) Obj {
 func (c *Control) Empty() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return len(c.bdevs)+len(c.portal)+len(c.init)+len(c.nodes)+len(c.auth) == 0
+	return len(c.bdevs)+len(c.portal.list)+len(c.init.list)+len(c.nodes)+len(c.auth.list) == 0
 }
 
 // SaveFile writes the configuration to a file that only its owner may read. The

@@ -48,7 +48,7 @@ type View struct {
 	ack   reactor.Msg   // to home: done with it
 	link  homeCall
 
-	busy    int      // I/Os on this channel that belong to no task: home's, the flusher's
+	busy    int // I/Os on this channel that belong to no task: home's, the flusher's
 	flusher flusher
 	soiler  homeCall // the unit is no longer erased
 	soiling bool

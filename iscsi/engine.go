@@ -42,8 +42,9 @@ type Config struct {
 	// Held: portals listen, but connections wait for Open, so that nobody is
 	// told that a node does not exist while the configuration is loaded.
 	Held bool
-	// Reservations keeps persistent reservations (APTPL), written through
-	// Offload; without it APTPL is refused.
+	// Reservations keeps what units are told to keep over power loss: persistent
+	// reservations (APTPL), saved mode pages, identifying information. It is written
+	// through Offload; without it all of these are refused.
 	Reservations scsi.Store
 	Offload      reactor.Offload
 }

@@ -149,3 +149,32 @@ func TestZeroFallback(t *testing.T) {
 		}
 	}
 }
+
+// TestUsage: a sparse file uses what was written to it.
+func TestUsage(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	path := image(t, t.TempDir(), 8<<20)
+	d := realDevice(t, g, file.Config{Path: path, BlockSize: 512})
+	before, err := d.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteAt(make([]byte, 1<<20), 2<<20)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	after, err := d.Usage()
+	if grown := after.Used - before.Used; err != nil || grown < 1<<20 || grown > 2<<20 || after.Available == 0 {
+		t.Errorf("%v: %+v, then %+v", err, before, after)
+	}
+	if !d.Info().Metered {
+		t.Error("the device does not say that it tells")
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}

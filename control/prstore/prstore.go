@@ -1,5 +1,5 @@
-// Package prstore keeps persistent reservations in a folder, a file a logical
-// unit, for APTPL.
+// Package prstore keeps persistent reservations (APTPL), and the settings that
+// initiators have units save, in a folder: a file of each for a logical unit.
 //
 // Threading: calls for one unit are made one at a time; different units may be
 // saved at once. Every method blocks on the disk and runs off the reactors.

@@ -64,7 +64,7 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.BoolVar(&f.o.WaitForRPC, "wait-for-rpc", false, "wait for options and framework_start_init before anything else")
 	fs.StringVar(&f.cores, "cores", "", "`MASK` of CPUs to run reactors on: 0x3, 0-1 or [0,1] (default half of those there are)")
 	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
-	fs.StringVar(&f.state, "state-dir", "", "`DIR` to keep persistent reservations in (APTPL); without it initiators are refused that")
+	fs.StringVar(&f.state, "state-dir", "", "`DIR` to keep persistent reservations (APTPL), saved mode pages and identifying information in; without it initiators are refused that")
 	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
 	fs.UintVar(&f.tos, "rdma-tos", 0, "type of service, `0` to 255, of iSER connections; 0 leaves the system's")
 	fs.UintVar(&f.ackTimeout, "rdma-ack-timeout", 0, "`N` for an ACK timeout of iSER connections of 4.096 µs * 2^N, to 31; 0 leaves the system's")

@@ -67,7 +67,7 @@ type Options struct {
 	Mem         uint64 // bytes for all arenas; 0 is DefaultMem each
 	Idle        reactor.IdlePolicy
 	WaitForRPC  bool   // stay in the start-up phase until framework_start_init
-	StateDir    string // folder of what must outlive the process: persistent reservations; "" keeps nothing
+	StateDir    string // folder of what must outlive the process: persistent reservations, saved mode pages; "" keeps nothing
 	Congestion  string // TCP congestion control of connections; "" leaves the system's
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on

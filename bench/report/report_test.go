@@ -90,6 +90,7 @@ func TestMarkdown(t *testing.T) {
 	columns := 0
 	for line := range strings.Lines(text) {
 		if !strings.HasPrefix(line, "|") {
+			columns = 0 // another table may follow
 			continue
 		}
 		n := strings.Count(strings.ReplaceAll(line, `\|`, ""), "|")

@@ -1,0 +1,133 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"spindle/bench/counters"
+	"spindle/bench/load"
+	"spindle/bench/peer"
+	"spindle/internal/invariants"
+	"spindle/internal/sys"
+)
+
+const (
+	steppedTurns = 4
+	stepLimit    = 1_000_000
+	settleTime   = 20 * time.Millisecond  // for the initiator to answer a batch
+	publishTime  = 250 * time.Millisecond // for its count to be seen
+	stepAttempts = 3
+)
+
+// TestTargetInstructionsPerIO holds what the target executes for an I/O, outside
+// of the kernel, to a number: a change that adds to the path of every command is
+// seen here, whatever the machine is doing. Whoever makes the path shorter
+// lowers the number.
+func TestTargetInstructionsPerIO(t *testing.T) {
+	if invariants.Enabled {
+		t.Skip("the race detector adds instructions of its own")
+	}
+	target := start(t, "GODEBUG=asyncpreemptoff=1")
+	tid := reactorThread(t, target.Control)
+	for _, g := range []struct {
+		name, lun, rw string
+		size          uint32
+		depth, most   int
+	}{
+		{"null read 4K", peer.Null, "randread", 4096, 32, 2300},
+		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3700},
+	} {
+		t.Run(g.name, func(t *testing.T) {
+			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
+			best := 1 << 30
+			for range stepAttempts {
+				best = min(best, perIO(t, o, target.PID, tid))
+				if best <= g.most {
+					t.Logf("%d instructions per I/O, at most %d", best, g.most)
+					return
+				}
+			}
+			t.Errorf("%d instructions per I/O, at most %d", best, g.most)
+		})
+	}
+}
+
+// perIO loads the target and steps through some turns of its reactor.
+func perIO(t *testing.T, o load.Options, pid, tid int) int {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	o.Progress, o.Runtime, o.Ramp = &load.Progress{}, time.Minute, 0
+	o.Window = func(begins bool) {
+		if begins {
+			close(begun)
+		}
+	}
+	go func() {
+		_, err := load.Run(ctx, o)
+		ended <- err
+	}()
+	select {
+	case <-begun:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	time.Sleep(publishTime)
+	var ios [2]uint64
+	n, err := counters.Instructions(pid, tid, sys.CallUringEnter, steppedTurns, stepLimit, func(turn int) {
+		wait := settleTime
+		if turn == 0 || turn == steppedTurns {
+			wait = publishTime
+		}
+		time.Sleep(wait)
+		switch turn {
+		case 0:
+			ios[0], _ = o.Progress.Load()
+		case steppedTurns:
+			ios[1], _ = o.Progress.Load()
+		}
+	})
+	if errors.Is(err, sys.ErrTrace) {
+		cancel()
+		<-ended
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if ios[1] == ios[0] {
+		t.Fatalf("no I/O in %d instructions", n)
+	}
+	t.Logf("%d instructions, %d I/Os, %d turns", n, ios[1]-ios[0], steppedTurns)
+	return n / int(ios[1]-ios[0])
+}
+
+// reactorThread asks the target for its first reactor's thread.
+func reactorThread(t *testing.T, socket string) int {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, `{"jsonrpc":"2.0","method":"framework_get_reactors","id":1}`); err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Result struct{ Reactors []struct{ TID int } }
+	}
+	if err := json.NewDecoder(c).Decode(&answer); err != nil || len(answer.Result.Reactors) == 0 {
+		t.Fatalf("%+v, %v", answer, err)
+	}
+	return answer.Result.Reactors[0].TID
+}

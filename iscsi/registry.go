@@ -163,6 +163,11 @@ func (g *registry) admit(q *registration) {
 	if pinned {
 		best = q.c.sh.r
 	} else {
+		if p, ok := q.c.tp.(Placer); ok {
+			if r := p.Place(best); r != nil {
+				best = r
+			}
+		}
 		best.AddLoad(1)
 	}
 	for {

@@ -45,6 +45,13 @@ type Listener interface {
 	Close(c reactor.Caller)
 }
 
+// Placer is a Conn that knows where it is served best.
+type Placer interface {
+	// Place returns the reactor that the connection belongs on, nil when that does
+	// not matter; least is the one with the fewest connections.
+	Place(least *reactor.Reactor) *reactor.Reactor
+}
+
 // Params are the results of negotiation that a transport needs to move PDUs.
 type Params struct {
 	HeaderDigest, DataDigest bool

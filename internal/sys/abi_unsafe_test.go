@@ -21,6 +21,8 @@ func TestABI(t *testing.T) {
 		{"io_uring_params", unsafe.Sizeof(uringParams{}), 120},
 		{"io_uring_params.sq_off", unsafe.Offsetof(uringParams{}.sq), 40},
 		{"io_uring_params.cq_off", unsafe.Offsetof(uringParams{}.cq), 80},
+		{"io_uring_napi", unsafe.Sizeof(uringNAPI{}), 16},
+		{"io_uring_probe", unsafe.Sizeof(uringProbe{}), 16 + 256*8},
 		{"io_uring_buf", unsafe.Sizeof(pbuf{}), 16},
 		{"io_uring_buf.bid", unsafe.Offsetof(pbuf{}.bidTail), 12},
 		{"io_uring_buf_reg", unsafe.Sizeof(pbufReg{}), 40},

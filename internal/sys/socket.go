@@ -80,6 +80,7 @@ const (
 	ReceiveBuffer // bytes
 	UserTimeout   // milliseconds
 	KeepAlive
+	BusyPoll // microseconds
 )
 
 // SetOption sets option o of a TCP socket.
@@ -98,6 +99,8 @@ func SetOption(fd int, o SocketOption, v int) error {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, v)
 	case KeepAlive:
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, v)
+	case BusyPoll:
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUSY_POLL, v)
 	default:
 		err = unix.EINVAL
 	}
@@ -105,6 +108,19 @@ func SetOption(fd int, o SocketOption, v int) error {
 		return fmt.Errorf("setsockopt %d to %d: %w", o, v, err)
 	}
 	return nil
+}
+
+// Incoming tells which CPU took a socket's last packet from its device, and
+// which of the devices' queues it came by: 0 when that has no number, as on
+// loopback.
+func Incoming(fd int) (cpu, queue int, err error) {
+	if cpu, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_INCOMING_CPU); err != nil {
+		return 0, 0, fmt.Errorf("SO_INCOMING_CPU: %w", err)
+	}
+	if queue, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_INCOMING_NAPI_ID); err != nil {
+		return 0, 0, fmt.Errorf("SO_INCOMING_NAPI_ID: %w", err)
+	}
+	return cpu, queue, nil
 }
 
 // SetCongestion chooses the congestion control of a TCP socket by its name.

@@ -59,6 +59,7 @@ const (
 	OpWrite       = 23
 	OpRecv        = 27
 	OpShutdown    = 34
+	OpSendmsgZC   = 48
 )
 
 // SQE flags, and the flags of single operations.
@@ -72,12 +73,14 @@ const (
 	CancelAll       = 1 << 0
 	CancelAny       = 1 << 2
 
-	CQEMore = 1 << 1
+	CQEMore  = 1 << 1
+	CQENotif = 1 << 3
 )
 
 // Register operations.
 const (
 	registerFilesUpdate    = 6
+	registerProbe          = 8
 	registerFiles2         = 13
 	registerBuffers2       = 15
 	registerIOWQAff        = 17
@@ -86,6 +89,7 @@ const (
 	unregisterRingFDs      = 21
 	registerPbufRing       = 22
 	unregisterPbufRing     = 23
+	registerNAPI           = 27 // Linux 6.9
 
 	rsrcRegisterSparse = 1 << 0
 )
@@ -134,6 +138,28 @@ type pbuf struct {
 	// share one word, which lets the tail be published with a 32-bit atomic store.
 	bidTail uint32
 }
+
+// uringNAPI is struct io_uring_napi.
+type uringNAPI struct {
+	timeout uint32 // microseconds
+	prefer  uint8
+	_       [3]uint8
+	_       uint64
+}
+
+// uringProbe is struct io_uring_probe with its operations.
+type uringProbe struct {
+	last, count uint8
+	_           uint16
+	_           [3]uint32
+	ops         [256]struct {
+		op, _ uint8
+		flags uint16
+		_     uint32
+	}
+}
+
+const opSupported = 1 << 0
 
 // pbufReg is struct io_uring_buf_reg.
 type pbufReg struct {

@@ -273,6 +273,29 @@ func (u *Uring) RegisterWorkers(mask CPUSet, bounded, unbounded uint32) error {
 	return nil
 }
 
+// RegisterNAPI has Wait poll the device queues of the ring's sockets for up to
+// that many microseconds before it sleeps (Linux 6.9). prefer keeps their
+// interrupts off meanwhile.
+func (u *Uring) RegisterNAPI(micros uint32, prefer bool) error {
+	n := uringNAPI{timeout: micros}
+	if prefer {
+		n.prefer = 1
+	}
+	if _, e := u.register(registerNAPI, unsafe.Pointer(&n), 1); e != 0 {
+		return fmt.Errorf("io_uring: NAPI busy polling: %w", e)
+	}
+	return nil
+}
+
+// Supports tells whether the kernel knows an opcode.
+func (u *Uring) Supports(op uint8) bool {
+	p := uringProbe{}
+	if _, e := u.register(registerProbe, unsafe.Pointer(&p), uintptr(len(p.ops))); e != 0 {
+		return false
+	}
+	return op <= p.last && p.ops[op].flags&opSupported != 0
+}
+
 // PbufRing is a ring of provided buffers in memory of the caller's.
 type PbufRing struct {
 	ring  unsafe.Pointer

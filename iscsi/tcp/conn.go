@@ -21,6 +21,7 @@ const (
 	opSend
 	opShutdown
 	opCancel
+	opLoan // and the number of the loan
 )
 
 // The connection's arena block: headers of Data-In PDUs, then the message.
@@ -58,6 +59,7 @@ type Conn struct {
 
 	rx receiver
 	tx sender
+	zc ring.ZeroCopier // nil: what is sent is copied
 
 	starving bool
 	moved    func(error)
@@ -147,6 +149,7 @@ func (c *Conn) FullFeature(p iscsi.Params) {
 		c.rx.hdrTail = pdu.DigestLen
 	}
 	c.stream = true
+	c.zc = c.t.zeroCopier(c.r, &p)
 	c.armRecv()
 }
 
@@ -169,6 +172,9 @@ func (c *Conn) Complete(arg uint32, e ring.CQE) {
 	case opCancel:
 		c.rx.cancelled = false
 		c.rx.limit() // the receive it found may have been one that had ended
+	case opShutdown:
+	default:
+		c.returned(arg-opLoan, e)
 	}
 	if c.closing {
 		c.teardown()

@@ -26,6 +26,10 @@ type sender struct {
 	left       uint32     // bytes of the message not sent
 	own        uint32     // Data-In header slots used by the message
 	pack       pack
+
+	loans   [maxLoans]loan
+	loan    uint32 // the one of the message being sent; noLoan when it is copied
+	ownLent int    // loans that refer to Data-In header slots
 }
 
 // Queue implements iscsi.Conn.
@@ -112,6 +116,9 @@ func (c *Conn) Flush() {
 			return
 		}
 		c.gather()
+		if x.vecs == 0 {
+			return // its headers are lent out; their return flushes again
+		}
 	}
 	if !c.submit() {
 		c.r.NeedFlush(&c.flush)
@@ -123,7 +130,11 @@ func (c *Conn) Flush() {
 //spindle:hot
 func (c *Conn) submit() bool {
 	x := &c.tx
-	if !c.r.Ring.Send(c.src.Tag(opSend), c.file, x.msg, x.vecs) {
+	if c.zc != nil && x.left >= c.t.opt.ZeroCopy && c.lend() {
+		if !c.zc.SendZC(c.src.Tag(opLoan+x.loan), c.file, x.msg, x.vecs) {
+			return false
+		}
+	} else if !c.r.Ring.Send(c.src.Tag(opSend), c.file, x.msg, x.vecs) {
 		return false
 	}
 	x.sending, x.since = true, c.r.Now()
@@ -145,7 +156,10 @@ func (c *Conn) Stalled() clock.Time {
 //spindle:hot
 func (c *Conn) gather() {
 	x := &c.tx
-	x.vecs, x.left, x.own = 0, 0, 0
+	x.vecs, x.left, x.own, x.loan = 0, 0, 0, noLoan
+	if x.ownLent > 0 {
+		x.own = ownSlots // the kernel may still read all of them
+	}
 	x.pack.reset(x.head.Next == nil)
 	limit := x.msg.Cap() - 4 // a PDU's three, and one for the run before it
 	for o := x.head; o != nil && x.vecs <= limit && x.left < MaxSendBytes; o = x.head {
@@ -350,9 +364,21 @@ func (c *Conn) sent(res int32) {
 		c.r.NeedFlush(&c.flush)
 		return
 	}
-	x.unpack(c)
 	o := x.fly
 	x.fly, x.last, x.vecs, x.left = nil, nil, 0, 0
+	if x.loan == noLoan || !x.keep(o) {
+		x.unpack(c)
+		finish(o)
+	}
+	if x.head != nil || c.draining {
+		c.r.NeedFlush(&c.flush)
+	}
+}
+
+// finish tells the owners of a list that it has left.
+//
+//spindle:hot
+func finish(o *iscsi.Out) {
 	for o != nil {
 		next := o.Next
 		o.Next = nil
@@ -360,9 +386,6 @@ func (c *Conn) sent(res int32) {
 			o.Done.OutSent(o)
 		}
 		o = next
-	}
-	if x.head != nil || c.draining {
-		c.r.NeedFlush(&c.flush)
 	}
 }
 
@@ -418,6 +441,9 @@ func (x *sender) drop(c *Conn) {
 			}
 			o = next
 		}
+	}
+	for i := range x.loans {
+		x.loans[i].end(c) // nothing is in flight: only what was being sent when the connection broke
 	}
 	*x = sender{}
 }

@@ -30,6 +30,12 @@ const (
 // Options of the listening sockets.
 type Options struct {
 	Listen ring.ListenOptions
+	// ZeroCopy is the size of a message from which on the kernel sends it from
+	// where it lies; 0 always copies. It pays on real network cards and for large
+	// reads; loopback copies all the same, and later.
+	ZeroCopy uint32
+	// Incoming, if set, places connections by the device queue they come by.
+	Incoming Incoming
 }
 
 // Transport is iSCSI over TCP. It implements iscsi.Transport.
@@ -37,6 +43,7 @@ type Transport struct {
 	kernel ring.Kernel
 	opt    Options
 	shards []*shard
+	queues map[int]*reactor.Reactor // by device queue; owner: the registry's reactor
 	Stats  Stats
 }
 
@@ -50,6 +57,9 @@ type Stats struct {
 	Starved       atomic.Uint64 // receives that found no provided buffer
 	ShortSends    atomic.Uint64
 	Stopped       atomic.Uint64 // receives stopped because the engine had no room
+	Loans         atomic.Uint64 // messages sent without a copy
+	LoansRefused  atomic.Uint64 // and those that the kernel had no memory to lock for
+	Placed        atomic.Uint64 // connections placed by their device queue
 }
 
 // shard is a reactor's part of the transport. Owner: its reactor.
@@ -63,7 +73,7 @@ type shard struct {
 
 // New makes the transport for these reactors.
 func New(k ring.Kernel, reactors []*reactor.Reactor, opt Options) *Transport {
-	t := &Transport{kernel: k, opt: opt, shards: make([]*shard, len(reactors))}
+	t := &Transport{kernel: k, opt: opt, shards: make([]*shard, len(reactors)), queues: map[int]*reactor.Reactor{}}
 	for i, r := range reactors {
 		t.shards[i] = &shard{r: r}
 		t.shards[i].rearm.To = t.shards[i]

@@ -38,7 +38,8 @@ type CQE struct {
 // Completion flags, with the kernel's values (io_uring(7)).
 const (
 	FlagBuffer uint32 = 1 << 0 // a provided buffer was consumed; see BufferID
-	FlagMore   uint32 = 1 << 1 // the multishot operation is still armed
+	FlagMore   uint32 = 1 << 1 // the operation has a completion to come
+	FlagNotif  uint32 = 1 << 3 // of SendZC: what was sent is no longer referred to
 )
 
 // BufferID is the provided buffer a receive completion filled.
@@ -89,6 +90,19 @@ type Ring interface {
 	Close() error
 }
 
+// ZeroCopier is a Ring whose kernel can send from where data lies, without the
+// copy that Send makes.
+type ZeroCopier interface {
+	Ring
+	// SendZC is Send with two completions: the first with the result and, unless
+	// it failed, FlagMore; the second with FlagNotif, when the peer has
+	// acknowledged the data. Until that one nothing that m referred to may change;
+	// m itself may after the first.
+	SendZC(t Tag, f File, m Msg, n int) bool
+	// ZeroCopy tells whether the kernel knows how.
+	ZeroCopy() bool
+}
+
 // Kernel makes and closes the fds that rings operate on. Its calls may block
 // and are made off the reactor (through Offload), except PeerOf and CloseFD.
 type Kernel interface {
@@ -107,6 +121,8 @@ type ListenOptions struct {
 	RecvBuffer int
 	// UserTimeoutMS bounds how long sent data may stay unacknowledged (TCP_USER_TIMEOUT).
 	UserTimeoutMS int
+	// BusyPollUS is how long a sleeper polls the device's queue first (SO_BUSY_POLL).
+	BusyPollUS int
 }
 
 // OpenFlags qualify Open.

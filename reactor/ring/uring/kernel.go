@@ -52,6 +52,7 @@ func setOptions(fd int, opt ring.ListenOptions) error {
 		{sys.SendBuffer, opt.SendBuffer},
 		{sys.ReceiveBuffer, opt.RecvBuffer},
 		{sys.UserTimeout, opt.UserTimeoutMS},
+		{sys.BusyPoll, opt.BusyPollUS},
 	} {
 		if o.value == 0 {
 			continue
@@ -101,6 +102,9 @@ func (Kernel) Addrs(fd int) (local, peer netip.AddrPort, err error) {
 	}
 	return local, peer, err
 }
+
+// Incoming tells which CPU and which device queue a socket's packets come by.
+func (Kernel) Incoming(fd int) (cpu, queue int, err error) { return sys.Incoming(fd) }
 
 // CloseFD closes fd.
 func (Kernel) CloseFD(fd int) error { return sys.Close(fd) }

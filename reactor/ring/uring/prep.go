@@ -86,6 +86,22 @@ func (r *Ring) Send(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
 	return true
 }
 
+// SendZC sends the first n vectors of m without copying them.
+//
+//spindle:hot
+func (r *Ring) SendZC(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
+	s := r.fileSQE(sys.OpSendmsgZC, t, f)
+	if s == nil {
+		return false
+	}
+	sys.PutMsghdr(m.Addr, m.Addr+ring.MsgHeader, n)
+	s.Addr, s.Len, s.OpFlags = uint64(m.Addr), 1, sys.MsgWaitall|sys.MsgNosignal
+	return true
+}
+
+// ZeroCopy tells whether the kernel has SENDMSG_ZC, which came with Linux 6.1.
+func (r *Ring) ZeroCopy() bool { return r.u.Supports(sys.OpSendmsgZC) }
+
 // Read reads into b at off.
 //
 //spindle:hot

@@ -57,6 +57,10 @@ type Config struct {
 	// the reactors' cores; nil leaves them where the reactor's thread may run.
 	WorkerCPUs []int
 
+	// BusyPollUS has a sleeping Enter poll the device queues of its sockets for so
+	// many microseconds first (NAPI); 0 sleeps at once.
+	BusyPollUS uint32
+
 	// Legacy uses nothing that kernels newer than Linux 6.1 have brought.
 	Legacy bool
 }
@@ -90,6 +94,8 @@ type Ring struct {
 	closed    atomic.Bool
 
 	syscalls atomic.Uint64
+	// noBusyPoll tells why device queues are not polled as was asked for.
+	noBusyPoll error
 	// noFixed tells why the arena is not registered; nil when it is.
 	noFixed error
 }
@@ -163,10 +169,20 @@ func (r *Ring) register(c Config) error {
 	} else {
 		r.fixedBase, r.fixedLen = region.Base, region.Len
 	}
+	if c.BusyPollUS > 0 {
+		r.noBusyPoll = sys.ErrUringRefused
+		if !c.Legacy {
+			r.noBusyPoll = r.u.RegisterNAPI(c.BusyPollUS, true)
+		}
+	}
 	var err error
 	r.event, err = sys.Eventfd()
 	return err
 }
+
+// NoBusyPoll tells why the ring does not poll device queues though it was asked
+// to; nil when it does, or was not asked.
+func (r *Ring) NoBusyPoll() error { return r.noBusyPoll }
 
 // NoFixedBuffers tells why file I/O does without registered buffers, for one
 // line in the log; nil when it has them.

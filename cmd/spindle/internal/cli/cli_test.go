@@ -48,6 +48,9 @@ func TestRun(t *testing.T) {
 		{"cores", []string{"serve", "--cores", "x"}, exitUsage, "", "0-1"},
 		{"mem", []string{"serve", "--mem", "much"}, exitUsage, "", "512M"},
 		{"too little mem", []string{"serve", "--mem", "1M", "--no-rpc"}, exitError, "", "each needs 32 MiB"},
+		{"placement", []string{"serve", "--tcp-placement", "moon"}, exitUsage, "", "load or queue"},
+		{"busy poll", []string{"serve", "--busy-poll", "5000"}, exitUsage, "", "at most 1000"},
+		{"zero copy", []string{"serve", "--tcp-zero-copy", "12"}, exitUsage, "", "from 4K on"},
 		{"idle", []string{"serve", "--idle", "never"}, exitUsage, "", "adaptive, poll or interrupt"},
 		{"profile", []string{"serve", "--profile", "disk"}, exitUsage, "", "cpu, mem or trace"},
 		{"ACK timeout", []string{"serve", "--rdma-ack-timeout", "32"}, exitUsage, "", "at most"},
@@ -75,7 +78,8 @@ func TestRun(t *testing.T) {
 func TestServeOptions(t *testing.T) {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	f := declareServe(fs)
-	err := fs.Parse([]string{"--cores", "0x5", "--mem", "512M", "--malloc=1GiB", "--listen", "[::1]:0", "--idle", "poll", "--log-level", "debug", "--rpc-socket", "/s", "--config", "c"})
+	err := fs.Parse([]string{"--cores", "0x5", "--mem", "512M", "--malloc=1GiB", "--listen", "[::1]:0", "--idle", "poll", "--log-level", "debug", "--rpc-socket", "/s", "--config", "c",
+		"--tcp-zero-copy", "64K", "--busy-poll", "50", "--tcp-placement", "queue"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +88,8 @@ func TestServeOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(o.Cores) != 2 || o.Cores[1] != 2 || o.Mem != 512<<20 || o.Malloc != 1<<30 || o.Listen != "[::1]:0" || o.Idle != reactor.Poll ||
-		o.Log.Level() != "DEBUG" || o.Socket != "/s" || o.Config != "c" {
+		o.Log.Level() != "DEBUG" || o.Socket != "/s" || o.Config != "c" ||
+		o.ZeroCopy != 64<<10 || o.BusyPollUS != 50 || !o.ByQueue {
 		t.Errorf("got %+v", o)
 	}
 }

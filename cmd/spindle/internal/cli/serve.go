@@ -48,11 +48,11 @@ memlock limit do, at some cost that the log names.`,
 
 // serveFlags are the flags of serve, as text.
 type serveFlags struct {
-	o                                                        daemon.Options
-	cores, mem, idle, level, malloc, addr, congestion, state string
-	profile                                                  string
-	noRPC                                                    bool
-	tos, ackTimeout                                          uint
+	o                                                                         daemon.Options
+	cores, mem, idle, level, malloc, addr, congestion, state, zeroCopy, place string
+	profile                                                                   string
+	noRPC                                                                     bool
+	tos, ackTimeout, busyPoll                                                 uint
 }
 
 func declareServe(fs *flag.FlagSet) *serveFlags {
@@ -66,6 +66,9 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.StringVar(&f.mem, "mem", "", "`SIZE` of all data buffers together, such as 512M (default 256M for each reactor)")
 	fs.StringVar(&f.state, "state-dir", "", "`DIR` to keep persistent reservations (APTPL), saved mode pages and identifying information in; without it initiators are refused that")
 	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
+	fs.StringVar(&f.zeroCopy, "tcp-zero-copy", "", "`SIZE` of a message, such as 64K, from which on it is sent without a copy (SENDMSG_ZC); for real network cards, off by default")
+	fs.StringVar(&f.place, "tcp-placement", "load", "`HOW` a session finds its reactor: load, the one with the fewest connections; queue, one for each queue of the network card")
+	fs.UintVar(&f.busyPoll, "busy-poll", 0, "`MICROSECONDS` that a reactor polls the queues of the network card before it sleeps; 0 sleeps at once")
 	fs.UintVar(&f.tos, "rdma-tos", 0, "type of service, `0` to 255, of iSER connections; 0 leaves the system's")
 	fs.UintVar(&f.ackTimeout, "rdma-ack-timeout", 0, "`N` for an ACK timeout of iSER connections of 4.096 µs * 2^N, to 31; 0 leaves the system's")
 	fs.StringVar(&f.idle, "idle", reactor.Adaptive.String(), "`POLICY` of a reactor without work: adaptive spins for a while and sleeps, poll spins, interrupt sleeps")
@@ -123,6 +126,9 @@ func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
 	if f.tos > math.MaxUint8 || f.ackTimeout > maxAckTimeout {
 		return o, usagef("--rdma-tos is at most %d and --rdma-ack-timeout %d", math.MaxUint8, maxAckTimeout)
 	}
+	if err := f.network(&o); err != nil {
+		return o, err
+	}
 	o.RDMATOS, o.RDMAAckTimeout = uint8(f.tos), uint8(f.ackTimeout)
 	o.Congestion, o.StateDir = f.congestion, f.state
 	if _, err := profileMode(f.profile); err != nil {
@@ -135,6 +141,36 @@ func (f *serveFlags) options(logTo io.Writer) (daemon.Options, error) {
 		return o, usagef("--wait-for-rpc would wait for ever with --no-rpc")
 	}
 	return o, nil
+}
+
+// Limits of what serve takes for sockets.
+const (
+	maxBusyPoll = 1000 // microseconds: beyond a millisecond, policy poll is meant
+	minZeroCopy = 4 << 10
+)
+
+// network reads the flags of sockets.
+func (f *serveFlags) network(o *daemon.Options) error {
+	switch f.place {
+	case "load":
+	case "queue":
+		o.ByQueue = true
+	default:
+		return usagef("--tcp-placement %q: want load or queue", f.place)
+	}
+	if f.busyPoll > maxBusyPoll {
+		return usagef("--busy-poll is at most %d microseconds; --idle poll never sleeps", maxBusyPoll)
+	}
+	o.BusyPollUS = uint32(f.busyPoll)
+	if f.zeroCopy == "" {
+		return nil
+	}
+	n, err := parseSize(f.zeroCopy)
+	if err != nil || n < minZeroCopy || n > math.MaxUint32 {
+		return usagef("--tcp-zero-copy %q: want a size from 4K on", f.zeroCopy)
+	}
+	o.ZeroCopy = uint32(n)
+	return nil
 }
 
 // parseSize reads a number of bytes with a binary unit: 512M, 1G, 1GiB.

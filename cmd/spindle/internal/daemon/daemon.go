@@ -69,6 +69,9 @@ type Options struct {
 	WaitForRPC  bool   // stay in the start-up phase until framework_start_init
 	StateDir    string // folder of what must outlive the process: persistent reservations, saved mode pages; "" keeps nothing
 	Congestion  string // TCP congestion control of connections; "" leaves the system's
+	ZeroCopy    uint32 // bytes of a message from which on it is sent without a copy; 0 always copies
+	BusyPollUS  uint32 // microseconds that a reactor polls device queues before it sleeps; 0 sleeps at once
+	ByQueue     bool   // place connections by the device queue they come by
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on
 	ISER        bool   // over RDMA too
@@ -128,10 +131,8 @@ func (d *Daemon) build() error {
 		return err
 	}
 	d.engine = iscsi.New(iscsi.Config{
-		Reactors: d.reactors,
-		Transport: tcp.New(kernel, d.reactors, tcp.Options{Listen: ring.ListenOptions{
-			Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS,
-		}}),
+		Reactors:     d.reactors,
+		Transport:    tcp.New(kernel, d.reactors, d.tcpOptions()),
 		ISER:         d.iser,
 		Reservations: store,
 		Offload:      reactor.NewPool(1),
@@ -150,6 +151,18 @@ func (d *Daemon) build() error {
 	})
 	d.server = rpc.NewServer(d.ctl)
 	return nil
+}
+
+// tcpOptions are what was asked for of sockets.
+func (d *Daemon) tcpOptions() tcp.Options {
+	o := tcp.Options{
+		Listen:   ring.ListenOptions{Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS, BusyPollUS: int(d.opt.BusyPollUS)},
+		ZeroCopy: d.opt.ZeroCopy,
+	}
+	if d.opt.ByQueue {
+		o.Incoming = uring.Kernel{}.Incoming
+	}
+	return o
 }
 
 // reservations opens the place where persistent reservations are kept; nil is none.
@@ -235,9 +248,18 @@ func (d *Daemon) newRing(log *slog.Logger, i int, a *mem.Arena, clk clock.Clock,
 	if err := sys.SetIOFlusher(); err != nil {
 		log.Debug("reactor is no I/O flusher: under memory pressure it may wait for itself", "reason", err)
 	}
-	r, err := uring.New(uring.Config{Arena: a, Clock: clk, WorkerCPUs: workers, Legacy: d.opt.Legacy})
+	r, err := uring.New(uring.Config{Arena: a, Clock: clk, WorkerCPUs: workers, BusyPollUS: d.opt.BusyPollUS, Legacy: d.opt.Legacy})
 	if err != nil {
 		return nil, err
+	}
+	if i == 0 && d.opt.ZeroCopy > 0 {
+		log.Info("messages are sent without a copy", "from_bytes", d.opt.ZeroCopy, "supported", r.ZeroCopy())
+	}
+	if i == 0 && d.opt.BusyPollUS > 0 {
+		log.Info("device queues are polled before a sleep", "microseconds", d.opt.BusyPollUS)
+	}
+	if err := r.NoBusyPoll(); err != nil && i == 0 {
+		log.Warn("the ring does not poll device queues; sockets do while they block (SO_BUSY_POLL)", "reason", err)
 	}
 	if err := r.NoFixedBuffers(); err != nil && i == 0 {
 		log.Warn("data buffers are not registered with io_uring: file I/O costs more", "reason", err)

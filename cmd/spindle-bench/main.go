@@ -37,7 +37,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{runCommand(), compareCommand(), reportCommand(), limitCommand()}
+	return []command{runCommand(), compareCommand(), reportCommand(), profileCommand(), limitCommand()}
 }
 
 // usageError is an error in how the program was called.

@@ -53,6 +53,8 @@ func TestCommandLine(t *testing.T) {
 		{"unknown row", "compare --workloads standard --only fly", exitUsage, "limit-4k"},
 		{"a program of no URL", "compare --program x=true", exitUsage, "NAME=COMMAND"},
 		{"one CPU for both", "compare --cpu 0 --target-cpu 0", exitUsage, "share CPU"},
+		{"profile of two", "profile --workload null:read:4k:1+2", exitUsage, "one workload"},
+		{"profile of none", "profile --spindle /nowhere/spindle", exitError, "absent"},
 		{"report of nothing", "report", exitUsage, "result.json"},
 		{"report of no file", "report /nowhere.json", exitError, "no such file"},
 	} {

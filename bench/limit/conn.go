@@ -54,11 +54,12 @@ type conn struct {
 	file ring.File
 	tx   wire.Sender
 
-	armed bool // the receive is in flight
-	dirty bool // on the server's list of connections to look at
-	leave bool // logged out: to be closed when that was answered
-	dead  bool // to be closed when nothing is in flight
-	shut  bool // which was told to the kernel
+	armed  bool // the receive is in flight
+	dirty  bool // on the server's list of connections to look at
+	leave  bool // logged out: to be closed when that was answered
+	dead   bool // to be closed when nothing is in flight
+	shut   bool // which was told to the kernel
+	ending bool // that is in flight
 
 	expCmd, statSN, segment uint32
 
@@ -75,14 +76,25 @@ type conn struct {
 	text []byte
 }
 
+// Operations of a connection, in its tags.
+const (
+	opRecv ring.Tag = iota
+	opSend
+	opShutdown
+	opBits = 2
+)
+
+//spindle:hot
+func (c *conn) tag(op ring.Tag) ring.Tag { return ring.Tag(c.id)<<opBits | op }
+
 func (c *conn) start(fd int, file ring.File) error {
-	if err := c.tx.Init(c.s.loop, file, ring.Tag(c.id)<<1|1, c.s.headers, vecs); err != nil {
+	if err := c.tx.Init(c.s.loop, file, c.tag(opSend), c.s.headers, vecs); err != nil {
 		return err
 	}
 	if c.writes == nil {
 		c.writes, c.text = make([]write, 0, window), make([]byte, 0, textSize)
 	}
-	c.fd, c.file, c.leave, c.dead, c.shut = fd, file, false, false, false
+	c.fd, c.file, c.leave, c.dead, c.shut, c.ending = fd, file, false, false, false, false
 	c.expCmd, c.statSN, c.segment = 0, 1, 8192
 	c.first, c.end, c.have, c.left, c.writes = 0, 0, 0, 0, c.writes[:0]
 	return nil
@@ -98,7 +110,7 @@ func (c *conn) work() bool {
 		return c.bury()
 	}
 	if !c.armed {
-		c.armed = c.s.loop.Ring.Recv(ring.Tag(c.id)<<1, c.file, c.s.loop.Group)
+		c.armed = c.s.loop.Ring.Recv(c.tag(opRecv), c.file, c.s.loop.Group)
 	}
 	for c.first != c.end && c.answer(&c.tasks[c.first%window]) {
 		c.first++
@@ -113,10 +125,13 @@ func (c *conn) work() bool {
 // bury closes a connection once nothing of it is in flight.
 func (c *conn) bury() bool {
 	if !c.shut {
-		c.shut = c.s.loop.Ring.Shutdown(tagNone, c.file)
-		return !c.shut || !c.armed && !c.tx.Flying()
+		c.shut = c.s.loop.Ring.Shutdown(c.tag(opShutdown), c.file)
+		c.ending = c.shut
+		return !c.shut
 	}
-	if c.fd < 0 || c.armed || c.tx.Flying() {
+	// The shutdown too: a worker of the kernel does it, and would find the next
+	// connection at that descriptor.
+	if c.fd < 0 || c.armed || c.ending || c.tx.Flying() {
 		return false
 	}
 	c.s.loop.Ring.Remove(c.file)

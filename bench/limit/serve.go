@@ -33,7 +33,6 @@ const (
 	spin       = time.Millisecond
 
 	tagAccept = ring.Tag(1<<32 - 1)
-	tagNone   = ring.Tag(1<<32 - 2) // whose completion means nothing
 )
 
 // Options of a responder.
@@ -180,15 +179,16 @@ func (s *server) completed(q ring.CQE) {
 		}
 		return
 	}
-	if q.Tag == tagNone {
-		return
-	}
-	c := s.conns[q.Tag>>1]
+	c := s.conns[q.Tag>>opBits]
 	if !c.dirty {
 		c.dirty = true
 		s.dirty = append(s.dirty, c) // within capacity: once a connection
 	}
-	if q.Tag&1 != 0 {
+	switch q.Tag & (1<<opBits - 1) {
+	case opShutdown:
+		c.ending = false
+		return
+	case opSend:
 		if c.tx.Sent(q.Res) != nil {
 			c.dead = true
 		}

@@ -16,7 +16,7 @@ import (
 
 // responder starts a canned responder within this process and returns the URL
 // of a LUN of its.
-func responder(t *testing.T, lun string) string {
+func responder(t testing.TB, lun string) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan netip.AddrPort, 1), make(chan error, 1)
@@ -42,7 +42,7 @@ func responder(t *testing.T, lun string) string {
 	}
 }
 
-func options(t *testing.T, url, rw string, size uint32) load.Options {
+func options(t testing.TB, url, rw string, size uint32) load.Options {
 	t.Helper()
 	a, err := load.ParseURL(url)
 	if err != nil {

@@ -13,8 +13,11 @@ import (
 
 type object map[string]any
 
+// maxSessions are more than any workload has connections.
+const maxSessions = 4096
+
 // config is the same for Spindle and SPDK, which share their methods' names.
-func config(port int, size uint64) object {
+func config(port int, size uint64, options object) object {
 	call := func(method string, params object) object { return object{"method": method, "params": params} }
 	return object{"subsystems": []object{
 		{"subsystem": "bdev", "config": []object{
@@ -22,6 +25,7 @@ func config(port int, size uint64) object {
 			call("bdev_malloc_create", object{"name": "ram", "num_blocks": size / 512, "block_size": 512}),
 		}},
 		{"subsystem": "iscsi", "config": []object{
+			call("iscsi_set_options", options),
 			call("iscsi_create_portal_group", object{"tag": 1, "portals": []object{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}),
 			call("iscsi_create_initiator_group", object{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}}),
 			call("iscsi_create_target_node", object{
@@ -34,11 +38,11 @@ func config(port int, size uint64) object {
 }
 
 // configured writes the configuration for a free port.
-func configured(s Setup, name string) (file string, port int, err error) {
+func configured(s Setup, name string, options object) (file string, port int, err error) {
 	if port, err = freePort(); err != nil {
 		return "", 0, err
 	}
-	text, err := json.MarshalIndent(config(port, s.Size), "", "  ")
+	text, err := json.MarshalIndent(config(port, s.Size, options), "", "  ")
 	if err != nil {
 		return "", 0, err
 	}
@@ -70,7 +74,7 @@ func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, port, err := configured(s, "spindle")
+	file, port, err := configured(s, "spindle", object{"max_sessions": maxSessions, "max_sessions_per_node": maxSessions})
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +116,7 @@ func (d spdkDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, port, err := configured(s, "spdk")
+	file, port, err := configured(s, "spdk", object{})
 	if err != nil {
 		return nil, err
 	}

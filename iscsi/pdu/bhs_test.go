@@ -258,3 +258,15 @@ func BenchmarkParseCommand(b *testing.B) {
 		sink += uint32(h.Opcode()) + h.ITT() + h.EDTL() + h.CmdSN() + h.ExpStatSN() + h.DataLen()
 	}
 }
+
+func BenchmarkPutDataIn(b *testing.B) {
+	b.ReportAllocs()
+	b.SetBytes(HeaderLen)
+	h := make(BHS, HeaderLen)
+	p := DataInHeader{ITT: 1, DataLen: 4096, Flags: FlagFinal | FlagStatus}
+	for b.Loop() {
+		p.StatSN++
+		p.Put(h)
+		sink += uint32(h[0])
+	}
+}

@@ -64,6 +64,7 @@ type Figure struct {
 	Peer    string   `json:"peer"`
 	Samples []Sample `json:"samples"`
 	Error   string   `json:"error,omitempty"`
+	Failed  int      `json:"failed,omitempty"` // runs that are not among the samples
 
 	IOPS        Interval `json:"iops"`
 	P50         Interval `json:"p50_us"`

@@ -21,8 +21,9 @@ const (
 	// MaxHeldBuffers is how many receive buffers one connection may hold unread
 	// before its receive stops.
 	MaxHeldBuffers = 4
-	// MaxPDUsPerTurn bounds what one connection may do in a turn.
-	MaxPDUsPerTurn = 128
+	// MaxPDUsPerTurn bounds what one connection may do in a turn. It is less than a
+	// deep queue: the initiator works on the first answers while the rest is made.
+	MaxPDUsPerTurn = 64
 	// MaxSendBytes bounds one sendmsg: a raw syscall holds its P meanwhile.
 	MaxSendBytes = 512 << 10
 )

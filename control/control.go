@@ -53,6 +53,7 @@ type ReactorStats struct {
 	Busy, Idle          time.Duration
 	Sys, User           time.Duration // CPU time of its thread
 	Interrupt           bool          // sleeps as soon as it is idle
+	MemoryInUse         uint64        // bytes of its arena given out
 }
 
 // Config makes a Control.
@@ -62,8 +63,10 @@ type Config struct {
 	Caller   reactor.Caller
 	Reactors []*reactor.Reactor
 	Watch    func() []ReactorStats
-	Log      *Log
-	Version  Version
+	// TransportCounters are counted beside the engine's own; may be nil.
+	TransportCounters func() []iscsi.Counter
+	Log               *Log
+	Version           Version
 	// Stop asks the process to end, in the way of the signal named.
 	Stop func(signal string) error
 }

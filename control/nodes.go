@@ -463,8 +463,14 @@ func (c *Control) PortGroupStates(name string) ([]scsi.PortGroup, error) {
 	return c.Engine.PortGroupStates(wireName(n.Name))
 }
 
-// Counters are the engine's event counters.
-func (c *Control) Counters() []iscsi.Counter { return c.Engine.Counters() }
+// Counters are the event counters of the engine and the transport beside it.
+func (c *Control) Counters() []iscsi.Counter {
+	list := c.Engine.Counters()
+	if c.TransportCounters != nil {
+		list = append(list, c.TransportCounters()...)
+	}
+	return list
+}
 
 // Connections lists the connections there are; nodes have the names they were
 // configured with.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"time"
@@ -31,7 +32,11 @@ func rigStage(ctx context.Context) (tally, error) {
 		return tally{}, err
 	}
 	var sum tally
-	for _, script := range []string{"tcp.sh", "iser.sh"} {
+	scripts := []string{"tcp.sh", "iser.sh", "storm.sh"}
+	if os.Getenv(rigMinutes) != "" {
+		scripts = append(scripts, "torture.sh")
+	}
+	for _, script := range scripts {
 		fmt.Println(" ", script)
 		t, err := rigJob(ctx, script, "spindle")
 		sum.add(t)
@@ -41,6 +46,9 @@ func rigStage(ctx context.Context) (tally, error) {
 	}
 	return sum, nil
 }
+
+// rigMinutes names the variable that asks for the long job, and says how long.
+const rigMinutes = "RIG_MINUTES"
 
 // rigJob boots the guest for a job against target, and believes its totals.
 func rigJob(ctx context.Context, script, target string) (tally, error) {
@@ -54,10 +62,25 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 	}
 	job := rig.Job{
 		Script: rigDir + script, Files: []string{rigDir + "lib.sh"},
-		Env: map[string]string{"TARGET": target}, Limit: 12 * time.Minute,
+		Env: map[string]string{"TARGET": target}, Limit: 20 * time.Minute,
+	}
+	if text := os.Getenv(rigMinutes); text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil {
+			return tally{}, fmt.Errorf("%s: %w", rigMinutes, err)
+		}
+		job.Env[rigMinutes] = text
+		job.Limit += 2 * time.Duration(n) * time.Minute // the last round, and a slow machine
 	}
 	if target == "spindle" {
-		job.Files = append(job.Files, "bin/spindle", rigDir+"spindle.json", rigDir+"iser.json")
+		configs, err := filepath.Glob(rigDir + "*.json")
+		if err != nil {
+			return tally{}, err
+		}
+		if err := buildHostile(ctx); err != nil {
+			return tally{}, err
+		}
+		job.Files = append(append(job.Files, "bin/spindle", hostileTest), configs...)
 	}
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
@@ -75,6 +98,17 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		return t, fmt.Errorf("%s ended without totals", script)
 	}
 	return t, nil
+}
+
+// hostileTest is the raw initiator of internal/rig/hostile, for the guest.
+const hostileTest = "bin/hostile.test"
+
+func buildHostile(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "test", "-c", "-o", hostileTest, "./internal/rig/hostile").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go test -c ./internal/rig/hostile: %w\n%s", err, out)
+	}
+	return nil
 }
 
 func runRig(ctx context.Context, args []string) error {

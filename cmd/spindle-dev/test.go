@@ -77,7 +77,7 @@ func lintStage(ctx context.Context) (tally, error) {
 }
 
 // Packages that need a built target, or are a stage of their own.
-var ownStage = []string{"spindle/internal/lint", "spindle/internal/clients"}
+var ownStage = []string{"spindle/internal/lint", "spindle/internal/clients", "spindle/internal/rig/hostile"}
 
 func unitStage(ctx context.Context) (tally, error) {
 	pkgs, err := packages(func(path string) bool { return !slices.Contains(ownStage, path) })

@@ -80,7 +80,7 @@ func reactorMethods() []Method {
 	return []Method{
 		{
 			Name: "framework_get_reactors", State: Runtime,
-			Result: "{tick_rate, pid, reactors: [{lcore, numa_id, tid, busy, idle, in_interrupt, irq, sys, usr, lw_threads}]}",
+			Result: "{tick_rate, pid, reactors: [{lcore, numa_id, tid, busy, idle, in_interrupt, irq, sys, usr, memory_in_use, lw_threads}]}",
 			Doc:    "Tell what each reactor did with its time, in nanoseconds.",
 			bad:    answer{codeInvalidParams, "`framework_get_reactors` requires no arguments"},
 			run:    getReactors,
@@ -251,6 +251,7 @@ func getReactors(r *request) (any, error) {
 			{"lcore", max(w.Core, 0)}, {"numa_id", w.NUMA}, {"tid", w.TID},
 			{"busy", w.Busy.Nanoseconds()}, {"idle", w.Idle.Nanoseconds()},
 			{"in_interrupt", w.Interrupt}, {"irq", 0}, {"sys", w.Sys.Milliseconds() / 10}, {"usr", w.User.Milliseconds() / 10},
+			{"memory_in_use", w.MemoryInUse},
 			{"lw_threads", []obj{{
 				{"name", threadName(w.ID)}, {"id", w.ID + 1}, {"cpumask", cpumask(w.Core)},
 				{"elapsed", (w.Busy + w.Idle).Nanoseconds()},

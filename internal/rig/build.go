@@ -10,16 +10,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 )
 
 // version changes whenever this package builds a different image from the same lists.
-const version = "1"
+const version = "2"
+
+// keep is how many images the cache holds: work on several branches at once
+// shall not build each other's away.
+const keep = 4
 
 // Image is a built guest.
 type Image struct {
-	Dir string
-	log io.Writer
+	Dir   string // of the image
+	cache string // of what all images share
+	log   io.Writer
 }
 
 // CacheDir is where images live by default.
@@ -31,14 +38,16 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "spindle-rig"), nil
 }
 
-// Build makes the image in dir, or finds it current. initScript becomes the
-// guest's first process. Progress goes to log.
+// Build makes the image in a folder of dir that its content names, or finds it
+// there. initScript becomes the guest's first process. Progress goes to log.
 func Build(ctx context.Context, dir, initScript string, log io.Writer) (*Image, error) {
 	script, err := os.ReadFile(initScript)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	stamp := fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%s %q %q %q %s", version, packages, bootModules, modules, script)))
+	img := &Image{Dir: filepath.Join(dir, "image-"+stamp[:12]), cache: dir, log: log}
+	if err := os.MkdirAll(img.Dir, 0o755); err != nil {
 		return nil, err
 	}
 	unlock, err := lock(filepath.Join(dir, "lock"))
@@ -46,22 +55,50 @@ func Build(ctx context.Context, dir, initScript string, log io.Writer) (*Image, 
 		return nil, err
 	}
 	defer unlock()
-	img := &Image{Dir: dir, log: log}
-	stamp := fmt.Sprintf("%x\n", sha256.Sum256(fmt.Appendf(nil, "%s %q %q %q %s", version, packages, bootModules, modules, script)))
+	now := time.Now()
 	if have, err := os.ReadFile(img.path("stamp")); err == nil && string(have) == stamp {
-		return img, nil
-	}
-	if err := os.RemoveAll(img.path("stamp")); err != nil {
-		return nil, err
+		return img, os.Chtimes(img.path("stamp"), now, now) // in use: the last to go
 	}
 	if err := img.build(ctx, script); err != nil {
 		return nil, fmt.Errorf("rig: %w", err)
 	}
-	return img, os.WriteFile(img.path("stamp"), []byte(stamp), 0o644)
+	if err := os.WriteFile(img.path("stamp"), []byte(stamp), 0o644); err != nil {
+		return nil, err
+	}
+	return img, prune(dir, keep)
+}
+
+// prune removes all images but those used last. A guest that runs keeps what it
+// has opened.
+func prune(dir string, keep int) error {
+	stamps, err := filepath.Glob(filepath.Join(dir, "image-*", "stamp"))
+	if err != nil {
+		return err
+	}
+	used := map[string]time.Time{}
+	for _, s := range stamps {
+		info, err := os.Stat(s)
+		if err != nil {
+			return err
+		}
+		used[s] = info.ModTime()
+	}
+	slices.SortFunc(stamps, func(a, b string) int { return used[b].Compare(used[a]) })
+	for _, s := range stamps[min(keep, len(stamps)):] {
+		if err := os.RemoveAll(filepath.Dir(s)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (i *Image) path(elem ...string) string {
 	return filepath.Join(append([]string{i.Dir}, elem...)...)
+}
+
+// apt is a path of apt's private state, which all images share.
+func (i *Image) apt(elem ...string) string {
+	return filepath.Join(append([]string{i.cache, "apt"}, elem...)...)
 }
 
 func (i *Image) say(format string, args ...any) { fmt.Fprintf(i.log, "rig: "+format+"\n", args...) }
@@ -91,7 +128,7 @@ func (i *Image) build(ctx context.Context, script []byte) error {
 	}
 	// No journal: a guest's writes live as long as the guest.
 	err = i.run(ctx, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-m", "0",
-		"-d", i.path("root"), i.path("root.ext4"), "1200M")
+		"-d", i.path("root"), i.path("root.ext4"), "1300M")
 	if err != nil {
 		return err
 	}
@@ -103,11 +140,11 @@ func (i *Image) build(ctx context.Context, script []byte) error {
 // reads the host's Debian sources and changes nothing of the host's.
 func (i *Image) download(ctx context.Context) ([]string, error) {
 	for _, d := range []string{"lists/partial", "archives/partial", "sources"} {
-		if err := os.MkdirAll(i.path("apt", d), 0o755); err != nil {
+		if err := os.MkdirAll(i.apt(d), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	if err := os.WriteFile(i.path("apt/status"), nil, 0o644); err != nil {
+	if err := os.WriteFile(i.apt("status"), nil, 0o644); err != nil {
 		return nil, err
 	}
 	if err := i.sources(); err != nil {
@@ -123,24 +160,24 @@ Dir::Cache::srcpkgcache "";
 Debug::NoLocking "true";
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
-`, "@", i.path("apt"))
-	if err := os.WriteFile(i.path("apt/conf"), []byte(conf), 0o644); err != nil {
+`, "@", i.apt())
+	if err := os.WriteFile(i.apt("conf"), []byte(conf), 0o644); err != nil {
 		return nil, err
 	}
-	i.say("downloading packages into %s", i.path("apt"))
+	i.say("downloading packages into %s", i.apt())
 	if err := i.run(ctx, "apt-get", "update", "-qq"); err != nil {
 		return nil, err
 	}
 	install := append([]string{"install", "-y", "-qq"}, packages...)
 	// Each line: 'URI' NAME SIZE HASH. Asked of an empty archive, it names them all.
-	uris, err := i.output(ctx, "apt-get", append(install, "--print-uris", "-o", "Dir::Cache::Archives="+i.path("apt/sources"))...)
+	uris, err := i.output(ctx, "apt-get", append(install, "--print-uris", "-o", "Dir::Cache::Archives="+i.apt("sources"))...)
 	if err != nil {
 		return nil, err
 	}
 	var debs []string
 	for line := range strings.Lines(uris) {
 		if f := strings.Fields(line); len(f) >= 2 && strings.HasPrefix(line, "'") {
-			debs = append(debs, i.path("apt/archives", f[1]))
+			debs = append(debs, i.apt("archives", f[1]))
 		}
 	}
 	return debs, i.run(ctx, "apt-get", append(install, "--download-only")...)
@@ -148,10 +185,10 @@ APT::Sandbox::User "";
 
 // sources copies the host's Debian sources, leaving out others it may have.
 func (i *Image) sources() error {
-	if err := clearDir(i.path("apt/sources")); err != nil {
+	if err := clearDir(i.apt("sources")); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(i.path("apt/sources/partial"), 0o755); err != nil {
+	if err := os.MkdirAll(i.apt("sources/partial"), 0o755); err != nil {
 		return err
 	}
 	found := false
@@ -165,7 +202,7 @@ func (i *Image) sources() error {
 			continue
 		}
 		found = true
-		if err := os.WriteFile(i.path("apt/sources", to), text, 0o644); err != nil {
+		if err := os.WriteFile(i.apt("sources", to), text, 0o644); err != nil {
 			return err
 		}
 	}
@@ -311,8 +348,9 @@ func (i *Image) initrd(ctx context.Context, release string) error {
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
 for m in /mods/*; do $b insmod $m; done
-n=0; until [ -b /dev/vda ] || [ $n = 200 ]; do $b usleep 50000; n=$((n+1)); done
-$b mount -o noatime /dev/vda /root
+root=${rigroot:-/dev/vda} # the kernel hands over what it does not know of its command line
+n=0; until [ -b $root ] || [ $n = 200 ]; do $b usleep 50000; n=$((n+1)); done
+$b mount -o noatime $root /root
 for d in proc sys dev; do $b mount -o move /$d /root/$d; done
 exec $b switch_root /root /sbin/rig-init
 `

@@ -3,11 +3,12 @@
 // tests without a module or a package on the host. Nothing needs root: apt
 // works in a folder of its own, packages are unpacked, none is installed.
 //
-//	cache/apt        private package state and downloads
-//	cache/vmlinux    the kernel, unpacked: QEMU starts it through its PVH entry,
-//	                 which spares the emulated firmware and decompressor
-//	cache/initrd     busybox and the modules that mount the root
-//	cache/root.ext4  the system; its changes are dropped at power-off
+//	cache/apt           private package state and downloads
+//	cache/image-HASH/   an image, by what it was made of
+//	        vmlinux     the kernel, unpacked: QEMU starts it through its PVH entry,
+//	                    which spares the emulated firmware and decompressor
+//	        initrd      busybox and the modules that mount the root
+//	        root.ext4   the system; its changes are dropped at power-off
 //
 // A job is a script and files. It travels in as a tar on a raw disk; what it
 // prints comes out of a virtio port, and the last line there is its status.

@@ -22,7 +22,7 @@ func (i *Image) command(ctx context.Context, name string, args ...string) *exec.
 		}
 	}
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "PATH="+path, "APT_CONFIG="+i.path("apt/conf"), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "PATH="+path, "APT_CONFIG="+i.apt("conf"), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 	return cmd
 }
 

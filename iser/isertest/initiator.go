@@ -328,7 +328,7 @@ func (c *Conn) completed(w *verbs.WC) {
 		if w.Flags&verbs.WCInvalidated != 0 {
 			c.Invalidated = append(c.Invalidated, w.InvKey)
 		}
-		p, err := parse(c.region.Ref(uint64(w.ID), w.ByteLen).Bytes())
+		p, err := Parse(c.region.Ref(uint64(w.ID), w.ByteLen).Bytes())
 		if c.Lenient {
 			c.repost(w.ID, fullRecv)
 			return
@@ -356,8 +356,8 @@ var (
 	errLength = errors.New("data segment length and message length differ")
 )
 
-// parse checks a message from the target and copies its PDU.
-func parse(b []byte) (p iscsitest.PDU, err error) {
+// Parse checks a message from the target and copies its PDU.
+func Parse(b []byte) (p iscsitest.PDU, err error) {
 	if len(b) < HeadersLen || b[0] != 0x10 || string(b[1:28]) != string(make([]byte, 27)) {
 		return p, errHeader
 	}

@@ -66,9 +66,9 @@ listening() { (: <"/dev/tcp/${PORTAL/://}") 2>/dev/null; }
 target_up() {
     case $TARGET in
     spindle)
-        ./spindle serve --config "${CONFIG:-spindle.json}" --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
+        ./spindle serve --config "${CONFIG:-spindle.json}" ${STATE:+--state-dir "$STATE"} --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
         target_pid=$!
-        until_true 20 listening
+        until_true 60 listening
         ;;
     tgt)
         tgtd -f >>/run/target.log 2>&1 &
@@ -91,7 +91,7 @@ initiator_up() {
     mkdir -p /run/lock/iscsi
     sed -i 's|^iscsid.startup.*|iscsid.startup = /bin/true|' /etc/iscsi/iscsid.conf
     iscsid -f >/run/iscsid.log 2>&1 &
-    until_true 10 iscsiadm -m iface
+    until_true 30 iscsiadm -m iface
 }
 
 discover() { iscsiadm -m discovery -t sendtargets -p $PORTAL "$@" | grep "^$PORTAL,1 $IQN"; }

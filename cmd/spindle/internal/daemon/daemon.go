@@ -147,7 +147,7 @@ func (d *Daemon) build() error {
 	}
 	d.ctl = control.New(control.Config{
 		Engine: d.engine, Modules: m, Caller: reactor.Blocking{}, Reactors: d.reactors,
-		Watch: d.watch, Log: d.opt.Log, Version: Version, Stop: d.signal,
+		Watch: d.watch, TransportCounters: d.iser.Counters, Log: d.opt.Log, Version: Version, Stop: d.signal,
 	})
 	d.server = rpc.NewServer(d.ctl)
 	return nil

@@ -23,6 +23,10 @@ func (d *Daemon) watch() []control.ReactorStats {
 			Busy: time.Duration(s.BusyNS), Idle: time.Duration(s.IdleNS), Interrupt: d.opt.Idle == reactor.Interrupt,
 		}
 		w.User, w.Sys = threadTimes(w.TID)
+		reactor.Blocking{}.Await(r, func(done func()) {
+			w.MemoryInUse = r.Arena.InUse() // its owner's to read
+			done()
+		})
 		list = append(list, w)
 	}
 	return list

@@ -39,6 +39,7 @@ type Engine interface {
 	Connections(reactor.Caller) []iscsi.ConnInfo
 	RequestLogout(c reactor.Caller, node string) error
 	RequestLogoutBy(c reactor.Caller, node string, tag uint16) error
+	SendAsync(c reactor.Caller, node string, m iscsi.AsyncMessage) error
 	SetNodeAuth(node string, a iscsi.CHAPPolicy) error
 	SetPortalGroupAuth(tag uint16, a iscsi.CHAPPolicy) error
 	SetNodeRedirect(node string, tag uint16, to netip.AddrPort) error

@@ -391,6 +391,15 @@ func (c *Control) RequestLogout(name string, tag uint16) error {
 	return c.Engine.RequestLogoutBy(c.Caller, wireName(n.Name), tag)
 }
 
+// SendAsync sends the initiators of a node an Asynchronous Message.
+func (c *Control) SendAsync(name string, m iscsi.AsyncMessage) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	return c.Engine.SendAsync(c.Caller, wireName(n.Name), m)
+}
+
 // SetNodeAuth says who must authenticate to a node, from the next login on.
 func (c *Control) SetNodeAuth(name string, a Auth) error {
 	c.change.Lock()

@@ -25,6 +25,7 @@ var (
 	errReinstated   = errors.New("session reinstated")
 	errConnReplaced = errors.New("connection reinstated")
 	errConnFailed   = errors.New("another connection of the session failed")
+	errOrdered      = errors.New("ended by order")
 	errShutdown     = errors.New("target is shutting down")
 	errLoggedOut    = errors.New("logged out")
 	errColdReset    = errors.New("target cold reset")
@@ -65,6 +66,7 @@ type Connection struct {
 	leaving  bool          // logged out: its end is not the session's
 	recover  bool          // its tasks are kept for another connection to take over
 	rec      *connRecovery // nil at ErrorRecoveryLevel 0
+	told     []uint64      // LUNs that an event 5 of this turn was about
 	onQuiet  func()        // told when no task of it is with the device server
 	onClosed []func()      // told when it has closed
 

@@ -131,6 +131,7 @@ func (c *Connection) register() {
 			wholeBuffer: res.TaggedBufferWhole, errorRecoveryLevel: uint8(res.ERL),
 		},
 	}
+	s.fastAbort = res.TaskReporting == login.FastAbort
 	c.cid, c.joins = res.CID, res.TSIH != 0
 	c.headerDigest, c.dataDigest = res.HeaderDigest, res.DataDigest
 	c.maxSendData, c.maxRecvData = res.MaxSendData, res.MaxRecvData
@@ -292,6 +293,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 	}}
 	if !tr.Reads && !id.Discovery {
 		p.Config.ERL = opt.ErrorRecoveryLevel
+		p.Config.TaskReporting = login.ResponseFence | login.FastAbort
 	}
 	if tr.Pinned {
 		p.Config.MaxConnections = 1 // it could not follow its session to another reactor

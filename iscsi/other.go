@@ -137,19 +137,3 @@ func (c *Connection) reject(b pdu.BHS, reason uint8) {
 		c.tp.Queue(o)
 	})
 }
-
-// async queues an Asynchronous Message (RFC 7143 §11.9).
-func (c *Connection) async(event pdu.AsyncEvent, p1, p2, p3 uint16) {
-	c.withOut(func(o *Out) {
-		b := o.BHS
-		b.Clear(pdu.AsyncMessage)
-		b.SetFlags(pdu.FlagFinal)
-		b.SetITT(pdu.ReservedTag)
-		b[36] = byte(event)
-		be.PutUint16(b[38:], p1)
-		be.PutUint16(b[40:], p2)
-		be.PutUint16(b[42:], p3)
-		o.Stamp = StampNext
-		c.tp.Queue(o)
-	})
-}

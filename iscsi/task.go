@@ -220,6 +220,9 @@ func (t *Task) TaskAbort(*scsi.Task) {
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	c := t.conn
+	if t.sess.fastAbort {
+		c.terminated(t)
+	}
 	reading := t.fetching && !plant.On(plant.ReadingFreed)
 	if !reading {
 		t.sess.unfile(t)

@@ -1,6 +1,8 @@
 package iscsi
 
 import (
+	"slices"
+
 	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/scsi"
@@ -29,6 +31,7 @@ func (c *Connection) manage(b pdu.BHS) {
 		return
 	}
 	var ref *scsi.Task
+	var own *Task
 	switch fn {
 	case pdu.TMFAbortTask:
 		t := s.lookup(b.RefTag())
@@ -41,7 +44,7 @@ func (c *Connection) manage(b pdu.BHS) {
 			answer(pdu.TMFComplete)
 			return
 		}
-		ref = &t.SCSI
+		ref, own = &t.SCSI, t
 	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset, pdu.TMFColdReset:
 	case pdu.TMFReassign:
 		c.reassign(b)
@@ -50,18 +53,40 @@ func (c *Connection) manage(b pdu.BHS) {
 		answer(pdu.TMFNotSupported)
 		return
 	}
+	s.beginAbort(c, own)
 	s.abortHeld(b)
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
 		Fn: fn, LUN: b.LUN(), Ref: ref,
 		Done: func(resp uint8) {
 			s.managing--
+			s.endAbort(c, own)
 			answer(resp)
 			if fn == pdu.TMFColdReset && resp == pdu.TMFComplete {
 				s.e.coldReset(s.node)
 			}
 		},
 	})
+}
+
+// beginAbort notes who ends tasks, so that terminated can tell.
+func (s *Session) beginAbort(c *Connection, t *Task) {
+	switch {
+	case !s.fastAbort:
+	case t != nil:
+		s.aborted = append(s.aborted, t)
+	default:
+		s.aborters = append(s.aborters, c)
+	}
+}
+
+// endAbort undoes beginAbort.
+func (s *Session) endAbort(c *Connection, t *Task) {
+	if i := slices.Index(s.aborted, t); t != nil && i >= 0 {
+		s.aborted = slices.Delete(s.aborted, i, i+1)
+	} else if i := slices.Index(s.aborters, c); t == nil && i >= 0 {
+		s.aborters = slices.Delete(s.aborters, i, i+1)
+	}
 }
 
 // abortHeld ends the commands before a task set function that wait for a gap in

@@ -189,6 +189,12 @@ func (e *Engine) RequestLogoutBy(_ reactor.Caller, node string, tag uint16) erro
 	return e.change("request logout %s by %d", node, tag)
 }
 
+func (e *Engine) SendAsync(_ reactor.Caller, node string, m iscsi.AsyncMessage) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.change("async event %d to %s: %+v", m.Event, node, m)
+}
+
 func (e *Engine) SetNodeAuth(node string, a iscsi.CHAPPolicy) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -100,6 +100,7 @@ func nodeMethods() []Method {
 				return true, r.ctl.RequestLogout(r.String("name"), uint16(max(0, r.Int("pg_tag"))))
 			},
 		},
+		asyncMethod(name, hint),
 		{
 			Name: "iscsi_target_node_set_auth", Aliases: []string{"set_iscsi_target_node_auth"}, State: Runtime,
 			Params: append(one(name), chapParams...), Result: "true",

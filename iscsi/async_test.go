@@ -1,0 +1,173 @@
+package iscsi_test
+
+import (
+	"errors"
+	"testing"
+
+	"spindle/iscsi"
+	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
+)
+
+func TestTaskReporting(t *testing.T) {
+	for _, tc := range []struct{ offer, want string }{
+		{"FastAbort,ResponseFence,RFC3720", "FastAbort"}, {"ResponseFence,FastAbort", "ResponseFence"},
+		{"RFC3720", "RFC3720"}, {"X-other,RFC3720", "RFC3720"}, {"X-other", "Reject"},
+	} {
+		g := iscsitest.New(t, iscsitest.Options{})
+		c := g.Dial().Login("TaskReporting=" + tc.offer)
+		if got := c.Answered["TaskReporting"]; got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.offer, got, tc.want)
+		}
+		g.Close()
+	}
+}
+
+// TestFastAbort: who has tasks ended by a function on another session or another
+// connection is told once a LUN, if FastAbort was negotiated, and not otherwise
+// (RFC 7143 §4.2.3.4). The Data-Out that comes all the same is discarded.
+func TestFastAbort(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		reporting string
+		fn        byte
+		mine      bool // the function comes by the session's own other connection
+		told      bool
+	}{
+		{"another session's reset", "FastAbort", pdu.TMFLUNReset, false, true},
+		{"another session's reset, RFC3720", "RFC3720", pdu.TMFLUNReset, false, false},
+		{"another session's reset, ResponseFence", "ResponseFence", pdu.TMFLUNReset, false, false},
+		{"another session's CLEAR TASK SET", "FastAbort", pdu.TMFClearTaskSet, false, true},
+		{"another session's ABORT TASK SET", "FastAbort", pdu.TMFAbortTaskSet, false, false}, // affects its own tasks only
+		{"another connection's reset", "FastAbort", pdu.TMFLUNReset, true, true},
+		{"another connection's ABORT TASK SET", "FastAbort", pdu.TMFAbortTaskSet, true, true},
+		{"another connection's ABORT TASK", "FastAbort", pdu.TMFAbortTask, true, false},
+		{"another connection's reset, RFC3720", "RFC3720", pdu.TMFLUNReset, true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+			a, b := pair(g, "InitialR2T=Yes", "ImmediateData=No", "TaskReporting="+tc.reporting)
+			by := a
+			if !tc.mine {
+				by = g.Dial()
+				by.ISID[5]++
+				by.Login("TaskReporting=FastAbort")
+				attention(t, by, atPowerOn)
+			}
+			var tasks, r2ts []pdu.BHS
+			for i := range uint32(3) {
+				w := b.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(i*8, 8)...)
+				b.Send(w, nil, nil)
+				tasks = append(tasks, w)
+				r2ts = append(r2ts, b.Expect(pdu.R2T).BHS)
+			}
+			m := tmf(by, tc.fn, 1, tasks[0].ITT(), tasks[0].CmdSN())
+			by.Send(m, nil, nil)
+			if tc.told {
+				e := event(t, b, pdu.AsyncTasksTerminated)
+				if e.LUN() != 1<<48 {
+					t.Fatalf("event 5 about LUN %x", e.LUN())
+				}
+				n := b.Immediate(pdu.NopOut, pdu.FlagFinal) // as the initiator must
+				n.SetITT(pdu.ReservedTag)
+				n.SetTTT(pdu.ReservedTag)
+				n.SetLUN(e.LUN())
+				b.Send(n, nil, nil)
+			} else if tc.mine { // the fence wants its answer
+				ack(b, b.ExpStatSN)
+			}
+			managed(t, by, m.ITT(), pdu.TMFComplete)
+			if tc.told && tc.mine {
+				b.Expect(pdu.NopIn) // the fence's
+			}
+			lives := len(tasks) // the first that is not affected
+			switch {
+			case tc.fn == pdu.TMFAbortTask:
+				lives = 1
+			case tc.fn == pdu.TMFAbortTaskSet && !tc.mine:
+				lives = 0
+			}
+			for i, r := range r2ts {
+				b.DataOut(r, pattern(4096, 1))
+				if i >= lives {
+					good(t, b, tasks[i].ITT(), nil)
+				}
+			}
+			switch {
+			case tc.fn == pdu.TMFLUNReset:
+				attention(t, b, deviceReset)
+			case tc.fn == pdu.TMFClearTaskSet:
+				attention(t, b, cleared)
+			}
+			alive(t, b)
+			alive(t, a)
+			silent(t, g, b)
+		})
+	}
+}
+
+func TestSendAsync(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(3)})
+	a, b := pair(g)
+	send := func(m iscsi.AsyncMessage) {
+		t.Helper()
+		must(t, g.Engine.SendAsync(g, iscsitest.Node, m))
+	}
+	send(iscsi.AsyncMessage{Event: pdu.AsyncSCSI, LUN: 1, Key: 6, ASC: 0x2a, ASCQ: 9})
+	p := a.Expect(pdu.AsyncMessage)
+	a.ExpStatSN++
+	if p.BHS.AsyncEvent() != pdu.AsyncSCSI || p.BHS.LUN() != 1<<48 || len(p.Data) != 20 {
+		t.Fatalf("event 0: % x | % x", p.BHS, p.Data)
+	}
+	r := iscsitest.Result{Sense: p.Data[2:]}
+	if k, code := r.Triple(); p.Data[1] != 18 || k != 6 || code != 0x2a09 {
+		t.Fatalf("sense % x", p.Data)
+	}
+	silent(t, g, b)
+
+	send(iscsi.AsyncMessage{Event: pdu.AsyncRenegotiate, Seconds: 7})
+	for _, c := range []*iscsitest.Conn{a, b} {
+		if e := event(t, c, pdu.AsyncRenegotiate); e.Param3() != 7 {
+			t.Fatalf("event 4: % x", e)
+		}
+		text := c.Request(pdu.TextRequest, pdu.FlagFinal)
+		text.SetTTT(pdu.ReservedTag)
+		c.Send(text, nil, nil)
+		c.Expect(pdu.TextResponse)
+		c.ExpStatSN++
+	}
+
+	for _, cid := range []uint16{1, 0} { // another's, and that of the one that tells
+		tells, goes := a, b
+		if cid == 0 {
+			tells, goes = b, a
+		}
+		send(iscsi.AsyncMessage{Event: pdu.AsyncDropConnection, CID: cid})
+		if e := event(t, tells, pdu.AsyncDropConnection); e.Param1() != cid || e.Param2() != 2 || e.Param3() != 20 {
+			t.Fatalf("event 2: % x", e)
+		}
+		goes.ExpectClosed()
+		alive(t, tells)
+		if cid == 1 {
+			b = a.DialInto(1).Login()
+		}
+	}
+	must(t, g.Engine.RequestLogout(g, iscsitest.Node))
+	if e := event(t, b, pdu.AsyncLogoutRequest); e.Param3() == 0 {
+		t.Fatalf("event 1: % x", e)
+	}
+	send(iscsi.AsyncMessage{Event: pdu.AsyncDropConnection, CID: 77}) // of nobody
+	silent(t, g, b)
+	send(iscsi.AsyncMessage{Event: pdu.AsyncDropSession})
+	if e := event(t, b, pdu.AsyncDropSession); e.Param2() != 2 || e.Param3() != 20 {
+		t.Fatalf("event 3: % x", e)
+	}
+	b.ExpectClosed()
+
+	if err := g.Engine.SendAsync(g, iscsitest.Node, iscsi.AsyncMessage{Event: 5}); !errors.Is(err, iscsi.ErrInvalid) {
+		t.Fatalf("event 5: %v", err)
+	}
+	if err := g.Engine.SendAsync(g, "iqn.x:y", iscsi.AsyncMessage{}); !errors.Is(err, iscsi.ErrNotFound) {
+		t.Fatalf("no such node: %v", err)
+	}
+}

@@ -50,14 +50,15 @@ func defaultLUNs() []LUN {
 
 // Options of a target. The zero value is the default.
 type Options struct {
-	LUNs    []LUN    // by default a malloc, a file, a null and an aligned one
-	Paths   int      // portal groups, 1 by default
-	Dir     string   // for its files; by default a new one under the temp folder
-	Port    int      // by default a free one
-	SizeMiB int      // of the malloc and file LUNs; by default 100
-	Args    []string // added to `spindle serve`
-	Env     []string // added to the environment
-	Wrap    []string // put before the command: setpriv, prlimit, taskset
+	LUNs    []LUN          // by default a malloc, a file, a null and an aligned one
+	Paths   int            // portal groups, 1 by default
+	Dir     string         // for its files; by default a new one under the temp folder
+	Port    int            // by default a free one
+	SizeMiB int            // of the malloc and file LUNs; by default 100
+	Args    []string       // added to `spindle serve`
+	Env     []string       // added to the environment
+	Wrap    []string       // put before the command: setpriv, prlimit, taskset
+	ISCSI   map[string]any // parameters of iscsi_set_options
 }
 
 // Target is a running spindle.
@@ -145,7 +146,7 @@ func (t *Target) writeFiles(o Options) error {
 	}
 	text, err := json.MarshalIndent(obj{"subsystems": []obj{
 		{"subsystem": "bdev", "config": bdevs},
-		{"subsystem": "iscsi", "config": t.node(luns)},
+		{"subsystem": "iscsi", "config": t.node(luns, o.ISCSI)},
 	}}, "", "  ")
 	if err != nil {
 		return err
@@ -184,8 +185,12 @@ func (t *Target) bdev(l LUN, size int64) (obj, error) {
 }
 
 // node is the calls that make the node and its groups.
-func (t *Target) node(luns []obj) []obj {
-	calls := []obj{call("iscsi_create_initiator_group", obj{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}})}
+func (t *Target) node(luns []obj, options obj) []obj {
+	var calls []obj
+	if len(options) > 0 {
+		calls = append(calls, call("iscsi_set_options", options))
+	}
+	calls = append(calls, call("iscsi_create_initiator_group", obj{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}}))
 	var groups []obj
 	for k, port := range append([]int{t.Port}, t.More...) {
 		calls = append(calls, call("iscsi_create_portal_group", obj{"tag": k + 1, "portals": []obj{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}))

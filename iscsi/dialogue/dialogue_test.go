@@ -61,7 +61,9 @@ type simTarget struct{ *iscsitest.Target }
 
 func newSim(t testing.TB) simTarget {
 	var g simTarget
-	g.Target = iscsitest.New(t, iscsitest.Options{LUNs: func(g *iscsitest.Target) []iscsi.LUN {
+	o := iscsi.Defaults()
+	o.ErrorRecoveryLevel = 2
+	g.Target = iscsitest.New(t, iscsitest.Options{Engine: &o, LUNs: func(g *iscsitest.Target) []iscsi.LUN {
 		zero, err := null.New(null.Config{Space: g.Space, BlockSize: 512, Blocks: 1 << 31})
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +94,7 @@ func (g simTarget) player() *dialogue.Player {
 		},
 		Wait: func(d time.Duration) { g.Advance(d) },
 		Vars: map[string]string{"target": iscsitest.Node, "initiator": iscsitest.Initiator, "lun": "1",
-			"portal": g.Portal.String(), "virtual": "yes", "chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
+			"portal": g.Portal.String(), "virtual": "yes", "erl": "2", "chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
 	}
 }
 

@@ -149,6 +149,7 @@ func (p *Player) send(s *step) error {
 		return err
 	}
 	c.last = b
+	c.snacked = c.snacked || op == pdu.SNACK
 	if cut >= 0 && cut < len(w) {
 		w = w[:cut]
 	}

@@ -25,7 +25,7 @@ func TestSocket(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and starts a target")
 	}
-	target := linktest.Serve(t, testbed.Options{})
+	target := linktest.Serve(t, testbed.Options{ISCSI: map[string]any{"error_recovery_level": 2}})
 	for _, call := range [][]string{
 		{"iscsi_create_auth_group", "tag=1", `secrets=[{"user":"` + chapUser + `","secret":"` + chapSecret + `","muser":"target","msecret":"` + ourSecret + `"}]`},
 		{"bdev_null_create", "name=chap", "num_blocks=1024", "block_size=512"},
@@ -38,7 +38,7 @@ func TestSocket(t *testing.T) {
 	}
 	p := &dialogue.Player{
 		Dial: func() (dialogue.Link, error) { return linktest.DialSocket(target.Addr(), 5*time.Second) }, Wait: time.Sleep,
-		Vars: map[string]string{"target": testbed.IQN, "initiator": iscsitest.Initiator, "lun": "0", "portal": target.Addr(),
+		Vars: map[string]string{"target": testbed.IQN, "initiator": iscsitest.Initiator, "lun": "0", "portal": target.Addr(), "erl": "2",
 			"chapnode": chapNode, "chapuser": chapUser, "chapsecret": chapSecret},
 	}
 	for _, s := range load(t) {

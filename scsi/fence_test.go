@@ -182,11 +182,11 @@ func TestManagementLetsNewerGo(t *testing.T) {
 		g.turns(5)
 		older := d.fly
 		d.fly = nil
-		young := s[1].issue(read50, nil)
+		young := s[0].issue(read50, nil) // on the reactor of the old one
 		if !young.done { // it may have met a unit attention
 			g.turns(5)
 		} else {
-			young = s[1].issue(read50, nil)
+			young = s[0].issue(read50, nil)
 			g.turns(5)
 		}
 		for _, io := range older {

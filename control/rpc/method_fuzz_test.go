@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"spindle/control/controltest"
 	"spindle/control/rpc"
@@ -31,7 +32,7 @@ func FuzzMethod(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint16, params []byte) {
 		m := methods[int(which)%len(methods)]
-		if !json.Valid(params) || strings.Contains(m.Usage(), "filename=") {
+		if !json.Valid(params) || !utf8.Valid(params) || strings.Contains(m.Usage(), "filename=") {
 			return // framing is FuzzRPC's; what names a file would write it
 		}
 		ctl, _ := controltest.New()

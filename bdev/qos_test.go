@@ -234,3 +234,42 @@ func TestQoSBurst(t *testing.T) {
 		t.Fatalf("40 more took %v", took)
 	}
 }
+
+// TestQoSAbortLast: an I/O that comes after the last one that waited was aborted
+// has its turn.
+func TestQoSAbortLast(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(g, 1024))
+	b.SetLimits(bdev.Limits{RWIOsPerSec: 1000})
+	ch, buf := g.Open(b, 0), g.Buffer(512)
+	g.MustDo(ch, bdev.Read, 0, 1, buf, 0)
+	var calls [3]*bdevtest.Call
+	for i := range calls {
+		calls[i] = bdevtest.NewCall(bdev.Read, uint64(i), 1, buf, 0)
+	}
+	calls[0].Start(ch)
+	calls[1].Start(ch)
+	ch.Abort(&calls[1].IO)
+	calls[2].Start(ch)
+	g.Advance(10 * time.Millisecond)
+	if calls[0].Final != bdev.OK || calls[1].Final != bdev.Aborted || calls[2].Final != bdev.OK {
+		t.Fatalf("%v, %v, %v", calls[0].Final, calls[1].Final, calls[2].Final)
+	}
+}
+
+// TestRangeWraps: no sum of place and length wraps to a place on the device.
+func TestRangeWraps(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(g, 1024))
+	ch, buf := g.Open(b, 0), g.Buffer(1024)
+	for _, lba := range []uint64{1<<64 - 1, 1<<64 - 2, 1 << 63, 1023, 1024, 1025} {
+		for op := bdev.Read; op < bdev.NumOps; op++ {
+			if op == bdev.Flush {
+				continue
+			}
+			if s := bdevtest.NewCall(op, lba, 2, buf, 0).Start(ch); s != bdev.OutRange {
+				t.Errorf("%v of two blocks at %#x: %v", op, lba, s)
+			}
+		}
+	}
+}

@@ -467,3 +467,16 @@ func TestEngineKnowsNoRDMA(t *testing.T) {
 		}
 	}
 }
+
+// TestDataInManyMessages: data-in that is longer than the port's messages comes
+// as several RDMA WRITEs, each where it belongs.
+func TestDataInManyMessages(t *testing.T) {
+	g := isertest.New(t, isertest.Options{ISER: iser.WithMaxMessage(iser.Options{}, 4096)})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	data := pattern(40960, 3)
+	c.Write(1, 8, data, isertest.Shape{})
+	if !bytes.Equal(c.Read(1, 8, 80), data) {
+		t.Error("what was read differs")
+	}
+}

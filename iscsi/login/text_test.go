@@ -221,3 +221,18 @@ func TestTextDialogues(t *testing.T) {
 		}
 	})
 }
+
+// TestTextOtherTask: an exchange belongs to the task tag that began it, as well
+// as to the target transfer tag it was given (RFC 7143 §11.10.3, §11.10.4).
+func TestTextOtherTask(t *testing.T) {
+	x := NewText(&Result{Identity: Identity{Discovery: true}, MaxSendData: 8192}, twoTargets, 0)
+	r := ask(x, pdu.FlagContinue, pdu.ReservedTag, "SendTargets=")
+	if r.Reject != 0 || r.TTT == pdu.ReservedTag {
+		t.Fatalf("%+v", r)
+	}
+	b := textRequest(pdu.FlagFinal, r.TTT, 4)
+	b.SetITT(0x78)
+	if r := x.Step(b, []byte("All\x00")); r.Reject != pdu.RejectProtocol {
+		t.Errorf("another task went on with the exchange: %+v", r)
+	}
+}

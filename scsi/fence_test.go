@@ -183,7 +183,7 @@ func TestManagementLetsNewerGo(t *testing.T) {
 		older := d.fly
 		d.fly = nil
 		young := s[0].issue(read50, nil) // on the reactor of the old one
-		if !young.done { // it may have met a unit attention
+		if !young.done {                 // it may have met a unit attention
 			g.turns(5)
 		} else {
 			young = s[0].issue(read50, nil)

@@ -112,8 +112,12 @@ func (s *shard) close() {
 	s.block, s.batch, s.wcs, s.n, s.i = mem.Ref{}, nil, nil, 0, 0
 }
 
-// addConn gives a connection its slot.
+// addConn gives a connection its slot. On a software device the kernel works for
+// it on this very CPU.
 func (s *shard) addConn(c *Conn) (i uint32, gen uint16) {
+	if c.dev.v.Info().Software() {
+		s.r.MakeWay(true)
+	}
 	if n := len(s.freed); n > 0 {
 		i, s.freed = s.freed[n-1], s.freed[:n-1]
 	} else {
@@ -127,6 +131,9 @@ func (s *shard) addConn(c *Conn) (i uint32, gen uint16) {
 // dropConn takes the slot back: its queue pair is gone, and completions of it
 // that were not polled yet are stale.
 func (s *shard) dropConn(c *Conn) {
+	if c.dev.v.Info().Software() {
+		s.r.MakeWay(false)
+	}
 	s.slots[c.slot].c = nil
 	s.slots[c.slot].gen++
 	s.freed = append(s.freed, c.slot)

@@ -50,6 +50,8 @@ type Reactor struct {
 	newRing  func(*mem.Arena) (ring.Ring, error)
 
 	pollersGone bool
+	polite      int // calls that asked it to make way
+	nice        int // its thread's nice value before it did
 
 	cqes [MaxCompletionsPerTurn]ring.CQE
 

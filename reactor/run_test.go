@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -411,5 +412,35 @@ func BenchmarkEcho(b *testing.B) {
 			b.ReportMetric(float64(r.Stats().Sleeps-slept)/float64(b.N), "sleeps/op")
 			b.ReportMetric(float64(r.Ring.Syscalls()-entered)/float64(b.N), "syscalls/op")
 		})
+	}
+}
+
+// A reactor that is asked to makes way, as long as somebody wants it to.
+func TestMakeWay(t *testing.T) {
+	r := start(t, reactor.Adaptive)
+	nice := func(change ...bool) int {
+		got := make(chan int, 1)
+		r.Post(&reactor.Msg{Run: func(r *reactor.Reactor) {
+			for _, on := range change {
+				r.MakeWay(on)
+			}
+			n, err := sys.ThreadNice()
+			if err != nil {
+				t.Error(err)
+			}
+			got <- n
+		}})
+		return <-got
+	}
+	before := nice()
+	if n := nice(true, true); n < 10 {
+		t.Errorf("asked to make way it runs at nice %d", n)
+	}
+	if n := nice(false); n < 10 {
+		t.Errorf("one of two still wants it to, and it runs at nice %d", n)
+	}
+	// Without privileges it may not take its priority back.
+	if n := nice(false); n != before && os.Getuid() == 0 {
+		t.Errorf("nobody wants it to, and it runs at nice %d instead of %d", n, before)
 	}
 }

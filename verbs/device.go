@@ -32,6 +32,17 @@ type DeviceInfo struct {
 	Ports []PortInfo
 }
 
+// The vendors that the kernel's software devices say they are of
+// (drivers/infiniband/sw: rxe_param.h, siw.h).
+const (
+	vendorRXE = 0xffffff
+	vendorSIW = 0x626d74
+)
+
+// Software tells whether the device is no adapter but a kernel module (soft-RoCE,
+// soft-iWARP) that does its work on the CPUs of those who use it.
+func (i *DeviceInfo) Software() bool { return i.VendorID == vendorRXE || i.VendorID == vendorSIW }
+
 // PortInfo describes a port of a device.
 type PortInfo struct {
 	Number  int

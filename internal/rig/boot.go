@@ -23,6 +23,9 @@ type Job struct {
 	Limit  time.Duration     // of the whole boot
 	CPUs   int
 	MemMiB int
+	// Results is the folder for the files that the script leaves as a tar on its
+	// scratch disk; empty takes none.
+	Results string
 }
 
 // statusLine is the guest's last word.
@@ -71,6 +74,11 @@ func (i *Image) Run(ctx context.Context, job Job, out io.Writer) error {
 	}
 	status, found := copyUntilStatus(out, text)
 	werr := cmd.Wait()
+	if found && job.Results != "" {
+		if err := unpackResults(filepath.Join(dir, "scratch"), job.Results); err != nil {
+			return fmt.Errorf("results: %w", err)
+		}
+	}
 	switch {
 	case !found:
 		tail, _ := os.ReadFile(console)
@@ -110,7 +118,7 @@ func (i *Image) qemuArgs(job Job, dir, console string) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
 		"-kernel", i.path("vmlinux"), "-initrd", i.path("initrd"),
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check nowatchdog audit=0 apparmor=0 " +
-			"random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1",
+			"random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1" + tscFrequency("/proc/cpuinfo"),
 		"-serial", "file:" + console,
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off", "-device", "virtserialport,chardev=out,name=rig.out",
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",

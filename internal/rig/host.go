@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -71,4 +73,31 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, text, info.Mode().Perm())
+}
+
+// tscFrequency tells the guest's kernel how fast its time stamp counter runs,
+// which is the host's. It would calibrate it against an emulated timer, and on a
+// busy host be wrong by a factor of ten, with every timeout of the guest. What
+// /proc/cpuinfo calls MHz is that frequency where the host is a virtual machine
+// itself; elsewhere it is the processor's of the moment, and not passed on.
+func tscFrequency(cpuinfo string) string {
+	text, err := os.ReadFile(cpuinfo)
+	if err != nil {
+		return ""
+	}
+	mhz, fixed := 0.0, false
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(line, ":")
+		switch strings.TrimSpace(key) {
+		case "cpu MHz":
+			mhz, _ = strconv.ParseFloat(strings.TrimSpace(value), 64)
+		case "flags":
+			f := strings.Fields(value)
+			fixed = slices.Contains(f, "hypervisor") && slices.Contains(f, "constant_tsc")
+		}
+	}
+	if mhz == 0 || !fixed {
+		return ""
+	}
+	return fmt.Sprintf(" tsc_early_khz=%.0f", 1000*mhz)
 }

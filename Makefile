@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance clients fuzz sim cover test-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance clients fuzz sim cover test-rig bench-rig bench-quick docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -49,6 +49,10 @@ cover: ## statement coverage of iscsi and scsi by all tests, and what is missing
 test-rig: ## the kernel's initiator, in a QEMU guest; RIG_MINUTES=5 adds that much verified load
 	@scripts/setup.sh base rig
 	@$(DEV) test rig
+
+bench-rig: setup ## STGT, LIO and Spindle over TCP and iSER in a QEMU guest, into docs/performance.md
+	@scripts/setup.sh base rig
+	@$(DEV) bench-rig -into docs/performance.md
 
 bench-quick: ## Go micro-benchmarks, briefly
 	@$(GO) test -p 1 -run '^$$' -bench . -benchtime 100ms ./...

@@ -25,9 +25,11 @@ func CheckInitiator(name string, workloads []Workload) error {
 	switch name {
 	case Own:
 		return nil
+	case FIO:
+		return checkFIO(workloads)
 	case Perf:
 	default:
-		return fmt.Errorf("there is no initiator %q, only %s and %s", name, Own, Perf)
+		return fmt.Errorf("there is no initiator %q, only %s, %s and %s", name, Own, Perf, FIO)
 	}
 	if _, err := exec.LookPath(Perf); err != nil {
 		return errors.New("iscsi-perf is absent: apt-get install libiscsi-bin")

@@ -23,6 +23,10 @@ type Machine struct {
 	Steal     float64 `json:"steal"`      // share of CPU time that the hypervisor took meanwhile
 }
 
+// CommitVariable of the environment names the commit where there is no
+// repository: in a guest, say.
+const CommitVariable = "SPINDLE_COMMIT"
+
 func describe() Machine {
 	m := Machine{CPUs: runtime.NumCPU(), Go: runtime.Version(), Commit: "unknown"}
 	for line := range strings.Lines(text("/proc/cpuinfo")) {
@@ -54,6 +58,9 @@ func describe() Machine {
 			}
 		}
 		m.Commit += dirty
+	}
+	if c := os.Getenv(CommitVariable); c != "" {
+		m.Commit = c
 	}
 	if m.Commit == "unknown" { // not stamped: the tree that one stands in, then
 		if out, err := exec.Command("git", "describe", "--always", "--dirty=, modified").Output(); err == nil {

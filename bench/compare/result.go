@@ -21,6 +21,9 @@ type Result struct {
 	Cells    []Cell        `json:"cells"`
 	Goals    []Goal        `json:"goals,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
+	// IdleSpin is how often a second Spindle, spinning without work, is switched
+	// out of its own accord; measured beside peer.Spinning.
+	IdleSpin float64 `json:"idle_spin_per_s,omitempty"`
 }
 
 // Method is how it was measured.
@@ -36,6 +39,7 @@ type Method struct {
 	Congestion   string        `json:"congestion"`
 	Transport    string        `json:"transport"`
 	Initiator    string        `json:"initiator"`
+	Host         string        `json:"host,omitempty"`
 	Subject      string        `json:"subject"` // the peer that ratios are of
 }
 
@@ -74,6 +78,9 @@ type Figure struct {
 	Busy        float64  `json:"busy_ns_per_io"`       // less what it polled in vain; 0 if it does not tell
 	Voluntary   float64  `json:"voluntary_per_io"`     // context switches of the target
 	Involuntary float64  `json:"involuntary_per_io"`   // context switches of the target
+	Net         float64  `json:"voluntary_net_per_io"` // voluntary, less what it has without work
+	Workers     float64  `json:"workers_per_io"`       // switches of kernel workers and ksoftirqd; kernel's initiator only
+	System      float64  `json:"system_per_io"`        // switches of the whole machine; likewise
 	Wakeups     float64  `json:"wakeups_per_io"`       // counters.Unknown when unknown
 	Syscalls    float64  `json:"syscalls_per_io"`      // counters.Unknown when unknown
 	Initiator   float64  `json:"initiator_busy_ns_io"` // of the load generator
@@ -109,6 +116,9 @@ type Sample struct {
 	Collector counters.GC `json:"collector"`
 	Busy      float64     `json:"target_busy_ns"`
 	Own       float64     `json:"initiator_busy_ns_io"`
+	// With the kernel's initiator: switches of all kernel workers, and of the machine.
+	Workers counters.Counts `json:"workers,omitzero"`
+	System  int64           `json:"system_switches,omitempty"`
 	// Idle is the share of the initiator's time in which nothing had arrived: near
 	// 0, it was the initiator that was measured.
 	Idle float64 `json:"initiator_idle"`

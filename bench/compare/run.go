@@ -53,8 +53,9 @@ type Plan struct {
 	Budget    time.Duration                    // beyond which no more rounds than asked for are made; 0 is none
 	Log       func(format string, args ...any) // progress; may be nil
 
-	begun time.Time
-	at    int // the test that runs
+	begun   time.Time
+	at      int             // the test that runs
+	workers *counters.Meter // of the kernel's, with the kernel's initiator
 }
 
 // contestant is a peer that runs.
@@ -65,6 +66,8 @@ type contestant struct {
 	filled    bool    // its RAM LUN was written through
 	collected int     // the last collection of its garbage that was seen
 	perCall   float64 // bytes of garbage that an RPC makes; 0 until it was measured
+
+	kernel // with the kernel's initiator
 }
 
 // Test is what becomes a cell.
@@ -116,7 +119,8 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 	list, err := p.start(ctx, dir, r)
 	defer func() {
 		for _, c := range list {
-			if e := c.run.Stop(); e != nil {
+			c.run.Resume() // to say farewell
+			if e := errors.Join(c.disconnect(), c.run.Stop()); e != nil {
 				p.Log("%v", e)
 			}
 		}
@@ -125,6 +129,12 @@ func Run(ctx context.Context, p Plan) (*Result, error) {
 		return nil, err
 	}
 	r.Method.Subject = subject(list)
+	if p.Method.Initiator == FIO {
+		if err := p.settle(ctx, list, r); err != nil {
+			return nil, err
+		}
+		defer p.workers.Close()
+	}
 	if p.Tests == nil {
 		p.Tests = p.everyone(list, r.Method.Subject)
 	}
@@ -208,9 +218,10 @@ func subject(list []*contestant) string {
 
 // start starts every peer that is here, and stops them where they stand.
 func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contestant, err error) {
-	connections := 0
+	connections, iser := 0, false
 	for _, w := range p.Workloads {
 		connections = max(connections, w.Connections)
+		iser = iser || w.transport() == ISER
 	}
 	for _, t := range p.Tests {
 		connections = max(connections, t.Workload.Connections)
@@ -232,7 +243,10 @@ func (p *Plan) start(ctx context.Context, dir string, r *Result) (list []*contes
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
-		run, err := d.Start(ctx, peer.Setup{CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Args: p.Args[d.Name()], Env: []string{counters.GCTrace}, Connections: connections})
+		run, err := d.Start(ctx, peer.Setup{
+			CPU: p.Method.TargetCPU, Size: p.Method.LUNSize, Dir: dir, Host: p.Method.Host, ISER: iser,
+			Args: p.Args[d.Name()], Env: []string{counters.GCTrace}, Connections: connections,
+		})
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", d.Title(), err)
 		}
@@ -260,7 +274,7 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 		order[i] = i
 		cell.Figures = append(cell.Figures, Figure{Peer: e.Name, Wakeups: counters.Unknown, Syscalls: counters.Unknown})
 		if e.w.LUN == peer.RAM {
-			if err := p.fill(ctx, e.c); err != nil {
+			if err := p.fill(ctx, e.w, e.c); err != nil {
 				return nil, fmt.Errorf("%s: filling the LUN in memory: %w", e.c.name, err)
 			}
 		}
@@ -268,7 +282,7 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 	for round := 0; p.another(cell, &t, round); round++ {
 		for _, i := range order {
 			f, e := &cell.Figures[i], &entries[i]
-			if f.Error != "" || e.c.dead != nil {
+			if f.Error != "" || e.c.dead != nil || t.Initiator == FIO && e.c.name == peer.Spinning && round >= spinRounds {
 				continue
 			}
 			s, h, err := p.measure(ctx, &t, e, about(r, e.c.name))
@@ -305,7 +319,7 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 		}
 		f.Syscalls = p.syscalls(ctx, e)
 		f.goTarget = e.c.collected > 0
-		f.summarise(histograms[i])
+		f.summarise(histograms[i], idleSwitches(e.c.name, r))
 	}
 	if !t.NoRatios {
 		cell.Ratios = p.ratios(cell)
@@ -365,11 +379,16 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 
 // fill writes a LUN in memory through once: the first touch of a page costs the
 // kernel's clearing of it, which would be measured instead of the target.
-func (p *Plan) fill(ctx context.Context, c *contestant) error {
+func (p *Plan) fill(ctx context.Context, w Workload, c *contestant) error {
+	if c.sessions != nil {
+		c.run.Resume()
+		defer c.pause()
+		return p.fillDisk(ctx, w, c)
+	}
 	if c.filled || c.dead != nil {
 		return nil
 	}
-	w := Workload{LUN: peer.RAM, RW: "write", Size: 256 << 10, Depth: 4, Connections: 1}
+	w = Workload{LUN: peer.RAM, RW: "write", Size: 256 << 10, Depth: 4, Connections: 1}
 	o, err := p.options(w, c)
 	if err != nil {
 		return err
@@ -386,6 +405,12 @@ func (p *Plan) fill(ctx context.Context, c *contestant) error {
 // measure is one run with its counters.
 func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sample, *hdrhistogram.Histogram, error) {
 	c := e.c
+	c.run.Resume()
+	defer c.pause()
+	if t.Initiator == FIO {
+		s, err := p.fio(ctx, e.w, c)
+		return s, nil, err
+	}
 	o, err := p.options(e.w, c)
 	if err != nil {
 		return nil, nil, err
@@ -393,8 +418,6 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 	if t.Runtime > 0 {
 		o.Runtime = t.Runtime
 	}
-	c.run.Resume()
-	defer c.run.Pause()
 	if t.Initiator == Perf {
 		s, err := p.perf(ctx, e.w, c)
 		return s, nil, err
@@ -463,7 +486,7 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 
 // syscalls is the target's system calls per I/O, from a short run of their own.
 func (p *Plan) syscalls(ctx context.Context, e *entry) float64 {
-	if e.c.run.PID == 0 || e.c.dead != nil || e.w.Idle || e.w.Rate > 0 || e.litter != nil {
+	if e.c.run.PID == 0 || e.c.dead != nil || e.w.Idle || e.w.Rate > 0 || e.litter != nil || e.c.sessions != nil {
 		return counters.Unknown
 	}
 	least := float64(counters.Unknown)
@@ -520,7 +543,7 @@ var curve = []float64{0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99, 9
 
 // summarise makes a figure of its samples: medians of rounds, so that one
 // disturbed round does not count.
-func (f *Figure) summarise(h *hdrhistogram.Histogram) {
+func (f *Figure) summarise(h *hdrhistogram.Histogram, idle float64) {
 	of := func(get func(Sample) float64) Interval {
 		var v []float64
 		for _, s := range f.Samples {
@@ -544,6 +567,9 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram) {
 	f.Voluntary = perIO(func(s Sample) int64 { return s.Counts.Voluntary })
 	f.Involuntary = perIO(func(s Sample) int64 { return s.Counts.Involuntary })
 	f.Wakeups = perIO(func(s Sample) int64 { return s.Counts.Wakeups })
+	f.Net = of(func(s Sample) float64 { return max(0, float64(s.Counts.Voluntary)/float64(s.IOs)-idle/s.IOPS) }).Median
+	f.Workers = perIO(func(s Sample) int64 { return s.Workers.Voluntary + s.Workers.Involuntary })
+	f.System = perIO(func(s Sample) int64 { return s.System })
 	f.Busy = of(func(s Sample) float64 { return s.Busy / float64(s.IOs) }).Median
 	f.Initiator = of(func(s Sample) float64 { return s.Own }).Median
 	var gc counters.GC

@@ -92,7 +92,7 @@ func TheStandard(limit string) ([]Row, []Test) {
 	s.garbage()
 	s.rows = append(s.rows, Row{
 		ID: "rig", Title: "iSER and TCP in the rig", Against: "better of STGT and LIO",
-		elsewhere: "measured in the QEMU guest: make test-rig",
+		elsewhere: "measured in the QEMU guest: make bench-rig",
 	})
 	return s.rows, s.tests
 }

@@ -12,7 +12,8 @@ import (
 
 // Workload is a cell of the comparison.
 type Workload struct {
-	LUN         string `json:"lun"` // peer.Null or peer.RAM
+	Transport   string `json:"transport,omitempty"` // TCP, ISER; empty is TCP that nobody asks about
+	LUN         string `json:"lun"`                 // peer.Null or peer.RAM
 	RW          string `json:"rw"`
 	Mix         int    `json:"rwmixread"`
 	Size        uint32 `json:"bs"`
@@ -31,6 +32,9 @@ func (w Workload) Name() string {
 		rw += strconv.Itoa(w.Mix)
 	}
 	s := fmt.Sprintf("%s:%s:%s:%d", w.LUN, rw, load.FormatBytes(uint64(w.Size)), w.Depth)
+	if w.Transport != "" {
+		s = w.Transport + "/" + s
+	}
 	if w.Connections != 1 || w.Digests {
 		s += ":" + strconv.Itoa(w.Connections)
 	}
@@ -38,6 +42,13 @@ func (w Workload) Name() string {
 		s += ":digests"
 	}
 	return s
+}
+
+func (w Workload) transport() string {
+	if w.Transport == "" {
+		return TCP
+	}
+	return w.Transport
 }
 
 func (w Workload) mixed() bool { return strings.HasSuffix(w.RW, "rw") || w.RW == "readwrite" }
@@ -49,6 +60,12 @@ func (w Workload) Title() string {
 		rw += fmt.Sprintf(" %d/%d", w.Mix, 100-w.Mix)
 	}
 	s := fmt.Sprintf("%s, %s %s, QD %d", w.LUN, strings.ToUpper(load.FormatBytes(uint64(w.Size))), rw, w.Depth)
+	switch w.Transport {
+	case TCP:
+		s = "TCP, " + s
+	case ISER:
+		s = "iSER, " + s
+	}
 	if w.Connections != 1 {
 		s += fmt.Sprintf(", %d connections", w.Connections)
 	}
@@ -63,6 +80,7 @@ var sets = []struct{ Name, Text, About string }{
 	{"quick", "null:randread:4k:1+32", "two cells, a first look"},
 	{"broad", "null:randread:512+4k:1+32+128,ram:randread+randwrite+randrw70:4k:32,ram:read+write:128k:32", "small and large, null and memory"},
 	{"depth", "null:randread:4k:1+2+4+8+16+32+64+128", "IOPS against queue depth"},
+	{"rig", "null:randread+randwrite:512+4k:1+32,ram:randread+randwrite:4k:32", "what is asked of the kernel's initiator"},
 	{"connections", "null:randread:4k:4:1+16+256+1024", "one to many connections"},
 }
 
@@ -76,7 +94,7 @@ func SetsHelp() string {
 }
 
 // ParseWorkloads reads a comma-separated list of sets and of
-// LUN:RW:BS:QD[:CONNECTIONS[:digests]], in which + separates alternatives:
+// [TRANSPORT/]LUN:RW:BS:QD[:CONNECTIONS[:digests]], in which + separates alternatives:
 // null:randread:512+4k:1+32 is four workloads.
 func ParseWorkloads(text string) ([]Workload, error) {
 	var all []Workload
@@ -99,14 +117,21 @@ func ParseWorkloads(text string) ([]Workload, error) {
 }
 
 func parseItem(item string) (all []Workload, err error) {
-	parts := strings.Split(item, ":")
+	transport, rest, ok := strings.Cut(item, "/")
+	if !ok {
+		transport, rest = "", item
+	}
+	if ok && transport != TCP && transport != ISER {
+		return nil, fmt.Errorf("workload %q: there is no transport %q, only %s and %s", item, transport, TCP, ISER)
+	}
+	parts := strings.Split(rest, ":")
 	if len(parts) < 4 || len(parts) > 6 {
 		return nil, fmt.Errorf("workload %q: want LUN:RW:BS:QD[:CONNECTIONS[:digests]] or one of %s", item, SetsHelp())
 	}
 	if len(parts) == 4 {
 		parts = append(parts, "1")
 	}
-	w := Workload{Digests: len(parts) == 6 && parts[5] == "digests"}
+	w := Workload{Transport: transport, Digests: len(parts) == 6 && parts[5] == "digests"}
 	if len(parts) == 6 && !w.Digests {
 		return nil, fmt.Errorf("workload %q: after the connections comes nothing but digests", item)
 	}

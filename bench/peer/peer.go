@@ -13,6 +13,9 @@ import (
 // Target is the name of the target node, for those that take any.
 const Target = "iqn.2026-11.io.spindle:bench"
 
+// Spinning is the name of Spindle when it never sleeps.
+const Spinning = "spindle-poll"
+
 // LUN kinds.
 const (
 	Null = "null" // answers at once, stores nothing
@@ -24,9 +27,12 @@ var ErrAbsent = errors.New("absent")
 
 // Setup is what every peer gets alike.
 type Setup struct {
-	CPU  int      // everything of the peer runs there; -1 leaves it
-	Size uint64   // of each LUN, in bytes
-	Dir  string   // for its files
+	CPU  int    // everything of the peer runs there; -1 leaves it
+	Size uint64 // of each LUN, in bytes
+	Dir  string // for its files
+	Host string // address to listen on; empty is the loopback address
+	// ISER has it listen over iSER too, at Host, which an RDMA device has.
+	ISER bool
 	Args []string // more for its program
 	Env  []string // more for its environment
 	// Connections there will be at most at a time, for those that must know.
@@ -47,8 +53,11 @@ type Driver interface {
 
 // Running is a started peer.
 type Running struct {
-	PID  int
+	PID  int               // 0 where it lives in the kernel
 	URLs map[string]string // by LUN kind
+	ISER map[string]string // the same over iSER, where that was asked for
+	// Threads are the beginnings of its threads' names, where it lives in the kernel.
+	Threads []string
 	// Control is the RPC socket of those that have one, with SPDK's methods.
 	Control string
 
@@ -109,7 +118,10 @@ type Paths struct{ Spindle, SPDK, Self string }
 
 // Drivers are all peers there are.
 func Drivers(p Paths) []Driver {
-	return []Driver{spindleDriver{p.Spindle}, stgtDriver{}, spdkDriver{p.SPDK}, lioDriver{}, limitDriver{p.Self}}
+	return []Driver{
+		spindleDriver{p.Spindle}, stgtDriver{}, spdkDriver{p.SPDK}, lioDriver{lioRoot}, limitDriver{p.Self},
+		Variant(spindleDriver{p.Spindle}, Spinning, "Spindle, spinning", func(s *Setup) { s.Args = append(s.Args, "--idle", "poll") }),
+	}
 }
 
 // Find returns the drivers of a comma-separated list of names. An entry

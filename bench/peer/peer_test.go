@@ -41,7 +41,7 @@ func TestFind(t *testing.T) {
 }
 
 func TestAbsentSaysHowToGetIt(t *testing.T) {
-	for _, d := range []Driver{lioDriver{}, spdkDriver{"/nowhere/iscsi_tgt"}, spindleDriver{"/nowhere/spindle"}} {
+	for _, d := range []Driver{lioDriver{"/nowhere"}, spdkDriver{"/nowhere/iscsi_tgt"}, spindleDriver{"/nowhere/spindle"}} {
 		if _, err := d.Version(t.Context()); !errors.Is(err, ErrAbsent) || !strings.Contains(err.Error(), "make") {
 			t.Errorf("%s: %v", d.Name(), err)
 		}
@@ -132,7 +132,7 @@ func TestPause(t *testing.T) {
 }
 
 func TestFreePort(t *testing.T) {
-	port, err := freePort()
+	port, err := freePort("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}

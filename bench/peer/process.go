@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	startTimeout = 20 * time.Second
+	startTimeout = time.Minute
 	stopTimeout  = 10 * time.Second
 	logKept      = 8 << 10
 )
@@ -161,9 +161,17 @@ func (p *process) until(ctx context.Context, what string, met func() bool) error
 	return nil
 }
 
-// freePort is a port of the loopback address that nobody listens on.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// host is where a peer listens.
+func (s *Setup) host() string {
+	if s.Host == "" {
+		return "127.0.0.1"
+	}
+	return s.Host
+}
+
+// freePort is a port of that address that nobody listens on.
+func freePort(host string) (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return 0, err
 	}

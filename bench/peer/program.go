@@ -42,7 +42,7 @@ func (d programDriver) Version(context.Context) (string, error) {
 }
 
 func (d programDriver) Start(ctx context.Context, s Setup) (*Running, error) {
-	port, err := freePort()
+	port, err := freePort(s.host())
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,16 +18,20 @@ type object map[string]any
 const maxSessions = 4096
 
 // config is the same for Spindle and SPDK, which share their methods' names.
-func config(port int, size uint64, options object) object {
+func config(s Setup, port int, options object) object {
+	portal := object{"host": s.host(), "port": strconv.Itoa(port)}
+	if s.ISER {
+		portal["iser"] = true
+	}
 	call := func(method string, params object) object { return object{"method": method, "params": params} }
 	return object{"subsystems": []object{
 		{"subsystem": "bdev", "config": []object{
-			call("bdev_null_create", object{"name": "null", "num_blocks": size / 512, "block_size": 512}),
-			call("bdev_malloc_create", object{"name": "ram", "num_blocks": size / 512, "block_size": 512}),
+			call("bdev_null_create", object{"name": "null", "num_blocks": s.Size / 512, "block_size": 512}),
+			call("bdev_malloc_create", object{"name": "ram", "num_blocks": s.Size / 512, "block_size": 512}),
 		}},
 		{"subsystem": "iscsi", "config": []object{
 			call("iscsi_set_options", options),
-			call("iscsi_create_portal_group", object{"tag": 1, "portals": []object{{"host": "127.0.0.1", "port": strconv.Itoa(port)}}}),
+			call("iscsi_create_portal_group", object{"tag": 1, "portals": []object{portal}}),
 			call("iscsi_create_initiator_group", object{"tag": 1, "initiators": []string{"ANY"}, "netmasks": []string{"ANY"}}),
 			call("iscsi_create_target_node", object{
 				"name": Target, "alias_name": "bench", "queue_depth": 128, "disable_chap": true,
@@ -39,10 +44,10 @@ func config(port int, size uint64, options object) object {
 
 // configured writes the configuration for a free port.
 func configured(s Setup, name string, options object) (file string, port int, err error) {
-	if port, err = freePort(); err != nil {
+	if port, err = freePort(s.host()); err != nil {
 		return "", 0, err
 	}
-	text, err := json.MarshalIndent(config(port, s.Size, options), "", "  ")
+	text, err := json.MarshalIndent(config(s, port, options), "", "  ")
 	if err != nil {
 		return "", 0, err
 	}
@@ -50,9 +55,16 @@ func configured(s Setup, name string, options object) (file string, port int, er
 	return file, port, os.WriteFile(file, text, 0o644)
 }
 
-func running(p *process, port int, control string, null, ram int) *Running {
-	url := func(lun int) string { return fmt.Sprintf("iscsi://127.0.0.1:%d/%s/%d", port, Target, lun) }
-	return &Running{PID: p.cmd.Process.Pid, proc: p, Control: control, URLs: map[string]string{Null: url(null), RAM: url(ram)}}
+// urls names LUNs of a target node over one transport.
+func urls(scheme, host string, port int, target string, null, ram int) map[string]string {
+	url := func(lun int) string {
+		return fmt.Sprintf("%s://%s/%s/%d", scheme, net.JoinHostPort(host, strconv.Itoa(port)), target, lun)
+	}
+	return map[string]string{Null: url(null), RAM: url(ram)}
+}
+
+func running(s Setup, p *process, port int, control string, null, ram int) *Running {
+	return &Running{PID: p.cmd.Process.Pid, proc: p, Control: control, URLs: urls("iscsi", s.host(), port, Target, null, ram)}
 }
 
 type spindleDriver struct{ path string }
@@ -87,8 +99,11 @@ func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := running(p, port, socket, 0, 1)
-	if err := p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+	r := running(s, p, port, socket, 0, 1)
+	if s.ISER {
+		r.ISER = urls("iser", s.host(), port, Target, 0, 1)
+	}
+	if err := p.listens(ctx, net.JoinHostPort(s.host(), strconv.Itoa(port))); err != nil {
 		r.Stop()
 		return nil, err
 	}
@@ -131,27 +146,12 @@ func (d spdkDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := running(p, port, socket, 0, 1)
-	if err := p.listens(ctx, fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+	r := running(s, p, port, socket, 0, 1)
+	if err := p.listens(ctx, net.JoinHostPort(s.host(), strconv.Itoa(port))); err != nil {
 		r.Stop()
 		return nil, err
 	}
 	return r, nil
-}
-
-// lioDriver is the kernel's target, which only a kernel that has it can run.
-type lioDriver struct{}
-
-func (lioDriver) Name() string  { return "lio" }
-func (lioDriver) Title() string { return "LIO" }
-
-func (lioDriver) Version(context.Context) (string, error) {
-	return "", absent("the kernel's target wants its own kernel and root: make test-rig runs it, and all of iSER, in a QEMU guest")
-}
-
-func (d lioDriver) Start(ctx context.Context, s Setup) (*Running, error) {
-	_, err := d.Version(ctx)
-	return nil, err
 }
 
 // limitDriver is the canned responder of this very program.

@@ -119,8 +119,8 @@ func facts(r *compare.Result) [][2]string {
 		{"machine", fmt.Sprintf("%s, %d CPUs%s, %d MiB, Linux %s, %s", m.CPU, m.CPUs, virtual, m.MemoryMiB, m.Kernel, m.Go)},
 		{"commit", m.Commit},
 		{"disturbance", fmt.Sprintf("load average %.2f before the start, %.1f %% of the CPU time stolen by the hypervisor", m.LoadStart, 100*m.Steal)},
-		{"method", fmt.Sprintf("%d interleaved rounds of %v after a ramp of %v; targets on CPU %d, initiator (%s) on CPU %d; %s over loopback, %s; LUNs of %s, those in memory written through first",
-			how.Rounds, how.Runtime, how.Ramp, how.TargetCPU, how.Initiator, how.InitiatorCPU, strings.ToUpper(how.Transport), how.Congestion, load.FormatBytes(how.LUNSize))},
+		{"method", fmt.Sprintf("%d interleaved rounds of %v after a ramp of %v; targets on CPU %d, initiator (%s) on CPU %d; %s; LUNs of %s, those in memory written through first",
+			how.Rounds, how.Runtime, how.Ramp, how.TargetCPU, how.Initiator, how.InitiatorCPU, way(how), load.FormatBytes(how.LUNSize))},
 	}
 	for _, p := range r.Peers {
 		if p.Absent == "" {
@@ -128,6 +128,14 @@ func facts(r *compare.Result) [][2]string {
 		}
 	}
 	return list
+}
+
+// way is how the I/O travels.
+func way(m compare.Method) string {
+	if m.Initiator == compare.FIO {
+		return "by " + strings.ReplaceAll(m.Transport, ",", " and ") + " from the kernel's initiator on the same machine"
+	}
+	return strings.ToUpper(m.Transport) + " over loopback, " + m.Congestion
 }
 
 // HTML is the page.
@@ -146,6 +154,7 @@ func Markdown(r *compare.Result, dir string) string {
 		fmt.Fprintf(&b, "> **Warning:** %s.\n\n", w)
 	}
 	goalsMarkdown(&b, r)
+	kernelMarkdown(&b, v)
 	for _, f := range v.Facts {
 		fmt.Fprintf(&b, "* %s: %s\n", f[0], f[1])
 	}
@@ -218,18 +227,22 @@ func Write(r *compare.Result, dir string) ([]string, error) {
 	return names, nil
 }
 
-// The lines between which Insert writes.
-const (
-	begin = "<!-- result: made by spindle-bench, do not edit -->\n"
-	end   = "<!-- end of result -->\n"
-)
+// Result is the section of a document that a comparison goes to unless it is said
+// otherwise.
+const Result = "result"
+
+// sectionLines are the lines of a section between which Insert writes.
+func sectionLines(section string) (begin, end string) {
+	return "<!-- " + section + ": made by spindle-bench, do not edit -->\n", "<!-- end of " + section + " -->\n"
+}
 
 // ErrNoPlace: a document has no lines to write between.
 var ErrNoPlace = errors.New("the document has no place for a result")
 
-// Insert puts the Markdown into a document, in place of a former one. The
+// Insert puts the Markdown into a section of a document, in place of a former one. The
 // pictures are in dir.
-func Insert(r *compare.Result, document, dir string) error {
+func Insert(r *compare.Result, document, section, dir string) error {
+	begin, end := sectionLines(section)
 	text, err := os.ReadFile(document)
 	if err != nil {
 		return err

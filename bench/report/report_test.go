@@ -123,12 +123,15 @@ func TestGoals(t *testing.T) {
 func TestInsert(t *testing.T) {
 	dir := t.TempDir()
 	doc := filepath.Join(dir, "page.md")
-	if err := os.WriteFile(doc, []byte("# before\n"+begin+"old\n"+end+"after\n"), 0o644); err != nil {
+	begin, end := sectionLines(Result)
+	other, otherEnd := sectionLines("rig")
+	after := other + "theirs\n" + otherEnd + "after\n"
+	if err := os.WriteFile(doc, []byte("# before\n"+begin+"old\n"+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var texts [2]string
 	for i := range texts { // the second time replaces the first
-		if err := Insert(sample(), doc, filepath.Join(dir, "pictures")); err != nil {
+		if err := Insert(sample(), doc, Result, filepath.Join(dir, "pictures")); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(doc)
@@ -138,13 +141,13 @@ func TestInsert(t *testing.T) {
 		texts[i] = string(text)
 	}
 	if texts[0] != texts[1] || strings.Contains(texts[0], "old") || !strings.HasPrefix(texts[0], "# before\n") ||
-		!strings.HasSuffix(texts[0], "after\n") || !strings.Contains(texts[0], "(pictures/ratios.svg)") {
+		!strings.HasSuffix(texts[0], after) || !strings.Contains(texts[0], "(pictures/ratios.svg)") {
 		t.Error(texts[0])
 	}
 	if err := os.WriteFile(doc, []byte("no place"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Insert(sample(), doc, dir); !errors.Is(err, ErrNoPlace) {
+	if err := Insert(sample(), doc, Result, dir); !errors.Is(err, ErrNoPlace) {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -70,8 +71,9 @@ func (t *texts) Set(s string) error { *t = append(*t, s); return nil }
 
 func declareCompare(fs *flag.FlagSet) *compareFlags {
 	f := &compareFlags{runtime: seconds(time.Second), ramp: seconds(300 * time.Millisecond), budget: seconds(13 * time.Minute)}
-	fs.StringVar(&f.peers, "peers", "spindle,stgt,spdk,lio,limit", "`LIST` of spindle, stgt, spdk, lio, limit, or\nname=iscsi://host/target/lun for one that runs already")
-	fs.StringVar(&f.m.Transport, "transport", "tcp", "`tcp`; iSER is measured in the QEMU guest (make test-rig)")
+	fs.StringVar(&f.peers, "peers", "spindle,stgt,spdk,lio,limit", "`LIST` of spindle, spindle-poll, stgt, spdk, lio, limit, or\nname=iscsi://host/target/lun for one that runs already")
+	fs.StringVar(&f.m.Transport, "transport", compare.TCP, "`LIST` of tcp and iser, each for every workload. iSER wants an RDMA\ndevice at --host, and --initiator fio")
+	fs.StringVar(&f.m.Host, "host", "", "`ADDRESS` that the targets listen on (default 127.0.0.1)")
 	fs.StringVar(&f.workloads, "workloads", "quick", "`LIST` of sets and workloads, see above")
 	fs.StringVar(&f.only, "only", "", "`ROWS` of the standard workloads, such as limit-4k,idle; a wrong\none lists all")
 	fs.StringVar(&f.limit, "limit", "limit", "`PEER` that is the machine's limit for standard rows on null LUNs")
@@ -81,7 +83,7 @@ func declareCompare(fs *flag.FlagSet) *compareFlags {
 	fs.Var(&f.budget, "budget", "`TIME` after which no more rounds than --rounds are made")
 	fs.Var(&f.runtime, "runtime", "`TIME` that is measured in each run")
 	fs.Var(&f.ramp, "ramp", "`TIME` of load before that")
-	fs.StringVar(&f.m.Initiator, "initiator", compare.Own, "`NAME` of the initiator: own, or iscsi-perf for a look with\nlibiscsi's, which reads only and ends at 100k IOPS")
+	fs.StringVar(&f.m.Initiator, "initiator", compare.Own, "`NAME` of the initiator: own; iscsi-perf for a look with\nlibiscsi's, which reads only and ends at 100k IOPS; fio on the disks of the\nkernel's initiator, which needs root and a running iscsid")
 	fs.IntVar(&f.m.InitiatorCPU, "cpu", -1, "`CPU` of the initiator (default the first)")
 	fs.IntVar(&f.m.TargetCPU, "target-cpu", -1, "`CPU` of the targets (default the last)")
 	fs.StringVar(&f.size, "lun-size", "256m", "`SIZE` of every LUN")
@@ -98,9 +100,6 @@ func declareCompare(fs *flag.FlagSet) *compareFlags {
 func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	p := &compare.Plan{Method: f.m, Tool: version}
 	m := &p.Method
-	if m.Transport != "tcp" {
-		return nil, usagef("--transport %q: only tcp here; iSER wants an RDMA device and is measured in the QEMU guest: make test-rig", m.Transport)
-	}
 	var err error
 	if p.Peers, err = f.rivals(); err != nil {
 		return nil, usageError{err}
@@ -111,6 +110,12 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 		}
 	} else if p.Workloads, err = compare.ParseWorkloads(f.workloads); err != nil {
 		return nil, usageError{err}
+	}
+	if p.Workloads, err = over(m.Transport, p.Workloads); err != nil {
+		return nil, err
+	}
+	if strings.Contains(m.Transport, compare.ISER) && m.Initiator != compare.FIO {
+		return nil, usagef("--transport %s: iSER is the kernel's initiator's: --initiator fio, on a machine with an RDMA device (make bench-rig brings one)", m.Transport)
 	}
 	if err := compare.CheckInitiator(m.Initiator, p.Workloads); err != nil {
 		return nil, usageError{err}
@@ -145,7 +150,7 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	if f.workloads == compare.Standard {
 		p.Peers = compare.Rivals(p.Tests, p.Peers, m.TargetCPU, m.InitiatorCPU)
 	}
-	p.Args = map[string][]string{"spindle": strings.Fields(f.spindleArgs), "spdk": strings.Fields(f.spdkArgs)}
+	p.Args = map[string][]string{"spindle": strings.Fields(f.spindleArgs), peer.Spinning: strings.Fields(f.spindleArgs), "spdk": strings.Fields(f.spdkArgs)}
 	p.Log = func(format string, args ...any) { fmt.Fprintf(s.err, format+"\n", args...) }
 	return p, nil
 }
@@ -204,6 +209,28 @@ func (f *compareFlags) standard(ctx context.Context, s streams, p *compare.Plan)
 	return show(s, r, f.out, path)
 }
 
+// over repeats the workloads for each transport of the list. TCP alone is what
+// nobody has to be told.
+func over(list string, workloads []compare.Workload) (all []compare.Workload, err error) {
+	if list == compare.TCP {
+		return workloads, nil
+	}
+	for t := range strings.SplitSeq(list, ",") {
+		if t != compare.TCP && t != compare.ISER {
+			return nil, usagef("--transport %q: there are %s and %s", t, compare.TCP, compare.ISER)
+		}
+		for _, w := range workloads {
+			if w.Transport == "" {
+				w.Transport = t
+			}
+			all = append(all, w)
+		}
+	}
+	// What has goals comes first, should the time not be enough for all.
+	slices.SortStableFunc(all, func(a, b compare.Workload) int { return cmp.Compare(a.LUN, b.LUN) })
+	return all, nil
+}
+
 func runCompare(ctx context.Context, s streams, p *compare.Plan, out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
@@ -211,6 +238,9 @@ func runCompare(ctx context.Context, s streams, p *compare.Plan, out string) err
 	r, err := compare.Run(ctx, *p)
 	if err != nil {
 		return err
+	}
+	if p.Method.Initiator == compare.FIO {
+		r.Goals = compare.JudgeRig(r)
 	}
 	path := filepath.Join(out, "result.json")
 	if err := r.Save(path); err != nil {
@@ -236,6 +266,7 @@ func reportCommand() command {
 		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
 			out := fs.String("out", ".", "`DIR` to write to")
 			into := fs.String("into", "", "`FILE.md` to put the result into as well, between its marks")
+			section := fs.String("section", report.Result, "`NAME` of the marks: <!-- NAME: made by ... -->")
 			return func(_ context.Context, s streams, args []string) error {
 				if len(args) != 1 {
 					return usagef("report: name one result.json")
@@ -248,7 +279,7 @@ func reportCommand() command {
 					return err
 				}
 				if *into != "" {
-					if err := report.Insert(r, *into, *out); err != nil {
+					if err := report.Insert(r, *into, *section, *out); err != nil {
 						return err
 					}
 				}

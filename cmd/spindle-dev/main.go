@@ -16,6 +16,8 @@ const usage = `usage: spindle-dev COMMAND
   conformance [-form NAME] [-url URL] [-write]
                                    iscsi-test-cu against forms of our LUNs, or another's
   rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
+  bench-rig [-into PAGE] [-flags FLAGS]
+                                   targets side by side over TCP and iSER, in that guest
   sim [ARG...]                     the simulator
   cover [-profile FILE | -from FILE]
                                    coverage of iscsi and scsi, and what is missing
@@ -37,7 +39,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "sim": runSim, "docs": runDocs, "cover": runCover,
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "bench-rig": runBenchRig, "sim": runSim, "docs": runDocs, "cover": runCover,
 	}
 	cmd, ok := commands[args[0]]
 	if !ok {

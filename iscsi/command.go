@@ -163,7 +163,7 @@ func (c *Connection) commandReceived(p *PDU) {
 		s.window.ExpCmdSN++
 	}
 	if t.state == taskDraining { // aborted meanwhile
-		t.release()
+		t.drained()
 	} else if c.verdict == early {
 		t.keep(p)
 		s.hold(t)
@@ -212,9 +212,7 @@ func (c *Connection) refuseCommand(p *PDU) {
 // under the same CmdSN (RFC 7143 §7.8, §7.2.1).
 func (c *Connection) discard(b pdu.BHS, t *Task) {
 	c.reject(b, pdu.RejectDataDigest)
-	if t.state != taskDraining {
-		c.sess.unfile(t)
-	}
+	c.sess.unfile(t)
 	t.release()
 }
 
@@ -380,7 +378,7 @@ func (t *Task) respond() {
 	default:
 		p.Flags, p.Residual = 0, 0
 	}
-	if !q.Lend {
+	if !q.Lend && q.View != nil { // nil: aborted while a segment streamed in
 		// For the device server the task is over: a reset does not wait for an
 		// initiator that does not read.
 		q.End()

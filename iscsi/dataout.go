@@ -40,7 +40,7 @@ func (c *Connection) dataOutReceived(p *PDU) {
 	t, b := p.Ctx, p.BHS
 	t.stream = false
 	if t.state == taskDraining {
-		t.release()
+		t.drained()
 		return
 	}
 	n := b.DataLen()
@@ -148,16 +148,12 @@ func (t *Task) solicit() {
 func (c *Connection) Fetched(f *Fetch) {
 	t := f.task
 	t.fetching = false
-	switch {
-	case t.state != taskDraining:
-		t.got = t.need
-		t.execute()
-	case t.SCSI.Status == scsi.TaskAborted && c.phase == phaseFull:
-		t.respond() // TAS: another nexus aborted it, and this one is told
-	default:
-		t.sess.unfile(t)
-		t.release()
+	if t.state == taskDraining {
+		t.drained()
+		return
 	}
+	t.got = t.need
+	t.execute()
 }
 
 // waitR2T queues t for an Out.

@@ -285,6 +285,42 @@ func TestDataOutCut(t *testing.T) {
 	}
 }
 
+// TestAbortedWhileStreaming: with TAS set, a task that another nexus aborts while
+// a data segment streams into it is told when the segment has come (SPC-5 §7.5.8).
+func TestAbortedWhileStreaming(t *testing.T) {
+	for _, where := range []string{"immediate data", "Data-Out"} {
+		t.Run(where, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{})
+			other := dialAs(g, 9).Login()
+			ready(t, other, 1)
+			c := g.Dial().Login("InitialR2T=Yes", "ImmediateData=Yes", "MaxBurstLength=65536")
+			ready(t, c, 1)
+			control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0}
+			good(t, c, sent(c, c.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+			sense(t, other.Do(other.Command(1, 0, 0, cdb(6, 0)...), nil, 0), 6, 0x2a01)
+
+			b := c.Command(1, pdu.FlagWrite, 65536, iscsitest.Write10(0, 128)...)
+			itt := b.ITT()
+			if where == "Data-Out" {
+				c.Send(b, nil, nil)
+				b = c.DataOutBHS(itt, c.Expect(pdu.R2T).BHS.TTT(), 0, 0, true)
+			}
+			b.SetDataLen(32768)
+			w := c.Frame(b, nil, pattern(32768, 1))
+			c.SendRaw(w[:10000])
+			g.Settle()
+			fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+			other.Send(fn, nil, nil)
+			managed(t, other, fn.ITT(), pdu.TMFComplete) // it does not wait for the segment
+			c.SendRaw(w[10000:])
+			if r := c.Finish(itt, nil); r.Status != 0x40 {
+				t.Fatalf("status %02x sense % x, want TASK ABORTED", r.Status, r.Sense)
+			}
+			ping(t, c)
+		})
+	}
+}
+
 // TestWriteFailure: an error of the device ends in CHECK CONDITION after the
 // data was taken.
 func TestWriteFailure(t *testing.T) {

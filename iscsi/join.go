@@ -253,10 +253,6 @@ func (c *Connection) rejudge(b pdu.BHS) bool {
 // unclaim drops a command that came by two connections, the second time.
 func (c *Connection) unclaim(t *Task) {
 	c.dropped()
-	if t.state == taskDraining { // aborted meanwhile
-		t.release()
-		return
-	}
 	c.sess.unfile(t)
 	t.release()
 }

@@ -217,6 +217,17 @@ func (t *Task) TaskAbort(*scsi.Task) {
 	t.vanish()
 }
 
+// drained ends a task that was aborted while data came into its buffer. With TAS
+// set, whom another nexus has aborted it is told now (SPC-5 §7.5.8).
+func (t *Task) drained() {
+	if t.SCSI.Status == scsi.TaskAborted && t.conn.phase == phaseFull {
+		t.respond()
+		return
+	}
+	t.sess.unfile(t)
+	t.release()
+}
+
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	c := t.conn
@@ -224,7 +235,8 @@ func (t *Task) vanish() {
 		c.terminated(t)
 	}
 	reading := t.fetching && !plant.On(plant.ReadingFreed)
-	if !reading {
+	told := t.SCSI.Status == scsi.TaskAborted // when its segment has come
+	if !reading && !(t.stream && told) {
 		t.sess.unfile(t)
 	}
 	switch {
@@ -235,6 +247,9 @@ func (t *Task) vanish() {
 		// the read fail with the connection.
 		t.state = taskDraining
 	case t.stream:
+		if t.r2tWait {
+			c.unwaitR2T(t)
+		}
 		t.state = taskDraining
 		t.SCSI.End()
 		t.SCSI.View = nil

@@ -43,6 +43,10 @@ func (c *Connection) manage(b pdu.BHS) {
 			t.TaskAbort(&t.SCSI)
 			answer(pdu.TMFComplete)
 			return
+		case t.state == taskDraining && t.SCSI.View == nil:
+			t.SCSI.Status = scsi.Good // what TAS promised it is not told any more
+			answer(pdu.TMFComplete)
+			return
 		}
 		ref, own = &t.SCSI, t
 	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset, pdu.TMFColdReset:

@@ -138,6 +138,7 @@ func (d *Device) RemoveLUN(c reactor.Caller, lun uint16) error {
 	for _, v := range lu.views {
 		c.Await(v.r, v.drain)
 	}
+	d.inventory.Store(d.inventory.Load().gone(lu))
 	lu.close(c)
 	d.lunsChanged(c)
 	return nil

@@ -1,5 +1,7 @@
 package scsi
 
+import "slices"
+
 // MaxLUN is the highest logical unit number: 14 bits of flat space addressing.
 const MaxLUN = 0x3fff
 
@@ -41,6 +43,9 @@ func encodeLUN(lun uint16) uint64 {
 type inventory struct {
 	near [256]*LogicalUnit
 	all  []*LogicalUnit // by LUN, ascending
+	// leaving are the units that were unpublished and whose tasks have not all
+	// ended: a target reset has to wait for those too.
+	leaving []*LogicalUnit
 }
 
 //spindle:hot
@@ -62,7 +67,7 @@ func (inv *inventory) findFar(lun int) *LogicalUnit {
 
 // with returns a copy that holds lu (at its LUN) as well.
 func (inv *inventory) with(lu *LogicalUnit) *inventory {
-	n := &inventory{near: inv.near, all: make([]*LogicalUnit, 0, len(inv.all)+1)}
+	n := &inventory{near: inv.near, all: make([]*LogicalUnit, 0, len(inv.all)+1), leaving: inv.leaving}
 	placed := false
 	for _, o := range inv.all {
 		if !placed && o.lun > lu.lun {
@@ -79,9 +84,9 @@ func (inv *inventory) with(lu *LogicalUnit) *inventory {
 	return n
 }
 
-// without returns a copy that lacks lu.
+// without returns a copy that lacks lu, which is leaving.
 func (inv *inventory) without(lu *LogicalUnit) *inventory {
-	n := &inventory{near: inv.near}
+	n := &inventory{near: inv.near, leaving: append(slices.Clone(inv.leaving), lu)}
 	for _, o := range inv.all {
 		if o != lu {
 			n.all = append(n.all, o)
@@ -91,4 +96,11 @@ func (inv *inventory) without(lu *LogicalUnit) *inventory {
 		n.near[lu.lun] = nil
 	}
 	return n
+}
+
+// gone returns a copy in which lu is not leaving any more: nothing runs on it.
+func (inv *inventory) gone(lu *LogicalUnit) *inventory {
+	n := *inv
+	n.leaving = remove(slices.Clone(inv.leaving), lu)
+	return &n
 }

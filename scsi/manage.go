@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"slices"
 	"time"
 
 	"spindle/internal/plant"
@@ -83,10 +84,10 @@ func (n *Nexus) Manage(m *Management) {
 		x.start(x.itl.view.lu)
 	case FnTargetWarmReset:
 		x.code = BusReset
-		x.start(n.dev.inventory.Load().all...)
+		x.start(n.dev.inventory.Load().everything()...)
 	case FnTargetColdReset:
 		x.code = PowerOn
-		x.start(n.dev.inventory.Load().all...)
+		x.start(n.dev.inventory.Load().everything()...)
 	default:
 		x.finish(RespUnsupported)
 	}
@@ -104,6 +105,16 @@ func (x *reset) abortTask(ref *Task) {
 
 func (x *reset) local() { x.finish(RespComplete) }
 
+// everything is what a target reset resets (SAM-5 §7.8, RFC 7143 §11.5.1): a
+// task that was begun before its unit was unpublished is one of the target's
+// tasks until it has ended.
+func (inv *inventory) everything() []*LogicalUnit {
+	if plant.On(plant.LeavingForgotten) {
+		return inv.all
+	}
+	return append(slices.Clone(inv.all), inv.leaving...)
+}
+
 // start resets units one after the other.
 func (x *reset) start(units ...*LogicalUnit) {
 	x.units = units
@@ -118,7 +129,9 @@ func (x *reset) unit() {
 	}
 	v := x.units[0].views[x.n.side.index]
 	if x.fn == FnTargetWarmReset || x.fn == FnTargetColdReset {
-		x.itl = x.n.existing(int(v.lu.lun))
+		if x.itl = x.n.existing(int(v.lu.lun)); x.itl != nil && x.itl.view != v {
+			x.itl = nil // of the unit that took the place of one that is leaving
+		}
 	}
 	v.lu.claimHome(v.index)
 	v.call(&x.call, callReset)

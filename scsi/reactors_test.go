@@ -482,6 +482,41 @@ func TestRemoveDrains(t *testing.T) {
 	}
 }
 
+// TestTargetResetWaitsForRemoval: a task of a unit that is being removed is one
+// of the target's until it has ended (SAM-5 §7.8), so a target reset waits.
+func TestTargetResetWaitsForRemoval(t *testing.T) {
+	for _, fn := range []uint8{FnTargetWarmReset, FnTargetColdReset} {
+		g, d, s := trio(t)
+		g.add(1, newDisk(512, 10, 0), LUNOptions{})
+		for i := range s {
+			s[i].do(0, cdb("00"), nil, 0)
+		}
+		d.stuck = true
+		w := s[2].issue(write5, fill(1, 512))
+		turns := 0
+		var resp *int
+		stepper := &stepCaller{g: g, turn: func() {
+			switch turns++; turns {
+			case 10:
+				resp = s[0].managing(fn, 0, nil)
+			case 40:
+				if *resp >= 0 {
+					t.Errorf("function %d: answered with %d while the write was in the backend", fn, *resp)
+				}
+				d.stuck = false
+				d.finish()
+			}
+		}}
+		if err := g.dev.RemoveLUN(stepper, 0); err != nil {
+			t.Fatal(err)
+		}
+		g.turns(20)
+		if resp == nil || *resp != RespComplete || w.outcome() != "aborted" {
+			t.Errorf("function %d: response %v, write %s", fn, resp, w.outcome())
+		}
+	}
+}
+
 // stepCaller awaits by turning, with something to do each turn.
 type stepCaller struct {
 	*bench

@@ -61,6 +61,7 @@ const (
 	LeakedQueuePair        // iSER: a queue pair outlives its removed device
 	LeakedRegistration     // iSER: a registration outlives its device
 	WrongOffset            // iSER: an RDMA READ forgets where it was
+	LeavingForgotten       // a target reset does not wait for units that are being removed
 	NumBugs
 )
 
@@ -74,6 +75,7 @@ var names = [NumBugs]string{
 	"aborted untold", "write protect open", "write back", "modes untold",
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",
 	"lost arm", "early ping", "long message", "leaked queue pair", "leaked registration", "wrong offset",
+	"leaving forgotten",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -182,9 +182,6 @@ func (in *initiator) maybeAll(t *task) {
 func (in *initiator) setEnded(t *task) {
 	refs := append([]*task(nil), t.refs...)
 	for _, o := range refs {
-		if t.lun < 0 && in.s.luns[o.lun].unsteady {
-			continue // a unit that is being taken away is not the target's any more
-		}
 		in.kill(o)
 	}
 }

@@ -16,6 +16,7 @@ const (
 	maxTurnWork    = 2 * (reactor.MaxMessagesPerTurn + reactor.MaxCompletionsPerTurn + reactor.MaxTimersPerTurn)
 	maxTurnSubmits = 2048
 	maxSteps       = 400_000
+	slowSteps      = 10 * maxSteps // of a run whose disks are slow: sleepers wake all the while
 )
 
 // core is a reactor on its thread.
@@ -71,8 +72,12 @@ func (c *core) run(i int) {
 // step makes one step, or lets time pass until one can be made, but not beyond
 // limit. False: there is none.
 func (s *run) step(limit clock.Time) bool {
-	if s.rep.Steps++; s.rep.Steps > maxSteps {
-		s.stuck(fmt.Sprintf("no end after %d steps", maxSteps))
+	most := uint64(maxSteps)
+	if s.plan.slow {
+		most = slowSteps
+	}
+	if s.rep.Steps++; s.rep.Steps > most {
+		s.stuck(fmt.Sprintf("no end after %d steps", most))
 		return true
 	}
 	list := s.ready[:0]

@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"spindle/bdev"
+	"spindle/internal/plant"
+)
 
 // COMPARE AND WRITE and ORWRITE read, decide and write under a hold on their
 // range: no other command of any nexus on any reactor comes between.
@@ -142,6 +145,9 @@ func prepWriteAtomic(t *Task) Result {
 }
 
 func doWriteAtomic(t *Task) action {
+	if plant.On(plant.TornAtomic) {
+		return t.tear()
+	}
 	switch t.step {
 	case 0:
 		if t.blocks == 0 {
@@ -176,4 +182,20 @@ func (t *Task) atomicWritten() action {
 		return t.io(bdev.Flush, 0, 0, 0)
 	}
 	return actDone
+}
+
+// tear is the planted bug: no hold, and each block for itself.
+func (t *Task) tear() action {
+	switch {
+	case t.step == 1: // one was written
+		t.step = 2
+		return actYield
+	case t.cursor == t.blocks:
+		return actDone
+	}
+	t.step = 1
+	n := t.View.snap.blockSize
+	t.IO.Data = t.Data.Slice(t.cursor*n, n)
+	t.cursor++
+	return t.io(bdev.Write, 0, t.lba+uint64(t.cursor)-1, 1)
 }

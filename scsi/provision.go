@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 )
 
 // Layout of the UNMAP parameter list (SBC-4 §5.28.2), in bytes.
@@ -74,6 +75,9 @@ func (t *Task) checkUnmap(list []byte) bool {
 		}
 	}
 	t.arg = uint32(n)
+	if plant.On(plant.HalfUnmap) {
+		t.arg = min(t.arg, 1)
+	}
 	return true
 }
 

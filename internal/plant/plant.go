@@ -62,6 +62,8 @@ const (
 	LeakedRegistration     // iSER: a registration outlives its device
 	WrongOffset            // iSER: an RDMA READ forgets where it was
 	LeavingForgotten       // a target reset does not wait for units that are being removed
+	TornAtomic             // WRITE ATOMIC writes in two parts
+	HalfUnmap              // UNMAP forgets the ranges behind the first
 	NumBugs
 )
 
@@ -76,6 +78,7 @@ var names = [NumBugs]string{
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",
 	"lost arm", "early ping", "long message", "leaked queue pair", "leaked registration", "wrong offset",
 	"leaving forgotten",
+	"torn atomic", "half unmap",
 }
 
 func (b Bug) String() string { return names[b] }

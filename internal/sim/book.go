@@ -25,6 +25,7 @@ type operation struct {
 	blocks    uint32
 	state     outcome
 	fua       bool // durable when good
+	atomic    bool // others see all of it or nothing
 	durable   bool // made so by a flush before a failed one
 	inside    int  // writes of it in the block layer
 	who       *initiator

@@ -183,6 +183,9 @@ func (in *initiator) writeCommand(t *task, lu *lun) cdb {
 	case k == 1:
 		o.fua = true // WRITE AND VERIFY makes it durable
 		c = in.sized(0x2e, 0xae, 0x8e, pick(r, byte(0), 0x02), t.lba, n)
+	case k == 2 && (lu.kind == kindRAM || r.IntN(4) == 0):
+		o.atomic, t.atomic = true, true
+		c = in.writeAtomic(t.lba, n)
 	default:
 		o.fua = k < 4
 		fl := byte(0)
@@ -240,17 +243,8 @@ func (in *initiator) openZero(t *task, o operation) {
 
 func (in *initiator) unmap(t *task, lu *lun) cdb {
 	t.class, t.write, t.access = classZero, true, accessWrite
-	t.lba, t.blocks = in.place(lu)
-	t.want = 24
-	t.edtl = t.want
-	t.data = grow(t.data, 24)
-	clear(t.data)
-	be.PutUint16(t.data, 22)
-	be.PutUint16(t.data[2:], 16)
-	be.PutUint64(t.data[8:], t.lba)
-	be.PutUint32(t.data[16:], t.blocks)
-	in.openZero(t, operation{lu: lu, lba: t.lba, blocks: t.blocks})
-	return cdb10(0x42, 0, 0, 24)
+	in.unmapList(t, lu)
+	return cdb10(0x42, 0, 0, t.want)
 }
 
 func (in *initiator) writeSame(t *task, lu *lun) cdb {
@@ -302,7 +296,7 @@ func (in *initiator) compareAndWrite(t *task, lu *lun) cdb {
 	t.want, t.edtl = 2*half, 2*half
 	t.data = grow(t.data, int(2*half))
 	in.compareWith(t, lu)
-	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
+	o := operation{lu: lu, lba: t.lba, blocks: t.blocks, atomic: true}
 	v := in.open(t, o, 0)
 	for i := range uint64(t.blocks) {
 		v.fill(t.data[half+uint32(i)*lu.blockSize:][:lu.blockSize], t.lba+i)

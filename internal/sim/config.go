@@ -97,6 +97,9 @@ const (
 	WritesProtected
 	WritesThrough
 	TasksAbortedTold
+	WritesAtomic
+	AtomicsCompared
+	UnmapsOfTwo
 	StoreSaves
 	StoreFaults
 	Conflicts
@@ -164,7 +167,7 @@ var stateNames = [numStates]string{
 	"Swaps", "SwapsDiffered", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
-	"TasksAbortedTold", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
+	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",

@@ -259,6 +259,7 @@ func (in *initiator) refused(t *task, lu *lun, key scsi.Key, code scsi.Code) {
 // over ends what t does to the medium and to what nexuses share.
 func (s *run) over(t *task, st outcome, why string) {
 	s.book.over(t.op, st, why)
+	s.book.over(t.also, st, why)
 	s.undone(t, st)
 }
 

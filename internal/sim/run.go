@@ -50,7 +50,9 @@ type run struct {
 	conns   map[int]*initiator // by number of the World's connection
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
-	jobs    []job // blocking work that waits
+	seen    []value // scratch: what a READ saw
+	started int64   // instant at which the target started last
+	jobs    []job   // blocking work that waits
 	deedState
 }
 

@@ -235,6 +235,7 @@ func (s *run) addFile(lu *lun, i int) {
 // start starts the target: reactors, engine, portal, node.
 func (s *run) start() {
 	s.epoch++
+	s.started = s.now()
 	s.arenas, s.rings, s.cores, s.reactors, s.hogs = nil, nil, nil, nil, nil
 	for i := range s.plan.reactors {
 		a, err := s.m.arena(i, s.plan.arena)

@@ -43,6 +43,8 @@ type task struct {
 	illegal     bool // it has to be refused with ILLEGAL REQUEST
 	broken      bool // we break a rule with it: it may fail
 	op          int  // in the book
+	also        int  // ... of its second range
+	atomic      bool // WRITE ATOMIC
 	data        []byte
 	got         []byte
 	dataSN      uint32

@@ -74,12 +74,16 @@ func (in *initiator) good(t *task, lu *lun) {
 	case classRegistry:
 		in.told(t, lu)
 	case classWrite:
-		s.count(Writes)
+		if s.count(Writes); t.atomic {
+			s.count(WritesAtomic)
+		}
 		if t.op != 0 && s.book.ops[t.op].fua {
 			s.count(FUAs)
 		}
 	case classZero:
-		s.count(Unmaps)
+		if s.count(Unmaps); t.also != 0 {
+			s.count(UnmapsOfTwo)
+		}
 	case classSame:
 		s.count(WriteSames)
 	case classSwap:
@@ -95,6 +99,7 @@ func (in *initiator) readGood(t *task, lu *lun) {
 	if t.call < lu.born {
 		return // it may have read the medium before this one
 	}
+	s.seen = s.seen[:0]
 	for i := range uint32(len(t.got)) / bs {
 		b := t.got[i*bs:][:bs]
 		lba := t.lba + uint64(i)
@@ -111,8 +116,12 @@ func (in *initiator) readGood(t *task, lu *lun) {
 		s.mix(uint64(v))
 		if ok {
 			in.saw(lu, lba, t.call, linear.Read, v)
+		} else {
+			v = 0
 		}
+		s.seen = append(s.seen, v)
 	}
+	in.untorn(t, lu, s.seen)
 }
 
 // saw enters a read into the history of a block.
@@ -168,7 +177,7 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 	case scsi.IllegalRequest:
 		s.count(RefusedCDBs)
 		absent := code == scsi.LUNNotSupported && (lu.unsteady || !lu.present || lu.changed > t.call)
-		unsupported := code == scsi.InvalidOpcode && t.class == classZero && lu.kind == kindFile
+		unsupported := code == scsi.InvalidOpcode && (t.class == classZero && lu.kind == kindFile || t.atomic && lu.kind != kindRAM)
 		if !t.illegal && !absent && !unsupported && !in.mayRefuse(t, code) {
 			in.bad("sense", "task %#x on LUN %d refused with %04x", t.itt, lu.id, uint16(code))
 		}

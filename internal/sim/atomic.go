@@ -1,0 +1,74 @@
+package sim
+
+// untorn checks what one READ saw of commands that are atomic for others, which
+// COMPARE AND WRITE (SBC-4 §5.3) and WRITE ATOMIC (§5.46) are: when it saw one in
+// a block, then no other block of it held what was certainly older.
+func (in *initiator) untorn(t *task, lu *lun, seen []value) {
+	s := in.s
+	for i, v := range seen {
+		o := s.atomicOf(lu, v)
+		if o == nil {
+			continue
+		}
+		for k, w := range seen {
+			lba := t.lba + uint64(k)
+			if w == v || w == 0 || lba < o.lba || lba >= o.lba+uint64(o.blocks) || w.number() >= len(s.book.ops) {
+				continue
+			}
+			s.count(AtomicsCompared)
+			if p := &s.book.ops[w.number()]; p.end < o.call && !p.vague {
+				in.bad("atomicity", "LUN %d: task %#x read block %d of write %d (task %#x of initiator %d), and block %d from before it: write %d, over at instant %d, before %d",
+					lu.id, t.itt, t.lba+uint64(i), v.number(), o.itt, o.who.id, lba, w.number(), p.end, o.call)
+				return
+			}
+		}
+	}
+}
+
+// atomicOf is the atomic command that left v, if it has done so whole: a failed
+// one may have written a part, and so may one that lost its power.
+func (s *run) atomicOf(lu *lun, v value) *operation {
+	if !v.ours() || v.number() >= len(s.book.ops) {
+		return nil
+	}
+	o := &s.book.ops[v.number()]
+	if !o.atomic || o.lu != lu || o.blocks < 2 || o.call < s.started || o.call < lu.born {
+		return nil
+	}
+	if o.state == good || o.state == pending && lu.kind == kindRAM {
+		return o
+	}
+	return nil
+}
+
+// writeAtomic makes WRITE ATOMIC (16).
+func (in *initiator) writeAtomic(lba uint64, n uint32) (c cdb) {
+	c.b[0] = 0x9c
+	be.PutUint64(c.b[2:], lba)
+	be.PutUint16(c.b[12:], uint16(n))
+	return c
+}
+
+// unmapList makes the parameter list of UNMAP: a range, and now and then a second.
+func (in *initiator) unmapList(t *task, lu *lun) {
+	t.lba, t.blocks = in.place(lu)
+	t.data = append(grow(t.data, 0), make([]byte, 8)...)
+	add := func(lba uint64, n uint32) {
+		t.data = be.AppendUint64(t.data, lba)
+		t.data = be.AppendUint32(t.data, n)
+		t.data = be.AppendUint32(t.data, 0)
+	}
+	add(t.lba, t.blocks)
+	in.openZero(t, operation{lu: lu, lba: t.lba, blocks: t.blocks})
+	if in.rng.IntN(2) == 0 {
+		lba, n := in.place(lu)
+		add(lba, n)
+		first := t.op
+		in.openZero(t, operation{lu: lu, lba: lba, blocks: n})
+		t.op, t.also = first, t.op
+	}
+	be.PutUint16(t.data, uint16(len(t.data)-2))
+	be.PutUint16(t.data[2:], uint16(len(t.data)-8))
+	t.want = uint32(len(t.data))
+	t.edtl = t.want
+}

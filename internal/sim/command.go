@@ -92,6 +92,9 @@ func (in *initiator) command() {
 	t := in.newTask(kindCommand)
 	r := in.rng
 	t.lun = r.IntN(len(in.s.luns))
+	if c := in.s.plan.contended; c >= 0 && r.IntN(2) == 0 {
+		t.lun = c
+	}
 	lu := in.s.luns[t.lun]
 	t.gated = true
 	var c cdb

@@ -14,13 +14,16 @@
 // What is checked: every command that was accepted is answered once or its
 // session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
 // bursts; residuals; each block is a linearizable register; nothing that a
-// flush or FUA made durable is lost with power; unit attentions come once; task
-// management is answered after its tasks have ended; no byte arrives that
-// nobody wrote; over iSER, that memory is reached only while a command
-// advertises it, that the target has a receive for all its window lets come and
-// keeps to the RDMA READs its peer serves, and that a removed device is let go
-// in time; no reactor sleeps over its work; no turn is without bound; and in
-// the end every buffer, descriptor and session is home.
+// flush, FUA or a cache that is off made durable is lost with power; one READ
+// does not see parts of an atomic command; registrations, reservations and mode
+// parameters are one object that every nexus sees alike, and no write of a
+// preempted nexus comes through its fence; unit attentions come once; task
+// management is answered after its tasks have ended; no byte arrives that nobody
+// wrote; over iSER, that memory is reached only while a command advertises it,
+// that the target has a receive for all its window lets come and keeps to the
+// RDMA READs its peer serves, and that a removed device is let go in time; no
+// reactor sleeps over its work; no turn is without bound; and in the end every
+// buffer, descriptor and session is home.
 //
 // Threading: a Machine and its runs belong to one goroutine; several Machines
 // run side by side.

@@ -52,16 +52,16 @@ func (in *initiator) reserve(t *task, lu *lun) cdb {
 		c.kind, c.action = doRegisterIgnore, in.newKey()
 	case st.count > maxRegs/2:
 		c.kind = doClear
-	case k < 30:
+	case k < 26:
 		c.kind = doReserve
-	case k < 48:
+	case k < 36:
 		c.kind = doRelease
 		if st.held && r.IntN(8) != 0 {
 			c.rtype = st.kind
 		}
-	case k < 58:
+	case k < 54:
 		c.kind = doPreempt
-	case k < 74:
+	case k < 75:
 		c.kind = doPreemptAbort
 	case k < 79:
 		c.kind = doClear

@@ -33,6 +33,9 @@ func (in *initiator) act() {
 	if s.plan.abortive && r.IntN(4) == 0 {
 		k = 870 + r.IntN(56)
 	}
+	if s.leaving && r.IntN(6) == 0 {
+		k = warmReset // which has to wait for the LUN that leaves, too
+	}
 	switch {
 	case k < 850 && !shut:
 		in.command()
@@ -46,7 +49,7 @@ func (in *initiator) act() {
 		in.manage(pdu.TMFLUNReset, in.someLUN())
 	case k < 930:
 		in.manage(pdu.TMFClearTaskSet, in.someLUN())
-	case k < 932:
+	case k <= warmReset:
 		in.manage(pdu.TMFWarmReset, -1)
 	case k < 933:
 		in.manage(pdu.TMFColdReset, -1)
@@ -69,6 +72,9 @@ func (in *initiator) act() {
 		in.quit(k)
 	}
 }
+
+// warmReset is the draw that makes a TARGET WARM RESET.
+const warmReset = 931
 
 func (in *initiator) someLUN() int {
 	if c := in.s.plan.contended; c >= 0 && in.rng.IntN(2) == 0 {

@@ -15,6 +15,7 @@ import (
 type deedState struct {
 	actions     int   // made so far
 	due         bool  // something is to be done
+	leaving     bool  // a LUN is being removed
 	changing    int   // deeds at work that change who may log in
 	steadySince int64 // the last one ended
 	coldOpen    int   // cold resets sent and not answered
@@ -130,7 +131,9 @@ func (c *coroutine) pause(d time.Duration) {
 // replace takes a LUN away and brings it back, on a device made anew.
 func (s *run) replace(c reactor.Caller, lu *lun) {
 	s.lunChange(lu, true)
+	s.leaving = true
 	s.must(s.engine.RemoveLUN(c, nodeName, lu.id))
+	s.leaving = false
 	s.revived(lu, false)
 	s.count(LUNsRemoved)
 	lu.present, lu.changed = false, s.now()

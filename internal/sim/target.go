@@ -256,7 +256,7 @@ func (s *run) start() {
 		cfg.ISER = s.fab.start()
 	}
 	s.engine = iscsi.New(cfg)
-	s.jobs = s.jobs[:0]
+	s.jobs, s.leaving = s.jobs[:0], false
 	s.changing = 1 // whatever deed was under way is gone
 	s.await("start", s.configure)
 	s.changed()

@@ -32,7 +32,7 @@ func rigStage(ctx context.Context) (tally, error) {
 		return tally{}, err
 	}
 	var sum tally
-	scripts := []string{"tcp.sh", "iser.sh", "storm.sh"}
+	scripts := []string{"tcp.sh", "iser.sh", "storm.sh", "scsi.sh"}
 	if os.Getenv(rigMinutes) != "" {
 		scripts = append(scripts, "torture.sh")
 	}

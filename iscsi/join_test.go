@@ -74,6 +74,34 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// TestJoinUser: who began a session has proven to be somebody, and a connection
+// joins only as the same user, whoever else may log in.
+func TestJoinUser(t *testing.T) {
+	const other, secret = "another", "anothers-secret-16"
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(4), Node: iscsi.NodeConfig{RequireCHAP: true, CHAPGroup: 1}})
+	g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: chapUser, Secret: chapSecret}, {User: other, Secret: secret}}})
+	login := func(c *iscsitest.Conn, user, secret string, keys ...string) uint16 {
+		security(t, c, user, secret, pdu.LoginSuccess, who...)
+		c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys(keys...))
+		b := c.Expect(pdu.LoginResponse).BHS
+		c.TSIH = b.TSIH()
+		return uint16(b.LoginStatus())
+	}
+	a := g.Dial()
+	if s := login(a, chapUser, chapSecret, "MaxConnections=4"); s != 0 {
+		t.Fatalf("status %04x", s)
+	}
+	if s := login(a.DialInto(1), other, secret); s != uint16(pdu.LoginAuthFailed) {
+		t.Errorf("another user joins: status %04x", s)
+	}
+	if s := login(a.DialInto(2), chapUser, chapSecret); s != 0 {
+		t.Errorf("the same user: status %04x", s)
+	}
+	if n := len(g.Engine.Connections(g)); n != 2 {
+		t.Errorf("%d connections, want 2", n)
+	}
+}
+
 func TestOrderAcrossConnections(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
 	a, b := pair(g)

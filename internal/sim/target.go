@@ -110,6 +110,9 @@ func (s *run) draw() {
 		{tag: 2, addr: netip.MustParseAddrPort("127.0.0.1:3261")},
 	}
 	s.fab.draw(s)
+	if s.fab.w != nil {
+		p.hog = min(p.hog, 2<<20) // receives take their share: idle sessions must not keep the others out for ever
+	}
 	s.drawLUNs()
 	p.contended = -1
 	if r.IntN(2) == 0 {

@@ -198,6 +198,31 @@ func TestModeSelect(t *testing.T) {
 
 // TestReadOnly: a write-protected unit refuses what would change it, tells a CDB
 // that is wrong as such, and lets pass what writes no block.
+// TestModeSelectWhileDataComes: a write whose data was still coming when another
+// nexus had the unit write-protected finds it so.
+func TestModeSelectWhileDataComes(t *testing.T) {
+	g := newBench(t, 1)
+	g.add(0, newDisk(512, 1000, allCaps), LUNOptions{})
+	s, o := g.ready("a", 0), g.ready("b", 0)
+	q := o.begin(0, cdb("2a 00 00 00 00 07 00 00 01"), fill(0x55, 512), 0, AttrSimple)
+	if q.Prepare() != Ready {
+		t.Fatal(q.outcome())
+	}
+	q.buf, _ = g.Arena().Alloc(512)
+	q.Data = q.buf
+	list := append(fill(0, 4), 0x0a, 0x0a, 0, 0x10, 0x08, 0, 0, 0, 0xff, 0xff, 0, 0)
+	if p := s.do(0, cdb("15 10 00 00 10"), list, 0); p.Status != Good {
+		t.Fatal(p.outcome())
+	}
+	if q.Execute() != Done || q.outcome() != "07/2702" {
+		t.Errorf("write after SWP: %s", q.outcome())
+	}
+	q.collect()
+	if got := s.in(0, cdb("28 00 00 00 00 07 00 00 01"), 512); !bytes.Equal(got, fill(0, 512)) {
+		t.Error("it was written")
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	const protected = "07/2700"
 	g := newBench(t, 1)

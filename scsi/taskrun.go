@@ -121,6 +121,18 @@ func (t *Task) stopped(g uint8) bool {
 	return true
 }
 
+// keptOut ends a task that may not run any more, though it might when it was
+// prepared: another nexus has reserved or write-protected the unit meanwhile, or
+// the view was not active then and has only now heard of it.
+//
+//spindle:hot
+func (t *Task) keptOut() bool {
+	if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
+		return true
+	}
+	return t.op.flags&cmdWrites != 0 && t.View.snap.protect != 0 && t.protected() == Done
+}
+
 // Execute runs a prepared task. Done: it has its status. Waiting: TaskDone
 // tells later.
 // Preconditions: runs on the task's reactor; Prepare said Ready.
@@ -137,7 +149,7 @@ func (t *Task) Execute() Result {
 		t.op.next(t)
 		return Done
 	}
-	if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
+	if t.keptOut() {
 		return Done
 	}
 	if t.op.flags&cmdMedium != 0 && (v.guarded || t.Attr == AttrOrdered) {

@@ -290,12 +290,12 @@ func (v *View) resume(t *Task) {
 		return
 	case t.flags&taskRecheck != 0:
 		t.flags &^= taskRecheck
-		if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
+		if t.keptOut() {
 			v.finish(t)
 			return
 		}
 	case t.flags&taskAdmitted == 0:
-		if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
+		if t.keptOut() {
 			v.finish(t)
 			return
 		}

@@ -89,6 +89,11 @@ func TestNetSwitches(t *testing.T) {
 	if f.Net != 0 {
 		t.Errorf("net %v", f.Net)
 	}
+	f = Figure{Samples: []Sample{{IOs: 1}}} // a row without load
+	f.summarise(nil, 0)
+	if f.Net != 0 { // and not NaN, which JSON cannot say
+		t.Errorf("net of nothing %v", f.Net)
+	}
 }
 
 func TestFIOReport(t *testing.T) {

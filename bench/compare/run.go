@@ -567,7 +567,12 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram, idle float64) {
 	f.Voluntary = perIO(func(s Sample) int64 { return s.Counts.Voluntary })
 	f.Involuntary = perIO(func(s Sample) int64 { return s.Counts.Involuntary })
 	f.Wakeups = perIO(func(s Sample) int64 { return s.Counts.Wakeups })
-	f.Net = of(func(s Sample) float64 { return max(0, float64(s.Counts.Voluntary)/float64(s.IOs)-idle/s.IOPS) }).Median
+	f.Net = of(func(s Sample) float64 {
+		if s.IOPS == 0 {
+			return 0 // a row without load: there is nothing to divide by
+		}
+		return max(0, float64(s.Counts.Voluntary)/float64(s.IOs)-idle/s.IOPS)
+	}).Median
 	f.Workers = perIO(func(s Sample) int64 { return s.Workers.Voluntary + s.Workers.Involuntary })
 	f.System = perIO(func(s Sample) int64 { return s.System })
 	f.Busy = of(func(s Sample) float64 { return s.Busy / float64(s.IOs) }).Median

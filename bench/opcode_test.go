@@ -29,14 +29,7 @@ func TestOpcodesCostNothing(t *testing.T) {
 			}
 			collected(t, target, o)
 			o.Ramp, o.Runtime = 50*time.Millisecond, 150*time.Millisecond
-			best := 1e9
-			for range attempts {
-				calls, _ := costs(t, o, target.PID, true)
-				if best = min(best, calls); best <= maxSyscalls {
-					return
-				}
-			}
-			t.Errorf("%.3f system calls per I/O, at most %v", best, maxSyscalls)
+			fewSyscalls(t, o, target.PID)
 		})
 	}
 }

@@ -27,6 +27,18 @@ func options(change func(*iscsi.Options)) *iscsi.Options {
 // faulty starts a target whose LUN 1 can be told to hold or fail I/O.
 func faulty(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Device) {
 	t.Helper()
+	return faultyAs(t, o, func(d *errinj.Device) bdev.Device { return d })
+}
+
+// unhearing is faulty with a device that does not hear Abort.
+func unhearing(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Device) {
+	t.Helper()
+	return faultyAs(t, o, func(d *errinj.Device) bdev.Device { return deaf{d} })
+}
+
+// faultyAs shows the target what as makes of its faulty device.
+func faultyAs(t testing.TB, o iscsitest.Options, as func(*errinj.Device) bdev.Device) (*iscsitest.Target, *errinj.Device) {
+	t.Helper()
 	var dev *errinj.Device
 	o.Wrap = func(_ *iscsitest.Target, base bdev.Device) bdev.Device {
 		d, err := errinj.New(base)
@@ -34,7 +46,7 @@ func faulty(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Devic
 			t.Fatal(err)
 		}
 		dev = d
-		return d
+		return as(d)
 	}
 	return iscsitest.New(t, o), dev
 }
@@ -45,21 +57,6 @@ func hold(t testing.TB, d *errinj.Device, op bdev.Op, n uint32) {
 	if err := d.Inject(errinj.Injection{Op: op, Type: errinj.Stuck, Num: n}); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// unhearing is faulty with a device that does not hear Abort.
-func unhearing(t testing.TB, o iscsitest.Options) (*iscsitest.Target, *errinj.Device) {
-	t.Helper()
-	var dev *errinj.Device
-	o.Wrap = func(_ *iscsitest.Target, base bdev.Device) bdev.Device {
-		d, err := errinj.New(base)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dev = d
-		return deaf{d}
-	}
-	return iscsitest.New(t, o), dev
 }
 
 type deaf struct{ bdev.Device }
@@ -141,9 +138,16 @@ func tmf(c *iscsitest.Conn, fn byte, lun uint16, ref, refCmdSN uint32) pdu.BHS {
 // managed expects the response to a task management function.
 func managed(t testing.TB, c *iscsitest.Conn, itt uint32, resp uint8) {
 	t.Helper()
-	p := c.Expect(pdu.TMFResponse)
+	responded(t, c, pdu.TMFResponse, itt, resp)
+}
+
+// responded expects the response to a request that has no other result than its
+// Response field.
+func responded(t testing.TB, c *iscsitest.Conn, op pdu.Opcode, itt uint32, resp uint8) {
+	t.Helper()
+	p := c.Expect(op)
 	if p.BHS.ITT() != itt || p.BHS.Response() != resp || p.BHS.StatSN() != c.ExpStatSN {
-		t.Fatalf("TMF response %d of %x (StatSN %d), want %d of %x (%d)",
+		t.Fatalf("response %d of %x (StatSN %d), want %d of %x (%d)",
 			p.BHS.Response(), p.BHS.ITT(), p.BHS.StatSN(), resp, itt, c.ExpStatSN)
 	}
 	c.ExpStatSN++

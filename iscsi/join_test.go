@@ -33,12 +33,7 @@ func logoutOf(c *iscsitest.Conn, reason byte, cid uint16) pdu.BHS {
 // loggedOut expects the response to a Logout Request.
 func loggedOut(t testing.TB, c *iscsitest.Conn, itt uint32, resp uint8) {
 	t.Helper()
-	p := c.Expect(pdu.LogoutResp)
-	if p.BHS.ITT() != itt || p.BHS.Response() != resp || p.BHS.StatSN() != c.ExpStatSN {
-		t.Fatalf("logout response %d of %x (StatSN %d), want %d of %x (%d)",
-			p.BHS.Response(), p.BHS.ITT(), p.BHS.StatSN(), resp, itt, c.ExpStatSN)
-	}
-	c.ExpStatSN++
+	responded(t, c, pdu.LogoutResp, itt, resp)
 }
 
 // event expects an Asynchronous Message.

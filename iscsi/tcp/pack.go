@@ -70,10 +70,10 @@ func (x *sender) endRun() {
 	s.run = s.used
 }
 
-// unpack gives the memory back.
+// freePack gives the memory back.
 //
 //spindle:hot
-func (x *sender) unpack(c *Conn) {
+func (x *sender) freePack(c *Conn) {
 	if !x.pack.mem.Empty() {
 		c.r.Arena.Free(x.pack.mem)
 		x.pack.mem = mem.Ref{}

@@ -367,7 +367,7 @@ func (c *Conn) sent(res int32) {
 	o := x.fly
 	x.fly, x.last, x.vecs, x.left = nil, nil, 0, 0
 	if x.loan == noLoan || !x.keep(o) {
-		x.unpack(c)
+		x.freePack(c)
 		finish(o)
 	}
 	if x.head != nil || c.draining {
@@ -425,7 +425,7 @@ func (c *Conn) drained() {
 
 // drop hands every queued Out back, at the end of the connection.
 func (x *sender) drop(c *Conn) {
-	x.unpack(c)
+	x.freePack(c)
 	for i, list := range [...]*iscsi.Out{x.fly, x.head} {
 		for o := list; o != nil; {
 			next := o.Next

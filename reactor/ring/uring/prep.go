@@ -77,20 +77,19 @@ func (r *Ring) RecvInto(t ring.Tag, f ring.File, b mem.Ref) bool {
 //
 //spindle:hot
 func (r *Ring) Send(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
-	s := r.fileSQE(sys.OpSendmsg, t, f)
-	if s == nil {
-		return false
-	}
-	sys.PutMsghdr(m.Addr, m.Addr+ring.MsgHeader, n)
-	s.Addr, s.Len, s.OpFlags = uint64(m.Addr), 1, sys.MsgWaitall|sys.MsgNosignal
-	return true
+	return r.sendmsg(sys.OpSendmsg, t, f, m, n)
 }
 
 // SendZC sends the first n vectors of m without copying them.
 //
 //spindle:hot
 func (r *Ring) SendZC(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
-	s := r.fileSQE(sys.OpSendmsgZC, t, f)
+	return r.sendmsg(sys.OpSendmsgZC, t, f, m, n)
+}
+
+//spindle:hot
+func (r *Ring) sendmsg(op uint8, t ring.Tag, f ring.File, m ring.Msg, n int) bool {
+	s := r.fileSQE(op, t, f)
 	if s == nil {
 		return false
 	}

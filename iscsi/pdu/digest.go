@@ -2,23 +2,20 @@ package pdu
 
 import (
 	"encoding/binary"
-	"hash/crc32"
-)
 
-// castagnoli is read-only after start; its presence makes hash/crc32 use the
-// CPU's CRC32C instruction.
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	"spindle/internal/crc32c"
+)
 
 // Digest returns the CRC32C of b (RFC 7143 §13.1).
 //
 //spindle:hot
-func Digest(b []byte) uint32 { return crc32.Update(0, castagnoli, b) }
+func Digest(b []byte) uint32 { return crc32c.Sum(b) }
 
 // UpdateDigest continues crc over b. A data digest covers the pad bytes, a
 // header digest the AHS.
 //
 //spindle:hot
-func UpdateDigest(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
+func UpdateDigest(crc uint32, b []byte) uint32 { return crc32c.Update(crc, b) }
 
 // PutDigest stores crc as it travels: bit 0 of the remainder leads, which on
 // bytes is little-endian, unlike every other field of the protocol.

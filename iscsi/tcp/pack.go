@@ -106,3 +106,15 @@ func (x *sender) packOut(c *Conn, o *iscsi.Out) bool {
 	copy(b[pdu.HeaderLen:], o.Data.Bytes())
 	return true
 }
+
+// packed packs a part of a PDU; false when there is no room.
+//
+//spindle:hot
+func (x *sender) packed(c *Conn, m mem.Ref) bool {
+	b := x.take(c, m.Len)
+	if b == nil {
+		return false
+	}
+	copy(b, m.Bytes())
+	return true
+}

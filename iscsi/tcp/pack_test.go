@@ -177,3 +177,39 @@ func TestPackNoMemory(t *testing.T) {
 		t.Errorf("%d vectors, want 8", c.tx.vecs)
 	}
 }
+
+// TestPackDigests: with digests a large PDU has two vectors as well, and what
+// leaves is the same as without memory to pack in.
+func TestPackDigests(t *testing.T) {
+	const pdus = 5
+	var streams [2][]byte
+	for i, want := range []int{2*pdus + 1, 3 * pdus} {
+		c, arena := newSender(t)
+		c.p.HeaderDigest, c.p.DataDigest, c.careful = true, true, true
+		var left sentCount
+		for j := range pdus {
+			queueReply(t, c, uint32(j), 4096-uint32(j), &left)
+		}
+		for i == 1 {
+			if _, ok := arena.Alloc(packSize); !ok {
+				break
+			}
+		}
+		c.Flush()
+		if c.tx.vecs != want {
+			t.Errorf("%d vectors, want %d", c.tx.vecs, want)
+		}
+		streams[i] = wire(c)
+	}
+	if !bytes.Equal(streams[0], streams[1]) {
+		t.Error("packed, other bytes leave")
+	}
+	for b := streams[0]; len(b) > 0; {
+		h := pdu.BHS(b[:pdu.HeaderLen])
+		n := pdu.HeaderLen + pdu.DigestLen + pdu.Padded(h.DataLen())
+		if pdu.GetDigest(b[pdu.HeaderLen:]) != pdu.Digest(h) || pdu.GetDigest(b[n:]) != pdu.Digest(b[pdu.HeaderLen+pdu.DigestLen:n]) {
+			t.Fatalf("PDU %d: a digest is wrong", h.ITT())
+		}
+		b = b[n+pdu.DigestLen:]
+	}
+}

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"errors"
-	"hash/crc32"
 	"syscall"
 
 	"spindle/internal/plant"
@@ -74,9 +73,6 @@ type receiver struct {
 	// login mode
 	block mem.Ref // header, then data, read exactly
 }
-
-// castagnoli is CRC32C (RFC 7143 §13.1).
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // --- login mode: one PDU, read exactly
 
@@ -456,7 +452,7 @@ func (x *receiver) parse(b []byte) (used uint32) {
 				copy(to.Slice(x.data, to.Len-x.data).Bytes(), piece)
 			}
 			if x.c.p.DataDigest {
-				x.crc = crc32.Update(x.crc, castagnoli, piece)
+				x.crc = pdu.UpdateDigest(x.crc, piece)
 			}
 			x.data += n
 			used += n
@@ -513,7 +509,7 @@ func (x *receiver) header(b []byte) (hdr []byte, used uint32) {
 func (x *receiver) decode(hdr []byte) bool {
 	c := x.c
 	end := uint32(len(hdr)) - x.hdrTail
-	if x.hdrTail > 0 && crc32.Checksum(hdr[:end], castagnoli) != le.Uint32(hdr[end:]) {
+	if x.hdrTail > 0 && pdu.Digest(hdr[:end]) != le.Uint32(hdr[end:]) {
 		c.t.Stats.HeaderDigests.Add(1)
 		c.Close(errHeaderDigest)
 		return false
@@ -557,7 +553,7 @@ func (x *receiver) trailer() {
 		return
 	}
 	pad := x.trailLen - pdu.DigestLen
-	crc := crc32.Update(x.crc, castagnoli, x.trail[:pad])
+	crc := pdu.UpdateDigest(x.crc, x.trail[:pad])
 	if crc != le.Uint32(x.trail[pad:]) {
 		x.c.t.Stats.DataDigests.Add(1)
 		x.pdu.BadData = true

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"encoding/binary"
-	"hash/crc32"
 	"syscall"
 
 	"spindle/internal/plant"
@@ -301,7 +300,8 @@ func askAck(b pdu.BHS, p *iscsi.Reply) {
 }
 
 // put adds one PDU's vectors: header and its digest, data, padding and its
-// digest. hdr is the BHS with room for a digest, trail 8 bytes.
+// digest. hdr is the BHS with room for a digest, trail 8 bytes. With digests, what
+// is behind one PDU's data and before the next one's is packed, and one vector.
 //
 //spindle:hot
 func (c *Conn) put(hdr, trail, data mem.Ref) {
@@ -309,28 +309,34 @@ func (c *Conn) put(hdr, trail, data mem.Ref) {
 	n := uint32(pdu.HeaderLen)
 	if c.p.HeaderDigest {
 		b := hdr.Bytes()
-		le.PutUint32(b[n:], crc32.Checksum(b[:n], castagnoli))
+		le.PutUint32(b[n:], pdu.Digest(b[:n]))
 		n += pdu.DigestLen
 	}
-	x.vec(hdr.Addr, n)
+	if !c.careful || !x.packed(c, hdr.Slice(0, n)) {
+		x.vec(hdr.Addr, n)
+	}
 	if data.Empty() {
 		return
 	}
-	x.vec(data.Addr, data.Len)
+	if !c.careful || data.Len > CopyBreak || !x.packed(c, data) {
+		x.vec(data.Addr, data.Len)
+	}
 	pad := -data.Len & 3
 	tail := pad
 	if pad > 0 || c.p.DataDigest {
 		b := trail.Bytes()
 		le.PutUint32(b, 0)
 		if c.p.DataDigest {
-			crc := crc32.Update(crc32.Checksum(data.Bytes(), castagnoli), castagnoli, b[:pad])
+			crc := pdu.UpdateDigest(pdu.Digest(data.Bytes()), b[:pad])
 			if plant.On(plant.WrongDigest) {
-				crc = crc32.Checksum(data.Bytes(), castagnoli)
+				crc = pdu.Digest(data.Bytes())
 			}
 			le.PutUint32(b[pad:], crc)
 			tail += pdu.DigestLen
 		}
-		x.vec(trail.Addr, tail)
+		if !c.careful || !x.packed(c, trail.Slice(0, tail)) {
+			x.vec(trail.Addr, tail)
+		}
 	}
 }
 

@@ -42,8 +42,11 @@ type shard struct {
 	wcs   []verbs.WC
 	n, i  int // completions in wcs, and those dispatched
 
-	queues []*queue
-	cqs    []verbs.CQHandle
+	soft    int // connections on software devices
+	rest    rest
+	arrived int // messages of this turn
+	queues  []*queue
+	cqs     []verbs.CQHandle
 
 	slots []slot
 	freed []uint32
@@ -117,6 +120,7 @@ func (s *shard) close() {
 func (s *shard) addConn(c *Conn) (i uint32, gen uint16) {
 	if c.dev.v.Info().Software() {
 		s.r.MakeWay(true)
+		s.soft++
 	}
 	if n := len(s.freed); n > 0 {
 		i, s.freed = s.freed[n-1], s.freed[:n-1]
@@ -133,6 +137,7 @@ func (s *shard) addConn(c *Conn) (i uint32, gen uint16) {
 func (s *shard) dropConn(c *Conn) {
 	if c.dev.v.Info().Software() {
 		s.r.MakeWay(false)
+		s.soft--
 	}
 	s.slots[c.slot].c = nil
 	s.slots[c.slot].gen++
@@ -237,6 +242,9 @@ func (s *shard) conn(id verbs.WRID) *Conn {
 //
 //spindle:hot
 func (s *shard) Poll() int {
+	if s.soft > 0 && !s.rest.over(s.r.Now()) {
+		return 0
+	}
 	work := 0
 	for range pollRounds {
 		if s.i == s.n {
@@ -251,6 +259,10 @@ func (s *shard) Poll() int {
 		if !full {
 			break
 		}
+	}
+	if work > 0 {
+		s.rest.worked(s.r.Now(), s.arrived)
+		s.arrived = 0
 	}
 	return work
 }
@@ -318,6 +330,7 @@ func (s *shard) completed(w *verbs.WC) {
 	case op == opMark:
 		c.tx.drained = true
 	case op == opRecv && w.Status == verbs.StatusOK:
+		s.arrived++
 		c.rx.arrived(i, w.ByteLen)
 	case op == opSend && w.Status == verbs.StatusOK:
 		c.tx.sent(i)

@@ -4,7 +4,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"spindle/internal/sys"
 	"spindle/reactor/clock"
 )
 
@@ -37,37 +36,18 @@ const (
 	maxGap = 2 * MaxSpin
 )
 
-// politeNice is the nice value of a reactor that makes way. The kernel lets a
-// thread that wakes up preempt a running one only when that has had more than
-// its share of late; a thread that spins at this value uses its share up nine
-// times as fast, and against another that never sleeps still gets a tenth.
-const politeNice = 10
-
-// MakeWay has the reactor's thread run at a low priority, until as many calls
-// took it back as asked for it. It is for work that the kernel does in threads
-// of its own on the very CPU that the reactor spins on (soft interrupts of a
-// software RDMA device, say): what the reactor waits for would wait for the
-// reactor. Where there is no thread of the reactor's own it does nothing.
+// MakeWay has a turn that found nothing give the CPU to whoever waits for it,
+// until as many calls took it back as asked for it. It is for work that the
+// kernel does in threads of its own on the very CPU that the reactor spins on
+// (soft interrupts of a software RDMA device, say): what the reactor waits for
+// would wait for the reactor.
 // Preconditions: runs on the owning reactor.
 func (r *Reactor) MakeWay(on bool) {
-	before := r.polite
-	if r.polite--; on {
-		r.polite = before + 1
-	}
-	if r.newRing == nil || (before > 0) == (r.polite > 0) {
-		return
-	}
-	nice := r.nice
 	if on {
-		var err error
-		if r.nice, err = sys.ThreadNice(); err != nil {
-			return
-		}
-		nice = max(politeNice, r.nice)
+		r.polite++
+	} else {
+		r.polite--
 	}
-	// Without the right to raise a priority the reactor stays polite, which does
-	// no harm on a CPU of its own.
-	_ = sys.SetThreadNice(nice)
 }
 
 // idleState is the idle policy at work.

@@ -51,7 +51,6 @@ type Reactor struct {
 
 	pollersGone bool
 	polite      int // calls that asked it to make way
-	nice        int // its thread's nice value before it did
 
 	cqes [MaxCompletionsPerTurn]ring.CQE
 

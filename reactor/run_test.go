@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -415,32 +414,36 @@ func BenchmarkEcho(b *testing.B) {
 	}
 }
 
-// A reactor that is asked to makes way, as long as somebody wants it to.
+// A reactor that is asked to makes way in turns that find nothing, as long as
+// somebody wants it to.
 func TestMakeWay(t *testing.T) {
-	r := start(t, reactor.Adaptive)
-	nice := func(change ...bool) int {
-		got := make(chan int, 1)
+	r := start(t, reactor.Poll)
+	yields := func(change ...bool) uint64 {
+		done := make(chan struct{})
 		r.Post(&reactor.Msg{Run: func(r *reactor.Reactor) {
 			for _, on := range change {
 				r.MakeWay(on)
 			}
-			n, err := sys.ThreadNice()
-			if err != nil {
-				t.Error(err)
-			}
-			got <- n
+			close(done)
 		}})
-		return <-got
+		<-done
+		before, turns := r.Stats().Yields, r.Stats().Turns
+		for r.Stats().Turns < turns+1000 {
+			runtime.Gosched()
+		}
+		return r.Stats().Yields - before
 	}
-	before := nice()
-	if n := nice(true, true); n < 10 {
-		t.Errorf("asked to make way it runs at nice %d", n)
+	if n := yields(); n != 0 {
+		t.Errorf("nobody wants it to, and it makes way %d times", n)
 	}
-	if n := nice(false); n < 10 {
-		t.Errorf("one of two still wants it to, and it runs at nice %d", n)
+	if yields(true, true) == 0 {
+		t.Error("asked to make way it does not")
 	}
-	// Without privileges it may not take its priority back.
-	if n := nice(false); n != before && os.Getuid() == 0 {
-		t.Errorf("nobody wants it to, and it runs at nice %d instead of %d", n, before)
+	if yields(false) == 0 {
+		t.Error("one of two still wants it to, and it does not make way")
+	}
+	yields(false)
+	if n := yields(); n != 0 {
+		t.Errorf("nobody wants it to any more, and it makes way %d times", n)
 	}
 }

@@ -15,11 +15,12 @@ type Stats struct {
 	Messages    uint64
 	Completions uint64
 	Stale       uint64 // completions of a source that was gone
+	Yields      uint64 // turns without work after which it made way; see MakeWay
 }
 
 // counters: the reactor writes, any thread reads.
 type counters struct {
-	turns, busyNS, idleNS, sleeps, messages, completions, stale atomic.Uint64
+	turns, busyNS, idleNS, sleeps, messages, completions, stale, yields atomic.Uint64
 }
 
 // Stats returns the account. Safe from any thread; the figures are each right,
@@ -28,7 +29,7 @@ func (r *Reactor) Stats() Stats {
 	c := &r.stats
 	return Stats{
 		Turns: c.turns.Load(), BusyNS: c.busyNS.Load(), IdleNS: c.idleNS.Load(), Sleeps: c.sleeps.Load(),
-		Messages: c.messages.Load(), Completions: c.completions.Load(), Stale: c.stale.Load(),
+		Messages: c.messages.Load(), Completions: c.completions.Load(), Stale: c.stale.Load(), Yields: c.yields.Load(),
 	}
 }
 

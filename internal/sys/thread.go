@@ -45,26 +45,9 @@ func SetAffinity(s CPUSet) error {
 	return nil
 }
 
-// SetThreadNice sets the nice value of the calling thread (setpriority(2)): the
-// higher, the more readily it makes way. Lowering it again wants CAP_SYS_NICE or
-// a limit (RLIMIT_NICE) that allows it.
-// Preconditions: the goroutine is locked to its thread.
-func SetThreadNice(n int) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, n); err != nil {
-		return fmt.Errorf("setpriority %d: %w", n, err)
-	}
-	return nil
-}
-
-// ThreadNice is the nice value of the calling thread.
-// Preconditions: the goroutine is locked to its thread.
-func ThreadNice() (int, error) {
-	n, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-	if err != nil {
-		return 0, fmt.Errorf("getpriority: %w", err)
-	}
-	return 20 - n, nil // as the system call has it, which returns nothing negative
-}
+// Yield has the calling thread wait behind the others that are ready to run on
+// its CPU (sched_yield(2)). It never sleeps.
+func Yield() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // ThreadID is the kernel's number of the calling thread.
 func ThreadID() int { return unix.Gettid() }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"slices"
+	"strings"
 	"syscall"
 
 	"spindle/iscsi"
@@ -49,9 +50,27 @@ func checkSecrets(list []iscsi.Secret) error {
 			// each side could be made to answer its own challenge.
 			return refuse(syscall.EINVAL, "user %q: the two directions must have different secrets", s.User)
 		}
+		if err := checkNames(s.User, s.Initiators); err != nil {
+			return err
+		}
 		if slices.ContainsFunc(list[:i], func(o iscsi.Secret) bool { return o.User == s.User }) {
 			return refuse(syscall.EEXIST, "user %q is given twice", s.User)
 		}
+	}
+	return nil
+}
+
+// checkNames looks at the initiator names that a user is bound to, and has them
+// in lower case, as they are compared (RFC 3722).
+func checkNames(user string, names []string) error {
+	if len(names) > MaxInitiators {
+		return refuse(syscall.EINVAL, "user %q has more than %d initiators", user, MaxInitiators)
+	}
+	for i, n := range names {
+		if !hasType(n) || len(n) > iscsiNameMax {
+			return refuse(syscall.EINVAL, "user %q: initiator %q is not an iSCSI name", user, n)
+		}
+		names[i] = strings.ToLower(n)
 	}
 	return nil
 }

@@ -186,6 +186,12 @@ func TestRefusals(t *testing.T) {
 		{"same secret both ways", func(c *control.Control) error {
 			return c.CreateAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: "u", Secret: "s", MUser: "m", MSecret: "s"}}})
 		}, syscall.EINVAL},
+		{"user bound to what is no name", func(c *control.Control) error {
+			return c.CreateAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: "u", Secret: "s", Initiators: []string{"ANY"}}}})
+		}, syscall.EINVAL},
+		{"user bound to too many names", func(c *control.Control) error {
+			return c.CreateAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: "u", Secret: "s", Initiators: make([]string, control.MaxInitiators+1)}}})
+		}, syscall.EINVAL},
 		{"too many secrets", func(c *control.Control) error {
 			return c.CreateAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: make([]iscsi.Secret, control.MaxSecrets+1)})
 		}, syscall.EINVAL},

@@ -197,6 +197,9 @@ func AuthParams(g iscsi.AuthGroup, secret bool) Obj {
 		if s.MUser != "" && secret {
 			o = append(o, Member{"msecret", s.MSecret})
 		}
+		if len(s.Initiators) > 0 {
+			o = append(o, Member{"initiators", s.Initiators})
+		}
 		secrets = append(secrets, o)
 	}
 	return Obj{{"tag", g.Tag}, {"secrets", secrets}}

@@ -3,6 +3,7 @@ package iscsi_test
 import (
 	"encoding/hex"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"spindle/iscsi"
@@ -46,6 +47,27 @@ func TestSetNodeAuth(t *testing.T) {
 	if g.Engine.SetNodeAuth("iqn.2026-11.dev.spindle:none", iscsi.CHAPPolicy{}) == nil || g.Engine.SetPortalGroupAuth(9, iscsi.CHAPPolicy{}) == nil {
 		t.Error("no such node or group, and no error")
 	}
+}
+
+// TestForeignUserTakesNoName: a user who knows a secret of the group, but is not
+// bound to the name it gives, is refused like one who knows none, and so takes
+// no session, reservation or registration of the nexus that has the name.
+func TestForeignUserTakesNoName(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Node: iscsi.NodeConfig{RequireCHAP: true, CHAPGroup: 1}})
+	g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{
+		{User: chapUser, Secret: chapSecret, Initiators: []string{"iqn.2026-11.dev.spindle:other", strings.ToLower(iscsitest.Initiator)}},
+		{User: "mallory", Secret: "mallory's own secret", Initiators: []string{"iqn.2026-11.dev.spindle:mallory"}},
+		{User: "anyone", Secret: "a secret for any name"},
+	}})
+	owner := dialAs(g, 1)
+	chap(t, owner, chapUser, chapSecret, pdu.LoginSuccess, who...)
+	ready(t, owner, 1)
+	chap(t, dialAs(g, 1), "mallory", "mallory's own secret", pdu.LoginAuthFailed, who...)
+	alive(t, owner)
+	mallory := append([]string{"InitiatorName=iqn.2026-11.dev.Spindle:MALLORY"}, who[1:]...)
+	chap(t, dialAs(g, 2), "mallory", "mallory's own secret", pdu.LoginSuccess, mallory...)
+	chap(t, dialAs(g, 3), chapUser, chapSecret, pdu.LoginAuthFailed, mallory...)
+	chap(t, dialAs(g, 4), "anyone", "a secret for any name", pdu.LoginSuccess, who...)
 }
 
 // mutual logs in with CHAP in both directions and checks the target's response.

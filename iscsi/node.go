@@ -3,6 +3,7 @@ package iscsi
 import (
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -203,12 +204,17 @@ type AuthGroup struct {
 }
 
 // Secret is one user of an AuthGroup; MUser and MSecret are what we prove to it.
-type Secret struct{ User, Secret, MUser, MSecret string }
+// It holds for logins under the names of Initiators, in lower case; under any
+// name when there are none.
+type Secret struct {
+	User, Secret, MUser, MSecret string
+	Initiators                   []string
+}
 
 // Credentials implements login.SecretStore.
-func (g *AuthGroup) Credentials(user string) (login.Credentials, bool) {
+func (g *AuthGroup) Credentials(user, initiator string) (login.Credentials, bool) {
 	for _, s := range g.Secrets {
-		if s.User == user {
+		if s.User == user && (len(s.Initiators) == 0 || slices.Contains(s.Initiators, initiator)) {
 			return login.Credentials{Secret: []byte(s.Secret), MutualUser: s.MUser, MutualSecret: []byte(s.MSecret)}, true
 		}
 	}

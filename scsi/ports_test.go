@@ -61,6 +61,27 @@ func TestReportPorts(t *testing.T) {
 	}
 }
 
+// TestPortLeaves: when a port group goes, the others keep their states, whoever
+// set them.
+func TestPortLeaves(t *testing.T) {
+	g := newBench(t, 2)
+	g.dev.SetPorts([]uint16{1, 2, 3})
+	g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+	b := g.via("b", 1, 2)
+	if err := g.dev.SetPortGroupState(g, 2, PortNonOptimized); err != nil {
+		t.Fatal(err)
+	}
+	b.do(0, cdb("00"), nil, 0) // told
+	if got := b.setPorts(byte(PortStandby), 3); got != "good" {
+		t.Fatal(got)
+	}
+	g.dev.SetPorts([]uint16{2, 3})
+	g.turns(6)
+	if got := b.in(0, cdb(rtpg), 255); be.Uint32(got) != 24 || got[4] != byte(PortNonOptimized) || got[16] != byte(PortStandby) {
+		t.Errorf("% x", got)
+	}
+}
+
 // TestPortStates is what works in which state (SPC-5 §5.17.2).
 func TestPortStates(t *testing.T) {
 	const standby, unavailable, transition = "02/040B", "02/040C", "02/040A"

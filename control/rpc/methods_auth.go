@@ -19,7 +19,10 @@ func auth(a Args) control.Auth {
 }
 
 func secret(a Args) iscsi.Secret {
-	return iscsi.Secret{User: a.String("user"), Secret: a.String("secret"), MUser: a.String("muser"), MSecret: a.String("msecret")}
+	return iscsi.Secret{
+		User: a.String("user"), Secret: a.String("secret"), MUser: a.String("muser"), MSecret: a.String("msecret"),
+		Initiators: a.Strings("initiators"),
+	}
 }
 
 func authMethods() []Method {
@@ -28,7 +31,8 @@ func authMethods() []Method {
 	secrets := one(user,
 		Param{Name: "secret", Type: String, Required: true, Doc: "what it proves to know"},
 		Param{Name: "muser", Type: String, Doc: "name the target gives in mutual CHAP"},
-		Param{Name: "msecret", Type: String, Doc: "what the target proves to know"})
+		Param{Name: "msecret", Type: String, Doc: "what the target proves to know"},
+		Param{Name: "initiators", Type: Strings, MaxItems: control.MaxInitiators, Doc: "names under which this user may log in; any, when it is left out"})
 	const hint = `"spindle rpc iscsi_get_auth_groups" lists them`
 	return []Method{
 		{
@@ -64,7 +68,7 @@ func authMethods() []Method {
 		},
 		{
 			Name: "iscsi_get_auth_groups", Aliases: []string{"get_iscsi_auth_groups"}, State: Runtime, Params: one(withSecrets),
-			Result: "array of {tag, secrets: [{user, secret, muser, msecret}]}", Doc: "List the groups of secrets.", bad: invalidParams,
+			Result: "array of {tag, secrets: [{user, secret, muser, msecret, initiators}]}", Doc: "List the groups of secrets.", bad: invalidParams,
 			run: func(r *request) (any, error) {
 				list := []control.Obj{}
 				for _, g := range r.ctl.AuthGroups() {

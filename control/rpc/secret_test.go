@@ -2,12 +2,14 @@ package rpc_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,6 +112,42 @@ func TestSecretsAreNotTold(t *testing.T) {
 		if out := ask(r); !strings.Contains(out, secretIn) || !strings.Contains(out, secretOut) || strings.Contains(out, "omitted") {
 			t.Errorf("%s does not tell them:\n%s", r, out)
 		}
+	}
+}
+
+// TestBoundUser: the names that a user is bound to are told without secrets,
+// compared in lower case, saved and loaded.
+func TestBoundUser(t *testing.T) {
+	ctl, _ := controltest.New()
+	server := rpc.NewServer(ctl)
+	ask := func(method, params string) string {
+		s := &stream{in: bytes.NewReader(fmt.Appendf(nil, `{"id":1,"method":%q,"params":%s}`, method, params))}
+		server.ServeStream(s)
+		return s.out.String()
+	}
+	const bound = `"initiators":["iqn.2026-11.dev.spindle:host"]`
+	for _, r := range [][2]string{
+		{"framework_start_init", `null`},
+		{"iscsi_create_auth_group", `{"tag":1,"secrets":[{"user":"a","secret":"twelve bytes","initiators":["iqn.2026-11.dev.spindle:HOST"]}]}`},
+		{"iscsi_auth_group_add_secret", `{"tag":1,"user":"b","secret":"twelve bytes"}`},
+	} {
+		if out := ask(r[0], r[1]); !strings.Contains(out, `"result":true`) {
+			t.Fatal(out)
+		}
+	}
+	if out := ask("iscsi_get_auth_groups", `{}`); !strings.Contains(out, `{"user":"a",`+bound+`},{"user":"b"}`) {
+		t.Error(out)
+	}
+	var saved struct{ Result json.RawMessage }
+	if err := json.Unmarshal([]byte(ask("save_config", `{"with_secrets":true}`)), &saved); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := controltest.New()
+	if err := rpc.NewServer(again).Load(t.Context(), saved.Result, rpc.LoadOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if g := again.AuthGroups(); len(g) != 1 || len(g[0].Secrets) != 2 || !slices.Equal(g[0].Secrets[0].Initiators, []string{"iqn.2026-11.dev.spindle:host"}) || len(g[0].Secrets[1].Initiators) != 0 {
+		t.Errorf("loaded %+v", g)
 	}
 }
 

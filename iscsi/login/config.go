@@ -88,9 +88,10 @@ type Credentials struct {
 	MutualSecret []byte
 }
 
-// SecretStore finds the credentials of a CHAP user.
+// SecretStore finds the credentials of a CHAP user, who must be allowed to log
+// in under the initiator's name (lower case).
 type SecretStore interface {
-	Credentials(user string) (Credentials, bool)
+	Credentials(user, initiator string) (Credentials, bool)
 }
 
 // CHAP is how to authenticate by CHAP.

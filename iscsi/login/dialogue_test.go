@@ -190,7 +190,7 @@ func (c *counting) Read(p []byte) (int, error) {
 // users is a SecretStore.
 type users map[string]Credentials
 
-func (u users) Credentials(user string) (Credentials, bool) {
+func (u users) Credentials(user, _ string) (Credentials, bool) {
 	c, ok := u[user]
 	return c, ok
 }

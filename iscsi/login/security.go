@@ -102,12 +102,13 @@ func (m *Machine) challengeInitiator(list []byte, w *pdu.TextWriter) pdu.LoginSt
 }
 
 // verify checks the initiator's response and, when it asks, proves who we are.
-// An unknown user costs the same work as a wrong secret and has the same answer.
+// An unknown user, or one who may not have this initiator's name, costs the same
+// work as a wrong secret and has the same answer.
 func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) pdu.LoginStatus {
 	a, policy := &m.auth, m.policy.CHAP
 	user := string(v[kCHAPN])
 	response, ok := decodeBinary(v[kCHAPR], a.alg.size())
-	cred, known := policy.Store.Credentials(user)
+	cred, known := policy.Store.Credentials(user, m.id.InitiatorName)
 	secret := cred.Secret
 	if !known {
 		secret = a.challenge[:]

@@ -20,7 +20,7 @@ const benchFlags = "--peers spindle,stgt,lio,spindle-poll --transport iser,tcp -
 func runBenchRig(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench-rig", flag.ContinueOnError)
 	out := flags.String("out", "docs/performance/rig", "folder of the results")
-	limit := flags.Duration("limit", 15*time.Minute, "time of the whole boot")
+	limit := flags.Duration("limit", 17*time.Minute, "time of the whole boot")
 	more := flags.String("flags", benchFlags, "of spindle-bench compare")
 	into := flags.String("into", "", "page whose section \"rig\" takes the result")
 	if err := flags.Parse(args); err != nil {

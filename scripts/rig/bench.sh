@@ -7,7 +7,7 @@
 PORTAL=198.18.0.1:3260
 
 sides() {
-    timeout --foreground -s INT "${TIME:-600}" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
+    timeout --foreground -s INT "${TIME:-840}" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
         --lun-size 32m --max-spread 3 --out /run/out $BENCH
     local status=$?
     ((status != 124)) || status=0 # its time was over: it says so in its report

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -18,7 +19,7 @@ import (
 
 const (
 	steppedTurns = 4
-	stepLimit    = 1_000_000
+	stepLimit    = 600_000
 	settleTime   = 20 * time.Millisecond  // for the initiator to answer a batch
 	publishTime  = 250 * time.Millisecond // for its count to be seen
 	stepAttempts = 3
@@ -46,7 +47,15 @@ func TestTargetInstructionsPerIO(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
 			best := 1 << 30
 			for range stepAttempts {
-				best = min(best, perIO(t, o, target.PID, tid))
+				n, err := perIO(t, o, target.PID, tid)
+				if errors.Is(err, sys.ErrStuck) {
+					t.Log(err)
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				best = min(best, n)
 				if best <= g.most {
 					t.Logf("%d instructions per I/O, at most %d", best, g.most)
 					return
@@ -58,7 +67,7 @@ func TestTargetInstructionsPerIO(t *testing.T) {
 }
 
 // perIO loads the target and steps through some turns of its reactor.
-func perIO(t *testing.T, o load.Options, pid, tid int) int {
+func perIO(t *testing.T, o load.Options, pid, tid int) (int, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -98,18 +107,15 @@ func perIO(t *testing.T, o load.Options, pid, tid int) int {
 		<-ended
 		t.Skip(err)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
+	if err := errors.Join(err, <-ended); err != nil {
+		return 0, err
 	}
 	if ios[1] == ios[0] {
-		t.Fatalf("no I/O in %d instructions", n)
+		return 0, fmt.Errorf("no I/O in %d instructions", n)
 	}
 	t.Logf("%d instructions, %d I/Os, %d turns", n, ios[1]-ios[0], steppedTurns)
-	return n / int(ios[1]-ios[0])
+	return n / int(ios[1]-ios[0]), nil
 }
 
 // reactorThread asks the target for its first reactor's thread.

@@ -43,8 +43,8 @@ type shard struct {
 	n, i  int // completions in wcs, and those dispatched
 
 	soft    int // connections on software devices
-	rest    rest
-	arrived int // messages of this turn
+	pace    pace
+	arrived int // messages of this poll
 	queues  []*queue
 	cqs     []verbs.CQHandle
 
@@ -242,7 +242,7 @@ func (s *shard) conn(id verbs.WRID) *Conn {
 //
 //spindle:hot
 func (s *shard) Poll() int {
-	if s.soft > 0 && !s.rest.over(s.r.Now()) {
+	if s.soft > 0 && !s.pace.due(s.r.Now()) {
 		return 0
 	}
 	work := 0
@@ -261,7 +261,7 @@ func (s *shard) Poll() int {
 		}
 	}
 	if work > 0 {
-		s.rest.worked(s.r.Now(), s.arrived)
+		s.pace.had(s.r.Now(), s.arrived)
 		s.arrived = 0
 	}
 	return work

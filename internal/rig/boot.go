@@ -26,6 +26,9 @@ type Job struct {
 	// Results is the folder for the files that the script leaves as a tar on its
 	// scratch disk; empty takes none.
 	Results string
+	// Silence is how long the guest may say nothing before it is held to be frozen
+	// and ended; 0 is as long as Limit.
+	Silence time.Duration
 }
 
 // statusLine is the guest's last word.
@@ -72,7 +75,12 @@ func (i *Image) Run(ctx context.Context, job Job, out io.Writer) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	status, found := copyUntilStatus(out, text)
+	if job.Silence == 0 {
+		job.Silence = job.Limit
+	}
+	frozen := time.AfterFunc(job.Silence, cancel)
+	defer frozen.Stop()
+	status, found := copyUntilStatus(&heard{out, frozen, job.Silence}, text)
 	werr := cmd.Wait()
 	if found && job.Results != "" {
 		if err := unpackResults(filepath.Join(dir, "scratch"), job.Results); err != nil {
@@ -87,6 +95,18 @@ func (i *Image) Run(ctx context.Context, job Job, out io.Writer) error {
 		return fmt.Errorf("status %d", status)
 	}
 	return nil
+}
+
+// heard puts a timer off with all that is written through it.
+type heard struct {
+	io.Writer
+	timer *time.Timer
+	d     time.Duration
+}
+
+func (h *heard) Write(b []byte) (int, error) {
+	h.timer.Reset(h.d)
+	return h.Writer.Write(b)
 }
 
 // copyUntilStatus copies lines until the guest tells its status.

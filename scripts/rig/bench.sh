@@ -8,15 +8,32 @@ PORTAL=198.18.0.1:3260
 
 sides() {
     timeout --foreground -s INT "${TIME:-840}" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
-        --lun-size 32m --max-spread 3 --out /run/out $BENCH
-    local status=$?
+        --lun-size 32m --max-spread 3 --out /run/out $BENCH 2>&1 | tee /run/said
+    local status=${PIPESTATUS[0]}
     ((status != 124)) || status=0 # its time was over: it says so in its report
     return $status
+}
+
+# watch says what everybody waits for when nothing was said for a minute.
+watch() {
+    local before=
+    while sleep 60; do
+        if [[ $before == "$(stat -c %Y /run/said)" ]]; then
+            say "nothing happens: who waits where"
+            ps axo pid,stat,psr,pcpu,wchan:24,args --sort=-pcpu | head -n 12
+            for p in $(ps axo pid,stat,comm | awk '$2 ~ /^D/ || $3 ~ /^(spindle|iscsi|rdma)/ {print $1}'); do
+                echo "== $p $(<"/proc/$p/comm")" && cat "/proc/$p/stack"
+            done
+            rdma resource show qp 2>/dev/null
+        fi
+        before=$(stat -c %Y /run/said)
+    done
 }
 
 check "soft-RoCE device" rdma_up || finish
 check "modules" modprobe -a ib_umad ib_iser || finish
 check "iscsid starts" initiator_up || finish
+watch 2>&1 &
 sides
 status=$?
 check "compare" test $status = 0

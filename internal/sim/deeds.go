@@ -142,6 +142,7 @@ func (s *run) replace(c reactor.Caller, lu *lun) {
 	if lu.kind == kindRAM {
 		// A RAM disk is empty when it comes back.
 		s.book.closeMedium(lu, false)
+		lu.born = s.now() // what comes in meanwhile was read from the one that went
 		s.build(c, lu)
 		s.doubt(lu)
 	} else {

@@ -21,6 +21,7 @@ type Object[S comparable] struct {
 	open   uint16 // slots in use
 	slots  [maxOpen]slot[S]
 	next   int
+	ended  int64 // when an operation last ended
 	epochs []epoch
 	states []S // of the epochs, one after the other
 }
@@ -49,7 +50,7 @@ type epoch struct {
 // Reset begins anew, at an instant: the object is in one of the states given,
 // and nothing is under way.
 func (o *Object[S]) Reset(at int64, states ...S) {
-	o.Lost, o.open = false, 0
+	o.Lost, o.open, o.ended = false, 0, at
 	o.cases = o.cases[:0]
 	for _, s := range states {
 		o.add(kase[S]{state: s})
@@ -113,6 +114,7 @@ func (o *Object[S]) Return(at int64, id int, result uint8) (before []S, ok bool)
 	list := o.cases
 	o.cases = o.cases[:0]
 	o.open &^= 1 << k
+	o.ended = at
 	for _, c := range list {
 		if c.done>>k&1 != 0 && c.result[k] == result {
 			o.add(c.without(k))
@@ -141,6 +143,7 @@ func (o *Object[S]) end(at int64, id int, keep func(c *kase[S], k int) bool) boo
 	list := o.cases
 	o.cases = o.cases[:0]
 	o.open &^= 1 << k
+	o.ended = at
 	for i := range list {
 		if c := list[i]; keep(&c, k) {
 			o.add(c.without(k))
@@ -220,8 +223,13 @@ func (o *Object[S]) All(f func(*S) bool) bool {
 	return true
 }
 
-// Unchanged tells whether what is possible is the same since the instant from.
-func (o *Object[S]) Unchanged(from int64) bool { return o.epochs[len(o.epochs)-1].at <= from }
+// Unchanged tells whether what is possible is the same since the instant from,
+// with no operation that ended after it: one that may have had its effect or not
+// leaves both possible, and yet who looked before its end may have seen neither
+// for good.
+func (o *Object[S]) Unchanged(from int64) bool {
+	return o.ended <= from && o.epochs[len(o.epochs)-1].at <= from
+}
 
 func (c kase[S]) without(k int) kase[S] {
 	c.done &^= 1 << k

@@ -87,6 +87,18 @@ func TestObjectRemembersWhatWasPossible(t *testing.T) {
 	}
 }
 
+// An operation that may have had its effect or not leaves what is possible as it
+// was under way: who looked meanwhile has not seen the end of it.
+func TestObjectForgets(t *testing.T) {
+	var o Object[int]
+	o.Reset(0, 0)
+	a := o.Call(10, increment)
+	o.Forget(20, a)
+	if !o.Quiet() || o.Unchanged(15) || !o.Unchanged(20) {
+		t.Error("what was seen at 15 says nothing of what came after")
+	}
+}
+
 func TestObjectDrifts(t *testing.T) {
 	gone := false
 	o := Object[int]{Drift: func(s int, add func(int)) {

@@ -263,6 +263,7 @@ func (t *Task) settle() {
 	if t.copy != nil {
 		t.copy.end(true)
 	}
+	t.untold()
 	t.Status = Good
 	if t.flags&taskTAS != 0 {
 		t.Status = TaskAborted

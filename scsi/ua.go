@@ -78,6 +78,22 @@ func (i *ITL) takeUA() Code {
 	return c
 }
 
+// untold puts back the unit attention that t was to report and cannot, because
+// it was aborted while its data still came in: what was not told is not cleared
+// (SAM-5 §5.14).
+func (t *Task) untold() {
+	if t.SenseLen == 0 {
+		return
+	}
+	key, code := Key(t.Sense[2]&0xf), Code(be.Uint16(t.Sense[12:]))
+	if t.Sense[0]&0x7f == 0x72 { // descriptor format (SPC-5 §4.4.2)
+		key, code = Key(t.Sense[1]&0xf), Code(be.Uint16(t.Sense[2:]))
+	}
+	if key == UnitAttention {
+		t.itl.queueUA(code)
+	}
+}
+
 // dropUA removes c if it waits: REPORT LUNS clears 3F/0E (SPC-5 §6.33.1).
 func (i *ITL) dropUA(c Code) {
 	n := uint8(0)

@@ -105,3 +105,34 @@ func TestResize(t *testing.T) {
 		}
 	}
 }
+
+// TestUntoldAttention: a command that was to report a unit attention, and is
+// aborted while its data still comes in, leaves it to the next, in both formats
+// of sense data.
+func TestUntoldAttention(t *testing.T) {
+	for _, format := range []string{"fixed", "descriptor"} {
+		t.Run(format, func(t *testing.T) {
+			g := newBench(t, 1)
+			g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+			if format == "descriptor" {
+				list := append(fill(0, 4), 0x0a, 0x0a, 0x04, 0x10, 0, 0, 0, 0, 0xff, 0xff, 0, 0)
+				if got := g.ready("b", 0).do(0, cdb("15 10 00 00 10"), list, 0).outcome(); got != "good" {
+					t.Fatal(got)
+				}
+			}
+			s := g.session("a", 0)
+			w := s.begin(0, cdb(write5), nil, 512, AttrSimple)
+			if w.Prepare() != Done || w.Status != CheckCondition {
+				t.Fatalf("prepared: %s", w.outcome())
+			}
+			if r := s.manage(FnAbortTask, 0, &w.Task); r != RespComplete || w.told != 1 {
+				t.Fatalf("abort answered %d, told %d times", r, w.told)
+			}
+			for i, want := range []string{"06/2900", "good"} {
+				if got := s.do(0, cdb("00"), nil, 0).outcome(); got != want {
+					t.Errorf("command %d: %s, want %s", i, got, want)
+				}
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 	"spindle/iser/isertest"
@@ -79,7 +80,8 @@ func TestNoReads(t *testing.T) {
 }
 
 // FuzzDialogue feeds messages to a target before and after its login: whatever
-// they are, another session goes on.
+// they are, a session of another node goes on: resets and reservations are the
+// node's own affair.
 func FuzzDialogue(f *testing.F) {
 	var c isertest.Conn
 	c.CmdSN = 1
@@ -89,9 +91,13 @@ func FuzzDialogue(f *testing.F) {
 	f.Add(true, isertest.Sized(isertest.Tags{}, c.DataOutBHS(1, 0, 0, 0, true), nil, make([]byte, 512)), []byte{})
 	f.Add(true, isertest.Sized(isertest.Tags{}, c.Immediate(pdu.NopOut, pdu.FlagFinal), nil, []byte("ping")), isertest.Sized(isertest.Tags{}, c.Request(pdu.LogoutReq, pdu.FlagFinal), nil, nil))
 	f.Add(false, isertest.Sized(isertest.Tags{}, c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName=a", "SessionType=Discovery")), []byte{})
+	reset := c.Immediate(pdu.TMFRequest, pdu.FlagFinal|pdu.TMFColdReset)
+	f.Add(true, isertest.Sized(isertest.Tags{}, reset, nil, nil), []byte{})
 	f.Add(false, make([]byte, 76), make([]byte, 28))
 	g := isertest.New(f, isertest.Options{}) // shared by all runs of the process
-	other := g.Dial().Login()
+	const node = iscsitest.Node + ".other"
+	g.AddNode(iscsi.NodeConfig{Name: node, LUNs: []iscsi.LUN{iscsitest.Malloc(g.Target, 1, 65536)}})
+	other := g.Dial().LoginTo(node)
 	ready(f, other, 1)
 	defer func() { g.T = f }()
 	f.Fuzz(func(t *testing.T, login bool, first, second []byte) {

@@ -97,8 +97,16 @@ func fuzzAll(ctx context.Context, d time.Duration, match *regexp.Regexp) (t tall
 	return t, ctx.Err()
 }
 
+// fuzzStage gives each target FUZZTIME, three seconds unless it says otherwise.
 func fuzzStage(ctx context.Context) (tally, error) {
-	t, err := fuzzAll(ctx, 3*time.Second, regexp.MustCompile(""))
+	d := 3 * time.Second
+	if s := os.Getenv("FUZZTIME"); s != "" {
+		var err error
+		if d, err = time.ParseDuration(s); err != nil {
+			return tally{}, fmt.Errorf("FUZZTIME: %w; write 60s or 1m", err)
+		}
+	}
+	t, err := fuzzAll(ctx, d, regexp.MustCompile(""))
 	if err == nil && t == (tally{}) {
 		return t, fmt.Errorf("no fuzz target found")
 	}

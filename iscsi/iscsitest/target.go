@@ -148,10 +148,17 @@ func New(t testing.TB, o Options) *Target {
 	if n.Name == "" {
 		n.Name = Node
 	}
-	n.Maps, n.LUNs = []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}, g.LUNs
-	g.must(g.Engine.AddNode(g, n))
+	n.LUNs = g.LUNs
+	g.AddNode(n)
 	t.Cleanup(g.Close)
 	return g
+}
+
+// AddNode serves one more node on the portal.
+func (g *Target) AddNode(n iscsi.NodeConfig) {
+	g.T.Helper()
+	n.Maps = []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}
+	g.must(g.Engine.AddNode(g, n))
 }
 
 func (g *Target) defaultLUNs(o Options) []iscsi.LUN {

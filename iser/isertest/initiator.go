@@ -442,8 +442,14 @@ func (c *Conn) login(b pdu.BHS, text []byte) uint16 {
 // Login logs in to the node with these keys beside the usual ones.
 func (c *Conn) Login(kv ...string) *Conn {
 	c.g.T.Helper()
+	return c.LoginTo(iscsitest.Node, kv...)
+}
+
+// LoginTo is Login to another node.
+func (c *Conn) LoginTo(node string, kv ...string) *Conn {
+	c.g.T.Helper()
 	keys := append([]string{
-		"InitiatorName=" + iscsitest.Initiator, "TargetName=" + iscsitest.Node, "SessionType=Normal",
+		"InitiatorName=" + iscsitest.Initiator, "TargetName=" + node, "SessionType=Normal",
 		"RDMAExtensions=Yes", "InitiatorRecvDataSegmentLength=262144", "TargetRecvDataSegmentLength=8192",
 	}, kv...)
 	if s := c.LoginStatus(keys...); s != 0 {

@@ -143,10 +143,10 @@ func Listen(fd int, addr netip.AddrPort, backlog int) error {
 		return err
 	}
 	if err := unix.Bind(fd, sa); err != nil {
-		return fmt.Errorf("bind to %v: %w", addr, err)
+		return fmt.Errorf("bind: %w", err)
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
-		return fmt.Errorf("listen on %v: %w", addr, err)
+		return fmt.Errorf("listen: %w", err)
 	}
 	return nil
 }

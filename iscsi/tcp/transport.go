@@ -147,7 +147,7 @@ func (t *Transport) Listen(c reactor.Caller, r *reactor.Reactor, addr netip.Addr
 	var err error
 	c.Block(func() { l.fd, l.addr, err = t.kernel.Listen(addr, t.opt.Listen) })
 	if err != nil {
-		return nil, fmt.Errorf("listen on %v: %w", addr, err)
+		return nil, err // it names the address
 	}
 	c.Await(r, func(done func()) {
 		defer done()

@@ -37,7 +37,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{serveCommand(), rpcCommand(), rdmaCommand(), completionCommand(), versionCommand()}
+	return []command{serveCommand(), rpcCommand(), topCommand(), rdmaCommand(), completionCommand(), versionCommand()}
 }
 
 // usageError is an error in how the program was called.

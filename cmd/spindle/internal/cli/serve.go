@@ -253,6 +253,8 @@ func advise(err error) error {
 		return fmt.Errorf("%w (ports below 1024 need root or CAP_NET_BIND_SERVICE; files and sockets need rights for this user)", err)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Errorf("%w (another process listens there: stop it or choose another address)", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w (no interface of this machine has that address: \"ip address\" lists those it has; 0.0.0.0 is all of them)", err)
 	}
 	return err
 }

@@ -329,7 +329,7 @@ func (d *Daemon) quickDisk() error {
 	}
 	const tag = 1
 	if err := d.ctl.CreatePortalGroup(control.PortalGroup{Tag: tag, Portals: []control.Portal{portal}}); err != nil {
-		return fmt.Errorf("--listen %s: %w", d.opt.Listen, err)
+		return fmt.Errorf("--listen: %w", err)
 	}
 	if err := d.ctl.CreateInitiatorGroup(iscsi.InitiatorGroup{Tag: tag, Initiators: []string{"ANY"}, Netmasks: []string{"ANY"}}); err != nil {
 		return err

@@ -8,9 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"spindle/cmd/spindle/internal/daemon"
 	"spindle/control/rpc"
@@ -46,7 +45,7 @@ On a terminal the screen is drawn anew; elsewhere each interval is a block of te
 const clearScreen = "\x1b[H\x1b[J"
 
 func top(s streams, socket string, interval time.Duration, count int) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c, err := rpc.Dial(socket)
 	if err != nil {
@@ -55,7 +54,7 @@ func top(s streams, socket string, interval time.Duration, count int) error {
 	defer func() { _ = c.Close() }()
 	clear := ""
 	if f, ok := s.out.(*os.File); ok {
-		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
 			clear = clearScreen
 		}
 	}

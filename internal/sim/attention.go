@@ -61,6 +61,7 @@ type events struct {
 	faults      uint64 // I/Os that its device has failed
 	unsteady    bool   // is being taken away or brought back
 	resetting   int    // commands and functions on their way that end tasks of others
+	since       int64  // when the target started: what was sent before counts no more
 }
 
 // unit is what an initiator's session knows of a logical unit.

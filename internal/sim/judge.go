@@ -293,6 +293,9 @@ func (in *initiator) beginChange(t *task, lu *lun) {
 
 // endChange is the end of such a command, whatever came of it.
 func (s *run) endChange(t *task, lu *lun) {
+	if t.call < lu.since {
+		return
+	}
 	for _, k := range t.change.mayCause() {
 		lu.over[k]++
 	}

@@ -194,7 +194,7 @@ func (in *initiator) overAll(t *task, done bool) {
 		return
 	}
 	for i, lu := range s.luns {
-		if t.lun >= 0 && i != t.lun {
+		if t.lun >= 0 && i != t.lun || t.call < lu.since {
 			continue
 		}
 		if done || s.clk.T.Sub(t.at) < 10*time.Second { // beyond its time box it goes on unseen

@@ -448,7 +448,7 @@ func (s *run) die(power bool) {
 	s.book.close(power)
 	for _, lu := range s.luns {
 		lu.bdev, lu.delay, lu.file = nil, nil, nil
-		lu.events = events{}
+		lu.events = events{since: s.now()}
 		s.revived(lu, true)
 	}
 	if !s.failed() {

@@ -1,5 +1,7 @@
 package scsi
 
+import "slices"
+
 // abortScope says whose tasks a round aborts.
 type abortScope uint8
 
@@ -17,7 +19,7 @@ type attention struct {
 	all  bool // to is empty: for every nexus
 }
 
-// round is a change on its way through the active views. Home writes it before
+// round is a change on its way through the views in use. Home writes it before
 // it starts; views only read it until they acknowledge.
 type round struct {
 	call    *homeCall // answered at the end
@@ -52,7 +54,7 @@ func (r *round) attentionFor(c Code, id NexusID) {
 	r.uas = append(r.uas, attention{code: c, to: id, only: true})
 }
 
-// start sends r to every active view.
+// start sends r to every view that is active or has nexuses.
 func (lu *LogicalUnit) start(r *round) {
 	if r.snap != nil {
 		lu.current = r.snap
@@ -66,9 +68,12 @@ func (lu *LogicalUnit) start(r *round) {
 		if r.abort != abortNone {
 			lu.bounceAll()
 		}
-		r.pending += len(lu.active)
 		home := int(lu.homeIndex.Load())
-		for _, v := range lu.active {
+		for _, v := range lu.views {
+			if !v.used.Load() && !slices.Contains(lu.active, v) {
+				continue
+			}
+			r.pending++
 			if v.index == home {
 				v.install(r)
 			} else {

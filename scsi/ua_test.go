@@ -84,6 +84,27 @@ func TestInventoryChange(t *testing.T) {
 	}
 }
 
+// TestAttentionBeforeLink: a nexus that has been told of its beginning, on a view
+// whose call home is still under way, is told of the reset that comes next.
+func TestAttentionBeforeLink(t *testing.T) {
+	g := newBench(t, 2)
+	g.add(0, newDisk(512, 10, 0), LUNOptions{})
+	a, b := g.ready("a", 0), g.session("b", 1)
+	q := b.begin(0, cdb("00"), nil, 0, AttrSimple)
+	if q.Prepare() != Done || q.outcome() != "06/2900" {
+		t.Fatal(q.outcome())
+	}
+	q.finish()
+	if r := a.manage(FnLUNReset, 0, nil); r != RespComplete {
+		t.Fatal(r)
+	}
+	for i, want := range []string{"06/2903", "good"} {
+		if got := b.do(0, cdb("00"), nil, 0).outcome(); got != want {
+			t.Errorf("command %d: %s, want %s", i, got, want)
+		}
+	}
+}
+
 // TestResize: a bdev that grows is followed, with CAPACITY DATA HAS CHANGED.
 func TestResize(t *testing.T) {
 	g := newBench(t, 3)

@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"sync/atomic"
 	"time"
 
 	"spindle/bdev"
@@ -12,9 +13,10 @@ import (
 // View is one reactor's side of a logical unit: its channel, the snapshot
 // installed there and the tasks that run there. It belongs to its reactor.
 //
-// A view is inactive until a nexus on its reactor uses the unit: home sends
-// nothing to an inactive view, and commands for the medium park until home
-// has answered that it is active.
+// A view is inactive until a nexus on its reactor uses the unit, and home has
+// answered that it is active; commands for the medium park until then. Rounds go
+// to every view that has nexuses all the same: a unit attention can be told
+// before home's answer is there, and one that follows must not be missed.
 type View struct {
 	lu    *LogicalUnit // nil: the view of units that are not there
 	r     *reactor.Reactor
@@ -22,7 +24,8 @@ type View struct {
 	ch    bdev.Channel
 	snap  *snapshot
 
-	guarded bool // admit has to look: not active, or holds or claims stand
+	used    atomic.Bool // has nexuses; home reads it when a round starts
+	guarded bool        // admit has to look: not active, or holds or claims stand
 	active  bool
 	closing bool
 	linking bool // link is under way
@@ -84,12 +87,14 @@ func (v *View) addITL(i *ITL) {
 		v.snap = v.lu.latest.Load()
 	}
 	v.itls = append(v.itls, i)
+	v.used.Store(true)
 	i.regate()
 	v.relink()
 }
 
 func (v *View) dropITL(i *ITL) {
 	v.itls = remove(v.itls, i)
+	v.used.Store(len(v.itls) != 0)
 	v.relink()
 }
 
@@ -417,6 +422,7 @@ func (v *View) retire(done func()) {
 func (v *View) drain(done func()) {
 	v.watch(watch{seq: v.seq, idle: true, done: func() {
 		v.itls = nil
+		v.used.Store(false)
 		v.relink()
 		done()
 	}})

@@ -13,6 +13,7 @@ import (
 
 	"spindle/bdev"
 	"spindle/internal/plant"
+	"spindle/internal/sys"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
@@ -21,6 +22,11 @@ import (
 // piece bounds how much one turn clears for one I/O, in bytes: about the time
 // of a few hundred small I/Os.
 const piece = 512 << 10
+
+// streamFrom is the size in bytes of writes that go past the caches: so much is
+// seldom read again before it would have left them, and what is there, receive
+// buffers first of all, stays.
+const streamFrom = 64 << 10
 
 // Config makes a Device.
 type Config struct {
@@ -120,7 +126,11 @@ func (c *channel) Submit(io *bdev.IO) bdev.Status {
 		if plant.On(plant.LostWrite) && io.LBA%16 == 5 {
 			break
 		}
-		copy(c.region.Ref(off, uint32(n)).Bytes(), io.Data.Bytes())
+		if to := c.region.Ref(off, uint32(n)).Bytes(); n >= streamFrom {
+			sys.Stream(to, io.Data.Bytes())
+		} else {
+			copy(to, io.Data.Bytes())
+		}
 	case bdev.Flush:
 	case bdev.Unmap, bdev.WriteZeroes:
 		if n > piece {

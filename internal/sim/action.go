@@ -173,7 +173,7 @@ func (in *initiator) logout() {
 	b.SetCID(uint16(in.id))
 	in.tasks = append(in.tasks, t)
 	in.send(b, nil)
-	in.phase, in.bursts = loggingOut, in.bursts[:0]
+	in.phase, in.parting, in.bursts = loggingOut, in.s.clk.T, in.bursts[:0]
 	in.letGoAll()
 }
 
@@ -197,7 +197,7 @@ func (in *initiator) quit(k int) {
 		in.excuse("we closed our direction")
 		in.link.halfClose()
 		in.letGoAll()
-		in.phase = loggingOut
+		in.phase, in.parting = loggingOut, s.clk.T
 	case k < 995:
 		s.count(ResetByPeer)
 		in.link.reset()

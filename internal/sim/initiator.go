@@ -54,13 +54,14 @@ type initiator struct {
 	tasks              []*task
 	free               []*task
 	bursts             []burst
-	units              []unit   // by place in run.luns
-	nexus              uint8    // the model's number of its I_T nexus
-	old                []*task  // of the session before, of the same nexus
-	heard              bool     // the target has said something in full feature phase
-	plain              bool     // the next command counts in the window
-	asked              bool     // the target wants a logout
-	graves             []uint32 // tags of commands that task management ended
+	units              []unit     // by place in run.luns
+	nexus              uint8      // the model's number of its I_T nexus
+	old                []*task    // of the session before, of the same nexus
+	heard              bool       // the target has said something in full feature phase
+	parting            clock.Time // when it began to log out
+	plain              bool       // the next command counts in the window
+	asked              bool       // the target wants a logout
+	graves             []uint32   // tags of commands that task management ended
 
 	next  int // action
 	total int
@@ -189,6 +190,10 @@ func (in *initiator) excuse(why string) {
 	}
 }
 
+// farewell is how long the last words of a connection have to leave before it is
+// closed over them.
+const farewell = 5 * time.Second
+
 // lost is the end of the connection by the target or the network.
 func (in *initiator) lost() {
 	s := in.s
@@ -197,6 +202,9 @@ func (in *initiator) lost() {
 	}
 	if in.phase == loggingOut && in.link.why() != nil {
 		in.excuse("data met a closed socket")
+	}
+	if in.phase == loggingOut && s.clk.T.Sub(in.parting) >= farewell {
+		in.excuse("its last words took too long")
 	}
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
 		in.excuse("cold reset")

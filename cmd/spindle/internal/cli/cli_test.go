@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"spindle/control"
 	"spindle/control/controltest"
 	"spindle/control/rpc"
 	"spindle/reactor"
@@ -111,16 +112,23 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-// TestRPC calls a server as a user would.
-func TestRPC(t *testing.T) {
-	ctl, _ := controltest.New()
+// listen starts a server and returns its socket.
+func listen(t *testing.T) (ctl *control.Control, socket string) {
+	t.Helper()
+	ctl, _ = controltest.New()
 	ctl.Start()
 	s := rpc.NewServer(ctl)
-	socket := filepath.Join(t.TempDir(), "s.sock")
+	socket = filepath.Join(t.TempDir(), "s.sock")
 	if err := s.Listen(socket); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = s.Close() }()
+	t.Cleanup(func() { _ = s.Close() })
+	return ctl, socket
+}
+
+// TestRPC calls a server as a user would.
+func TestRPC(t *testing.T) {
+	ctl, socket := listen(t)
 	rpcRun := func(args ...string) (int, string, string) {
 		return run(append([]string{"rpc", "--rpc-socket", socket}, args...)...)
 	}

@@ -2,24 +2,13 @@ package cli
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"spindle/control/controltest"
-	"spindle/control/rpc"
 )
 
 // TestTop watches a server as a user would.
 func TestTop(t *testing.T) {
-	ctl, _ := controltest.New()
-	ctl.Start()
-	s := rpc.NewServer(ctl)
-	socket := filepath.Join(t.TempDir(), "s.sock")
-	if err := s.Listen(socket); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.Close() }()
+	_, socket := listen(t)
 	if status, _, errOut := run("rpc", "--rpc-socket", socket, "bdev_malloc_create", "name=disk7", "num_blocks=8", "block_size=512"); status != exitOK {
 		t.Fatal(errOut)
 	}

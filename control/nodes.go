@@ -163,7 +163,9 @@ func (c *Control) place(taken []iscsi.LUN, l LUN) (iscsi.LUN, error) {
 	if used(l.ID) {
 		return iscsi.LUN{}, refuse(syscall.EEXIST, "LUN %d is taken", l.ID)
 	}
-	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev, ReadOnly: l.ReadOnly, Removable: l.Removable, Thick: l.Thick}, nil
+	// TAS: SPC-5 §7.5.8 leaves its default open. Without it a reset by one initiator
+	// has the others wait for their own timeouts, 30 s in Linux.
+	return iscsi.LUN{ID: uint16(l.ID), Bdev: b.Bdev, ReadOnly: l.ReadOnly, Removable: l.Removable, Thick: l.Thick, TAS: true}, nil
 }
 
 // checkMaps tells whether more can be added to have.

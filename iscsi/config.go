@@ -114,6 +114,9 @@ type LUN struct {
 	Removable bool
 	// Thick hides that the bdev can unmap.
 	Thick bool
+	// TAS has a task that another session aborts answered with TASK ABORTED,
+	// until MODE SELECT says otherwise.
+	TAS bool
 }
 
 // NodeConfig makes a target node.

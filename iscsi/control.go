@@ -249,6 +249,7 @@ func (l LUN) options() scsi.LUNOptions {
 		ReadOnly:  l.ReadOnly || l.Bdev.Info().Caps&bdev.CapReadOnly != 0,
 		Removable: l.Removable,
 		Thick:     l.Thick,
+		TAS:       l.TAS,
 	}
 }
 

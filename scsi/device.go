@@ -43,6 +43,10 @@ type LUNOptions struct {
 	Removable bool
 	// Thick hides that the bdev can unmap: the unit is fully provisioned.
 	Thick bool
+	// TAS is the default of that bit of the control mode page: a task that
+	// another nexus aborts ends with TASK ABORTED instead of in silence
+	// (SPC-5 §7.5.8).
+	TAS bool
 }
 
 // LUNInfo describes a logical unit.

@@ -16,7 +16,9 @@ type modeValues struct {
 	threshold uint32
 }
 
-func (s *snapshot) defaultMode() modeValues { return modeValues{wce: s.caps&bdev.CapFlush != 0} }
+func (s *snapshot) defaultMode() modeValues {
+	return modeValues{wce: s.caps&bdev.CapFlush != 0, tas: s.tells}
+}
 
 // setMode puts m, and what follows from it, in a snapshot under construction.
 func (lu *LogicalUnit) setMode(s *snapshot, m modeValues) {

@@ -396,6 +396,35 @@ func TestTaskAbortedStatus(t *testing.T) {
 	}
 }
 
+// TestTASByDefault: a unit may have TAS 1 from the start; it is then the default
+// that MODE SENSE shows, and what a reset returns to.
+func TestTASByDefault(t *testing.T) {
+	for _, tas := range []bool{false, true} {
+		g := newBench(t, 1)
+		d := newDisk(512, 100, 0)
+		g.add(0, d, LUNOptions{TAS: tas})
+		a, b := g.session("a", 0), g.session("b", 0)
+		a.do(0, cdb("00"), nil, 0)
+		b.do(0, cdb("00"), nil, 0)
+		for _, pc := range []string{"0a", "8a"} { // current, default
+			if in := a.do(0, cdb("1a 08 "+pc+" 00 40"), nil, 0).in(); len(in) < 10 || in[9]&0x40 != 0 != tas {
+				t.Errorf("TAS %v: page control %s: % x", tas, pc, in)
+			}
+		}
+		d.stuck = true
+		other := b.issue(read50, nil)
+		m := a.managing(FnLUNReset, 0, nil)
+		g.turns(5)
+		d.stuck = false
+		d.finish()
+		g.turns(8)
+		want := map[bool]string{false: "aborted", true: "task aborted"}[tas]
+		if *m != RespComplete || other.outcome() != want {
+			t.Errorf("TAS %v: answer %d, the other's task %s, want %s", tas, *m, other.outcome(), want)
+		}
+	}
+}
+
 // TestPreemptFences: PREEMPT has its status only when no write of the preempted
 // nexus can reach the medium any more; what it starts afterwards conflicts.
 func TestPreemptFences(t *testing.T) {

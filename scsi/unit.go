@@ -20,6 +20,7 @@ type snapshot struct {
 	through   bool // WCE is off: every write is FUA
 	caps      bdev.Caps
 	shielded  bool   // blocks have protection information
+	tells     bool   // TAS is 1 by default
 	metered   bool   // thin, and the device tells how much it uses
 	zeroes    bool   // unmapped blocks read as zeroes
 	gran      uint32 // unmap granularity, blocks
@@ -121,6 +122,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		align: max(info.Align, 1),
 		pr:    &reservations{},
 		kept:  &settings{},
+		tells: lu.opt.TAS,
 		ports: *lu.dev.wanted.Load(),
 	}
 	for 1<<s.shift < s.blockSize {

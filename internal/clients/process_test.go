@@ -43,6 +43,72 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestHangup: SIGHUP ends neither a service nor what nohup started; when the
+// terminal of a target goes, the target goes too.
+func TestHangup(t *testing.T) {
+	for _, wrap := range [][]string{nil, {"nohup"}} {
+		t.Run("lives "+strings.Join(wrap, ""), func(t *testing.T) {
+			target := start(t, testbed.Options{Wrap: wrap})
+			if err := syscall.Kill(target.PID(), syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := target.RPC(t.Context(), "framework_wait_init"); err != nil {
+				t.Error(err)
+			}
+			if wrap == nil && !eventually(func() bool { return strings.Contains(target.Log(), "SIGHUP") }) {
+				t.Error("nothing is said of it")
+			}
+			if !target.Alive() {
+				t.Errorf("it has ended:\n%s", target.Log())
+			}
+		})
+	}
+	t.Run("terminal", func(t *testing.T) {
+		target := start(t, testbed.Options{Wrap: []string{"sh", "-c", `exec script -qec "exec $*" /dev/null </dev/null`, "sh"}})
+		_ = target.Signal(syscall.SIGKILL, stall) // the terminal's other end; "signal: killed" is how it ends
+		if !eventually(func() bool { _, err := os.Lstat(target.Socket); return os.IsNotExist(err) }) {
+			t.Error("the target is there without its terminal")
+		}
+	})
+}
+
+// TestNotify: the service manager hears when the target serves and when it stops.
+func TestNotify(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	hear := func(want string) {
+		t.Helper()
+		if err := manager.SetReadDeadline(time.Now().Add(stall)); err != nil {
+			t.Fatal(err)
+		}
+		var b [64]byte
+		n, err := manager.Read(b[:])
+		if got := string(b[:n]); err != nil || got != want {
+			t.Errorf("%q (%v), want %q", got, err, want)
+		}
+	}
+	target := start(t, testbed.Options{Env: []string{"NOTIFY_SOCKET=" + path}})
+	hear("READY=1")
+	if err := target.Signal(syscall.SIGTERM, stall); err != nil {
+		t.Errorf("%v\n%s", err, target.Log())
+	}
+	hear("STOPPING=1")
+}
+
+// eventually waits for what is to become true.
+func eventually(what func() bool) bool {
+	for end := time.Now().Add(stall); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if what() {
+			return true
+		}
+	}
+	return false
+}
+
 // TestNoEarlyRefusal: an initiator that waits for the target to come back may
 // be refused a connection, but never told that its node is not there: it would
 // believe that, and give up (RFC 7143 §11.13.5, 0x0203).

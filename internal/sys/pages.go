@@ -77,6 +77,9 @@ func MapPages(size uint64, node int) (Pages, error) {
 // aligned on kernels that do not align large anonymous mappings themselves.
 // The surplus is address space only: it is never touched.
 func mapBasePages(size uint64, prot, flags int, why error) (Pages, error) {
+	if free, known := availableMemory(); known && size > free {
+		return Pages{}, fmt.Errorf("%d MiB of memory are wanted, %d MiB are available: %w", size>>20, free>>20, unix.ENOMEM)
+	}
 	b, err := unix.Mmap(-1, 0, int(size)+HugePageSize, prot, flags|unix.MAP_NORESERVE)
 	if err != nil {
 		return Pages{}, fmt.Errorf("mmap %d bytes: %w", size, err)
@@ -95,6 +98,25 @@ func mapBasePages(size uint64, prot, flags int, why error) (Pages, error) {
 		p.Reason += "; transparent ones are switched off"
 	}
 	return p, nil
+}
+
+// availableMemory is what the kernel thinks it can give without swapping.
+// Mappings are pinned or written soon after they are made: one that is too large
+// would bring the OOM killer, to this process or to another.
+func availableMemory() (n uint64, known bool) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	return memAvailable(string(text))
+}
+
+// memAvailable finds that in the text of /proc/meminfo.
+func memAvailable(text string) (n uint64, known bool) {
+	_, rest, found := strings.Cut(text, "\nMemAvailable:")
+	line, _, _ := strings.Cut(rest, "\n")
+	kib, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(line, "kB")), 10, 54)
+	return kib << 10, found && err == nil
 }
 
 // Populate makes the pages of b present, so that the data path takes no fault.

@@ -97,6 +97,30 @@ func TestExplainSetup(t *testing.T) {
 	}
 }
 
+func TestMemAvailable(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want       uint64
+		known      bool
+	}{
+		{"as Linux says it", "MemTotal:       200 kB\nMemFree:         10 kB\nMemAvailable:    120 kB\nBuffers: 1 kB\n", 120 << 10, true},
+		{"last line", "MemTotal: 200 kB\nMemAvailable: 7 kB", 7 << 10, true},
+		{"not said", "MemTotal: 200 kB\n", 0, false},
+		{"no number", "MemTotal: 200 kB\nMemAvailable: much kB\n", 0, false},
+		{"nothing", "", 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got, known := memAvailable(tc.text); known != tc.known || known && got != tc.want {
+				t.Errorf("%d, %v; want %d, %v", got, known, tc.want, tc.known)
+			}
+		})
+	}
+	// More than any machine has is refused before a page of it is touched.
+	if _, err := MapPages(1<<45, -1); !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), "are available") {
+		t.Errorf("32 TiB: %v", err)
+	}
+}
+
 func TestMapPages(t *testing.T) {
 	for _, tc := range []struct {
 		name string

@@ -111,7 +111,7 @@ func Start(ctx context.Context, bin string, o Options) (*Target, error) {
 	t.cmd = exec.Command(args[0], args[1:]...)
 	t.cmd.Env = append(os.Environ(), o.Env...)
 	t.cmd.Stdout, t.cmd.Stderr = (*logWriter)(t), (*logWriter)(t)
-	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is ours to pass on
+	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C is ours to pass on, and no terminal
 	if err := t.cmd.Start(); err != nil {
 		return nil, err
 	}

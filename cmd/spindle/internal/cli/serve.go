@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -25,7 +26,10 @@ func serveCommand() command {
 	return command{
 		name: "serve", short: "serve disks over iSCSI",
 		long: `Serve disks over iSCSI until SIGINT or SIGTERM, which drain I/O, ask initiators to
-log out, and end the process with status 0; a second signal ends it at once.
+log out, and end the process with status 0; a second signal ends it at once. SIGHUP
+does the same when the terminal that it was started from goes; without a terminal
+it changes nothing, because RPC changes everything live. $NOTIFY_SOCKET is told
+when it serves (Type=notify of systemd; packaging/spindle.service is an example).
 
 Without --config and --malloc nothing is served until it is configured over the
 RPC socket ("spindle help rpc"). Root is not needed: ports from 1024 on and any
@@ -212,8 +216,17 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 		return err
 	}
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
 	defer signal.Stop(signals)
+	hangups := make(chan os.Signal, 1)
+	switch {
+	case signal.Ignored(syscall.SIGHUP): // nohup
+	case onTerminal():
+		signal.Notify(signals, syscall.SIGHUP)
+	default:
+		signal.Notify(hangups, syscall.SIGHUP)
+	}
+	defer signal.Stop(hangups)
 	signal.Ignore(syscall.SIGPIPE)
 	if mode != nil {
 		defer profile.Start(mode, profile.ProfilePath("."), profile.NoShutdownHook, profile.Quiet).Stop()
@@ -228,13 +241,21 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 	if _, err := io.WriteString(s.out, d.Banner()); err != nil {
 		return errors.Join(err, d.Stop())
 	}
-	var why string
-	select {
-	case sig := <-signals:
-		why = sig.String()
-	case why = <-d.Stopping():
-	}
 	log := o.Log.Logger("control")
+	if err := tellManager("READY=1"); err != nil {
+		log.Warn("the service manager is not told that the target is ready", "reason", err)
+	}
+	why := ""
+	for why == "" {
+		select {
+		case sig := <-signals:
+			why = sig.String()
+		case why = <-d.Stopping():
+		case <-hangups:
+			log.Log(ctx, control.LevelNotice, "SIGHUP has nothing to reload: changes are made over RPC and hold at once; SIGTERM ends the target")
+		}
+	}
+	_ = tellManager("STOPPING=1") // it has been told READY, or has been missed in the log
 	log.Log(ctx, control.LevelNotice, "ending: I/O drains, initiators are asked to log out; a second signal ends it now", "signal", why)
 	ended := make(chan error, 1)
 	go func() { ended <- d.Stop() }()
@@ -244,6 +265,31 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 	case sig := <-signals:
 		return fmt.Errorf("%v during shutdown: ended without draining", sig)
 	}
+}
+
+// onTerminal tells whether the process has a controlling terminal, whose end
+// SIGHUP then means.
+func onTerminal() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	return tty.Close() == nil
+}
+
+// tellManager sends state to the service manager that $NOTIFY_SOCKET names, if
+// any: sd_notify(3).
+func tellManager(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(state))
+	return errors.Join(err, conn.Close())
 }
 
 // advise adds what to do next to errors that have a usual cause.

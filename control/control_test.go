@@ -63,6 +63,9 @@ func TestNode(t *testing.T) {
 	if !slices.Contains(e.Log(), "add node "+strings.ToLower(full("Disk"))) {
 		t.Errorf("the engine was not given the normal form of the name: %v", e.Log())
 	}
+	if len(e.LUNs) == 0 || slices.ContainsFunc(e.LUNs, func(l iscsi.LUN) bool { return !l.TAS }) {
+		t.Errorf("not every LUN tells initiators that their tasks were aborted: %+v", e.LUNs)
+	}
 	if _, shares := mustBdev(t, c, "M").Claimed(); shares != 2 {
 		t.Errorf("M is shared by %d", shares)
 	}

@@ -407,7 +407,7 @@ func TestTASByDefault(t *testing.T) {
 		a.do(0, cdb("00"), nil, 0)
 		b.do(0, cdb("00"), nil, 0)
 		for _, pc := range []string{"0a", "8a"} { // current, default
-			if in := a.do(0, cdb("1a 08 "+pc+" 00 40"), nil, 0).in(); len(in) < 10 || in[9]&0x40 != 0 != tas {
+			if in := a.in(0, cdb("1a 08 "+pc+" 00 40"), 0x40); len(in) < 10 || in[9]&0x40 != 0 != tas {
 				t.Errorf("TAS %v: page control %s: % x", tas, pc, in)
 			}
 		}

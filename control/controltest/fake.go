@@ -24,6 +24,7 @@ type Engine struct {
 	Fail func(call string) error
 	// Conns is what Connections returns.
 	Conns []iscsi.ConnInfo
+	LUNs  []iscsi.LUN // those that nodes were given, in order
 
 	mu    sync.Mutex // guards what follows
 	log   []string
@@ -142,6 +143,7 @@ func (e *Engine) RemoveAuthGroup(tag int32) {
 func (e *Engine) AddNode(_ reactor.Caller, n iscsi.NodeConfig) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.LUNs = append(e.LUNs, n.LUNs...)
 	return e.change("add node %s", n.Name)
 }
 
@@ -154,6 +156,7 @@ func (e *Engine) RemoveNode(_ reactor.Caller, name string) error {
 func (e *Engine) AddLUN(_ reactor.Caller, node string, l iscsi.LUN) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.LUNs = append(e.LUNs, l)
 	return e.change("add LUN %s/%d", node, l.ID)
 }
 

@@ -86,20 +86,27 @@ func TestSteadyState(t *testing.T) {
 	ready(t, c, 1)
 	s := newSteady(g, c)
 	s.run(2000, 32)
-	var before, after runtime.MemStats
 	calls := g.Reactors[0].Ring.Syscalls()
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	s.run(10000, 32)
-	runtime.ReadMemStats(&after)
+	// The count is the process's. What the runtime allocates now and then for itself
+	// is not in each of three rounds; what a command allocates would be.
+	least := ^uint64(0)
+	rounds := 0
+	for ; rounds < 3 && least != 0; rounds++ {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		s.run(10000, 32)
+		runtime.ReadMemStats(&after)
+		least = min(least, after.Mallocs-before.Mallocs)
+	}
 	calls = g.Reactors[0].Ring.Syscalls() - calls
 	if s.bad != 0 {
 		t.Fatalf("%d commands failed", s.bad)
 	}
-	if n := after.Mallocs - before.Mallocs; n != 0 && !raceEnabled {
-		t.Errorf("%d allocations over 10,000 commands", n)
+	if least != 0 && !raceEnabled {
+		t.Errorf("%d allocations over 10,000 commands", least)
 	}
-	if per := float64(calls) / 10000; per > 0.2 {
+	if per := float64(calls) / float64(10000*rounds); per > 0.2 {
 		t.Errorf("%.3f system calls a command", per)
 	}
 	c.CmdSN = s.sn

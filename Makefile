@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance clients fuzz sim cover test-rig bench-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance clients abuse fuzz sim cover test-rig bench-rig bench-quick docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -34,8 +34,11 @@ test: setup ## everything: lint, unit, race, fuzz (FUZZTIME=60s for longer), con
 conformance: setup build ## iscsi-test-cu against every form of LUN; prints the table
 	@$(DEV) conformance
 
-clients: setup build ## libiscsi, QEMU, churn, noise, signals
+clients: setup build ## libiscsi, QEMU, churn, noise, abuse, signals
 	@$(DEV) test clients
+
+abuse: ## half-open connections, slow logins, oversized requests and noise for ABUSETIME (default 10m), beside a verified stream
+	@$(DEV) abuse -time $(or $(ABUSETIME),10m)
 
 fuzz: ## fuzz each target for FUZZTIME (default 1m)
 	@$(DEV) fuzz -time $(or $(FUZZTIME),1m)

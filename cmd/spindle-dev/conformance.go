@@ -42,7 +42,7 @@ type formRun struct {
 // its outcome; a difference counts as failed, and so does a test that passes on
 // no form.
 func onForms(ctx context.Context, list []form) (tally, error) {
-	if err := build(ctx); err != nil {
+	if err := build(ctx, "./cmd/spindle"); err != nil {
 		return tally{}, err
 	}
 	e, err := readExpectation()

@@ -22,6 +22,10 @@ func TestCounter(t *testing.T) {
 {"Action":"pass","Package":"p","Test":"T"}
 {"Action":"pass","Package":"p","Test":"U"}
 {"Action":"pass","Package":"p"}`, tally{passed: 2, skipped: 1}, "1: not here", false},
+		{"an attribute is printed", `
+{"Action":"attr","Package":"p","Test":"T","Key":"ratio","Value":"0.9"}
+{"Action":"pass","Package":"p","Test":"T"}
+{"Action":"pass","Package":"p"}`, tally{passed: 1}, "T: ratio: 0.9", false},
 		{"a failed leaf counts once", `
 {"Action":"output","Package":"p","Test":"T/a/x","Output":"why\n"}
 {"Action":"fail","Package":"p","Test":"T/a/x"}

@@ -31,8 +31,8 @@ func (t tally) String() string {
 	return fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
 }
 
-// goTest runs `go test -json args...`, prints a line a package and the output
-// of what failed, and counts the tests that have no subtests of their own.
+// goTest runs `go test -json args...`, prints a line a package, the attributes
+// that tests have (testing.T.Attr) and the output of what failed, and counts the tests that have no subtests of their own.
 func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	cmd.Stderr = os.Stderr
@@ -55,8 +55,8 @@ func goTest(ctx context.Context, w io.Writer, args ...string) (tally, error) {
 
 // event is a line of test2json.
 type event struct {
-	Action, Package, Test, Output, ImportPath string
-	Elapsed                                   float64
+	Action, Package, Test, Output, ImportPath, Key, Value string
+	Elapsed                                               float64
 }
 
 // counter folds the events of a run.
@@ -92,6 +92,8 @@ func (c *counter) event(e event) {
 	switch e.Action {
 	case "output":
 		c.output[key] = append(c.output[key], e.Output)
+	case "attr":
+		fmt.Fprintf(c.w, "  %s: %s: %s\n", e.Test, e.Key, e.Value)
 	case "build-output":
 		fmt.Fprint(c.w, e.Output)
 	case "pass", "fail", "skip":

@@ -19,6 +19,7 @@ const usage = `usage: spindle-dev COMMAND
   bench-rig [-into PAGE] [-flags FLAGS]
                                    targets side by side over TCP and iSER, in that guest
   sim [ARG...]                     the simulator
+  abuse [-time D]                  misuse a target for D, beside a verified stream
   cover [-profile FILE | -from FILE]
                                    coverage of iscsi and scsi, and what is missing
   docs                             check the documents' links
@@ -39,7 +40,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "bench-rig": runBenchRig, "sim": runSim, "docs": runDocs, "cover": runCover,
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "bench-rig": runBenchRig, "sim": runSim, "docs": runDocs, "cover": runCover, "abuse": runAbuse,
 	}
 	cmd, ok := commands[args[0]]
 	if !ok {

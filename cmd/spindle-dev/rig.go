@@ -28,7 +28,7 @@ func rigStage(ctx context.Context) (tally, error) {
 	if out, err := exec.CommandContext(ctx, "scripts/setup.sh", "rig").CombinedOutput(); err != nil {
 		return tally{}, skip("QEMU cannot be installed: " + string(out))
 	}
-	if err := build(ctx); err != nil {
+	if err := build(ctx, "./cmd/spindle"); err != nil {
 		return tally{}, err
 	}
 	var sum tally

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ func stages() []stage {
 		{"planted", "the simulator finds the bugs planted for it", plantedStage},
 		{"fuzz", "each fuzz target, briefly", fuzzStage},
 		{"conformance", "iscsi-test-cu on LUNs of several forms", conformanceStage},
-		{"clients", "real initiators, churn and noise", clientsStage},
+		{"clients", "real initiators, churn, noise and abuse", clientsStage},
 		{"rig", "the kernel's initiator in a QEMU guest", rigStage},
 	}
 }
@@ -102,7 +103,12 @@ func raceStage(ctx context.Context) (tally, error) {
 }
 
 func clientsStage(ctx context.Context) (tally, error) {
-	if err := build(ctx); err != nil {
+	return clientsTest(ctx, "-timeout", "10m")
+}
+
+// clientsTest runs tests of the built target.
+func clientsTest(ctx context.Context, args ...string) (tally, error) {
+	if err := build(ctx, "./cmd/spindle", "./cmd/spindle-bench"); err != nil {
 		return tally{}, err
 	}
 	bin, err := filepath.Abs("bin/spindle")
@@ -112,7 +118,24 @@ func clientsStage(ctx context.Context) (tally, error) {
 	if err := os.Setenv("SPINDLE_BIN", bin); err != nil {
 		return tally{}, err
 	}
-	return goTest(ctx, os.Stdout, "-count", "1", "-timeout", "10m", "./internal/clients")
+	return goTest(ctx, os.Stdout, append(append([]string{"-count", "1"}, args...), "./internal/clients")...)
+}
+
+// runAbuse misuses a target for a time, beside a verified stream.
+func runAbuse(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("abuse", flag.ContinueOnError)
+	d := flags.Duration("time", 10*time.Minute, "how long, a minute at least")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := os.Setenv("ABUSE", d.String()); err != nil {
+		return err
+	}
+	t, err := clientsTest(ctx, "-run", "^TestAbuse$", "-timeout", (*d + 5*time.Minute).String())
+	if err == nil && t.failed > 0 {
+		err = fmt.Errorf("%d failed", t.failed)
+	}
+	return err
 }
 
 // packages lists the packages with tests whose import path is wanted.
@@ -124,12 +147,12 @@ func packages(wanted func(path string) bool) ([]string, error) {
 	return slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return !wanted(p) }), nil
 }
 
-// build builds bin/spindle: with cgo, which RDMA needs, where there is a C compiler.
-func build(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", "bin/", "./cmd/spindle")
+// build builds commands into bin: with cgo, which RDMA needs, where there is a C compiler.
+func build(ctx context.Context, commands ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", "bin/"}, commands...)...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("go build ./cmd/spindle: %w\n%s", err, out)
+		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return nil
 }

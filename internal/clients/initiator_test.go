@@ -20,7 +20,7 @@ type initiator struct {
 	itt            uint32
 	buf            []byte
 	asyncEvent     uint8 // of the last Async Message; 0xff is none
-	name           string
+	name, node     string
 }
 
 // stall is how long any answer may take.
@@ -32,7 +32,7 @@ func dial(addr string, n int) (*initiator, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &initiator{conn: conn, buf: make([]byte, 1<<20), asyncEvent: 0xff, name: fmt.Sprintf("iqn.2026-11.io.spindle:host%d", n)}
+	c := &initiator{conn: conn, buf: make([]byte, 1<<20), asyncEvent: 0xff, node: testbed.IQN, name: fmt.Sprintf("iqn.2026-11.io.spindle:host%d", n)}
 	if err := c.login(n); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("login: %w", err)
@@ -42,7 +42,7 @@ func dial(addr string, n int) (*initiator, error) {
 
 func (c *initiator) login(n int) error {
 	keys := strings.Join([]string{
-		"InitiatorName=" + c.name, "TargetName=" + testbed.IQN, "SessionType=Normal",
+		"InitiatorName=" + c.name, "TargetName=" + c.node, "SessionType=Normal",
 		"HeaderDigest=None", "DataDigest=None", "MaxRecvDataSegmentLength=262144", "ErrorRecoveryLevel=0", "",
 	}, "\x00")
 	for range 5 {

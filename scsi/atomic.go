@@ -87,8 +87,9 @@ func doORWrite(t *Task) action {
 		if t.blocks == 0 {
 			return actDone
 		}
-		t.step = holdAsked
-		return actHold
+		if t.step = holdAsked; !plant.On(plant.LooseMerge) {
+			return actHold
+		}
 	case chunkRead:
 		if t.IO.Status != bdev.OK {
 			t.ioFailed()

@@ -1,5 +1,7 @@
 package scsi
 
+import "spindle/internal/plant"
+
 // The 32-byte commands come as variable-length CDBs (SPC-5 §4.2.3): CONTROL is
 // byte 1, the service action is in bytes 8 and 9, and byte 10 has the flags that
 // the shorter forms have in byte 1.
@@ -24,7 +26,9 @@ func (t *Task) prepLong(short func(*Task) Result) Result {
 	if c[7] != longLength-8 {
 		return t.badByte(7, wholeByte)
 	}
-	c[1] = c[longFlags]
+	if c[1] = c[longFlags]; plant.On(plant.FlagsLost) {
+		c[1] = 0
+	}
 	copy(c[2:10], c[12:20])
 	copy(c[10:14], c[28:32])
 	return short(t)

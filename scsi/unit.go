@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -122,7 +123,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		align: max(info.Align, 1),
 		pr:    &reservations{},
 		kept:  &settings{},
-		tells: lu.opt.TAS,
+		tells: lu.opt.TAS && !plant.On(plant.BirthForgotten),
 		ports: *lu.dev.wanted.Load(),
 	}
 	for 1<<s.shift < s.blockSize {

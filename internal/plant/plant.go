@@ -64,6 +64,9 @@ const (
 	LeavingForgotten       // a target reset does not wait for units that are being removed
 	TornAtomic             // WRITE ATOMIC writes in two parts
 	HalfUnmap              // UNMAP forgets the ranges behind the first
+	LooseMerge             // ORWRITE lets others in between
+	FlagsLost              // a 32-byte CDB loses its flags
+	BirthForgotten         // TAS is 0 by default, whatever was configured
 	NumBugs
 )
 
@@ -78,7 +81,7 @@ var names = [NumBugs]string{
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",
 	"lost arm", "early ping", "long message", "leaked queue pair", "leaked registration", "wrong offset",
 	"leaving forgotten",
-	"torn atomic", "half unmap",
+	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
 }
 
 func (b Bug) String() string { return names[b] }

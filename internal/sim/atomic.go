@@ -1,26 +1,38 @@
 package sim
 
+import "slices"
+
 // untorn checks what one READ saw of commands that are atomic for others, which
 // COMPARE AND WRITE (SBC-4 §5.3) and WRITE ATOMIC (§5.46) are: when it saw one in
 // a block, then no other block of it held what was certainly older.
 func (in *initiator) untorn(t *task, lu *lun, seen []value) {
 	s := in.s
 	for i, v := range seen {
-		o := s.atomicOf(lu, v)
-		if o == nil {
+		for _, m := range s.members(v) {
+			if o := s.atomicOf(lu, m); o != nil {
+				in.whole(t, lu, o, t.lba+uint64(i), seen)
+			}
+		}
+	}
+}
+
+// whole checks that a READ which saw o in one block saw nothing older in another.
+func (in *initiator) whole(t *task, lu *lun, o *operation, at uint64, seen []value) {
+	s := in.s
+	for k, w := range seen {
+		lba, list := t.lba+uint64(k), s.members(w)
+		if len(list) == 0 || lba < o.lba || lba >= o.lba+uint64(o.blocks) || slices.Contains(list, o.val) {
 			continue
 		}
-		for k, w := range seen {
-			lba := t.lba + uint64(k)
-			if w == v || w == 0 || lba < o.lba || lba >= o.lba+uint64(o.blocks) || w.number() >= len(s.book.ops) {
-				continue
-			}
-			s.count(AtomicsCompared)
-			if p := &s.book.ops[w.number()]; p.end < o.call && !p.vague {
-				in.bad("atomicity", "LUN %d: task %#x read block %d of write %d (task %#x of initiator %d), and block %d from before it: write %d, over at instant %d, before %d",
-					lu.id, t.itt, t.lba+uint64(i), v.number(), o.itt, o.who.id, lba, w.number(), p.end, o.call)
-				return
-			}
+		s.count(AtomicsCompared)
+		older := func(v value) bool {
+			p := &s.book.ops[v.number()]
+			return p.end < o.call && !p.vague
+		}
+		if !slices.ContainsFunc(list, func(v value) bool { return !older(v) }) {
+			in.bad("atomicity", "LUN %d: task %#x read block %d of write %d (task %#x of initiator %d, instant %d), and block %d from before it: write %d",
+				lu.id, t.itt, at, o.val.number(), o.itt, o.who.id, o.call, lba, list[0].number())
+			return
 		}
 	}
 }
@@ -28,7 +40,7 @@ func (in *initiator) untorn(t *task, lu *lun, seen []value) {
 // atomicOf is the atomic command that left v, if it has done so whole: a failed
 // one may have written a part, and so may one that lost its power.
 func (s *run) atomicOf(lu *lun, v value) *operation {
-	if !v.ours() || v.number() >= len(s.book.ops) {
+	if !v.known() || v.number() >= len(s.book.ops) {
 		return nil
 	}
 	o := &s.book.ops[v.number()]

@@ -26,6 +26,7 @@ type operation struct {
 	state     outcome
 	fua       bool // durable when good
 	atomic    bool // others see all of it or nothing
+	or        bool // it merges its value into what is there
 	durable   bool // made so by a flush before a failed one
 	inside    int  // writes of it in the block layer
 	who       *initiator
@@ -33,6 +34,14 @@ type operation struct {
 	val       value
 	vague     bool // it was open when its medium was replaced: whatever its answer, it may have had no effect
 	itt       uint32
+}
+
+// kind is what o does with a block.
+func (o *operation) kind() linear.Kind {
+	if o.or {
+		return linear.Or
+	}
+	return linear.Write
 }
 
 // book is the ledger of all writes of a run.
@@ -111,6 +120,11 @@ type entry struct {
 	kind linear.Kind
 }
 
+// writes tells whether e may change the block.
+func (e *entry) writes() bool {
+	return e.kind == linear.Write || e.kind == linear.Swap || e.kind == linear.Or
+}
+
 // cell is one block of a logical unit.
 type cell struct {
 	initial value
@@ -126,6 +140,7 @@ type medium struct {
 	sync    int64 // instant of the last failed sync of the disk
 	scratch []byte
 	want    []byte
+	part    []byte
 	ops     []linear.Op
 }
 
@@ -133,7 +148,7 @@ type medium struct {
 func (m *medium) begin(s *run, lu *lun) {
 	if m.cells == nil {
 		m.cells = make([]cell, lu.area)
-		m.scratch, m.want = make([]byte, lu.blockSize), make([]byte, lu.blockSize)
+		m.scratch, m.want, m.part = make([]byte, lu.blockSize), make([]byte, lu.blockSize), make([]byte, lu.blockSize)
 	}
 	if lu.kind == kindRAM {
 		for i := range m.cells {
@@ -197,7 +212,7 @@ func (s *run) candidates(c *cell, call int64, durable bool, lu *lun, f func(v va
 	}
 	for i := range c.log {
 		e := &c.log[i]
-		if e.kind != linear.Write && e.kind != linear.Swap {
+		if !e.writes() {
 			continue
 		}
 		if o := &s.book.ops[e.op]; o.state != without && o.end >= floor && !f(e.val, nil) {
@@ -221,6 +236,12 @@ func (s *run) look(lu *lun, lba uint64, b []byte, call int64, durable bool) (v v
 			return v, true
 		}
 	}
+	if c.merges() {
+		if v, ok := s.decode(lu, c, lba, b, call, durable); ok {
+			s.count(Merges)
+			return v, true
+		}
+	}
 	if !s.mixed(lu, c, lba, b, call, durable) {
 		s.wrong(lu, lba, b, v, pure, call, durable)
 		return v, false
@@ -229,25 +250,30 @@ func (s *run) look(lu *lun, lba uint64, b []byte, call int64, durable bool) (v v
 	return v, false
 }
 
-// mixed tells whether each byte of b is that of a write that may be there.
+// mixed tells whether each byte of b is that of a write that may be there, or
+// one with what may have been merged into it.
 func (s *run) mixed(lu *lun, c *cell, lba uint64, b []byte, call int64, durable bool) bool {
 	left := len(b)
-	seen := make([]bool, len(b))
-	parts := 0
+	seen, union := make([]bool, len(b)), make([]byte, len(b))
+	parts, merges := 0, c.merges()
 	s.candidates(c, call, durable, lu, func(w value, raw []byte) bool {
 		parts++
 		if raw == nil {
 			raw = lu.want
-			w.fill(raw, lba)
+			s.fill(w, raw, lba)
 		}
 		for i := range b {
-			if !seen[i] && b[i] == raw[i] {
+			union[i] |= raw[i]
+			if !seen[i] && (b[i] == raw[i] || merges && raw[i]&^b[i] == 0) {
 				seen[i] = true
 				left--
 			}
 		}
-		return left > 0
+		return left > 0 || merges
 	})
+	if merges && !contains(union, b) {
+		return false
+	}
 	if lu.kind != kindFile && parts > 1 {
 		return false // memory is copied in one piece
 	}
@@ -263,7 +289,7 @@ func (s *run) wrong(lu *lun, lba uint64, b []byte, v value, pure bool, call int6
 	text := fmt.Sprintf("LUN %d (%v) block %d holds % x", lu.id, lu.kind, lba, b[:16])
 	if allBytes(b, 0xCC) {
 		what, text = "stale byte", text+": memory that was given back"
-	} else if v.ours() && v.number() < len(s.book.ops) {
+	} else if v.known() && v.number() < len(s.book.ops) {
 		o := &s.book.ops[v.number()]
 		text += fmt.Sprintf(": write %d of initiator %d (task %#x, block %d+%d, whole %v, %v, instants %d to %d)",
 			v.number(), o.who.id, o.itt, o.lba, o.blocks, pure, o.state, o.call, short(o.end))
@@ -357,15 +383,16 @@ func (s *run) history(lu *lun, c *cell, v value, read bool, at int64) (uint64, [
 	for i := range c.log {
 		e := &c.log[i]
 		o := linear.Op{Call: e.call, End: e.end, Value: uint64(e.val), Old: uint64(e.old), Kind: e.kind}
-		if e.kind == linear.Write || e.kind == linear.Swap {
+		if e.writes() {
 			w := &s.book.ops[e.op]
 			if w.state == without {
 				continue
 			}
 			o.Call, o.End = w.call, w.end
 			if o.Maybe = w.state != good; o.Maybe {
-				o.Kind = linear.Write
-				blurred = true
+				if blurred = true; o.Kind == linear.Swap {
+					o.Kind = linear.Write
+				}
 			}
 		}
 		ops = append(ops, o)
@@ -399,10 +426,10 @@ func (s *run) describe(c *cell) string {
 	for i := range c.log {
 		e := &c.log[i]
 		call, end, st := e.call, e.end, outcome(good)
-		if e.kind == linear.Write || e.kind == linear.Swap {
+		if e.writes() {
 			call, end, st = s.times(e)
 		}
-		text += fmt.Sprintf(" %s %d (%d..%d %v)", [...]string{"read", "write", "swap", "differs"}[e.kind], e.val&valueNumber, call, short(end), st)
+		text += fmt.Sprintf(" %s %d (%d..%d %v)", [...]string{"read", "write", "swap", "differs", "or"}[e.kind], e.val&valueNumber, call, short(end), st)
 	}
 	return text
 }

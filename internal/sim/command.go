@@ -19,6 +19,7 @@ const (
 	classZero // UNMAP, WRITE SAME of zeroes
 	classSame
 	classSwap
+	classOr
 	classVerify
 	classNothing // no data, no effect
 	classReply   // data that must always be the same
@@ -28,11 +29,8 @@ const (
 	classModes    // MODE SENSE of what may change
 )
 
-// cdb is a command being built.
-type cdb struct {
-	b [16]byte
-	n int
-}
+// cdb is a command being built, of 32 bytes when it is a variable-length one.
+type cdb struct{ b [32]byte }
 
 func cdb10(op byte, flags byte, lba uint64, n uint32) (c cdb) {
 	c.b[0], c.b[1] = op, flags
@@ -61,6 +59,19 @@ func cdb6(op byte, lba uint64, n uint32) (c cdb) {
 	return c
 }
 
+// cdb32 is a variable-length CDB (SPC-5 §4.2.3): the service action in place of
+// the opcode, the flags of byte 1 in byte 10.
+func cdb32(sa byte, flags byte, lba uint64, n uint32) (c cdb) {
+	c.b[0], c.b[7], c.b[9], c.b[10] = 0x7f, 24, sa, flags
+	be.PutUint64(c.b[12:], lba)
+	be.PutUint32(c.b[28:], n)
+	return c
+}
+
+// service32 are the service actions of the commands that have 32 bytes too, by
+// the opcode of their shortest form.
+var service32 = map[byte]byte{0x28: 0x09, 0x2f: 0x0a, 0x2a: 0x0b, 0x2e: 0x0c, 0x41: 0x0d}
+
 // place draws a range of blocks, most of them in the first few.
 func (in *initiator) place(lu *lun) (lba uint64, n uint32) {
 	r := in.rng
@@ -78,10 +89,13 @@ func (in *initiator) place(lu *lun) (lba uint64, n uint32) {
 
 // medium command: a CDB of one of the lengths that an opcode comes in.
 func (in *initiator) sized(op10, op12, op16 byte, flags byte, lba uint64, n uint32) cdb {
-	switch k := in.rng.IntN(4); {
-	case k == 0 && op12 != 0:
+	switch k := in.rng.IntN(6); {
+	case k < 2 && service32[op10] != 0:
+		in.s.count(LongCDBs)
+		return cdb32(service32[op10], flags, lba, n)
+	case k == 2 && op12 != 0:
 		return cdb12(op12, flags, lba, n)
-	case k == 1 && op16 != 0:
+	case k == 3 && op16 != 0:
 		return cdb16(op16, flags, lba, n)
 	}
 	return cdb10(op10, flags, lba, n)
@@ -124,8 +138,10 @@ func (in *initiator) command() {
 		c = in.unmap(t, lu)
 	case k < 79:
 		c = in.writeSame(t, lu)
-	case k < 85:
+	case k < 83:
 		c = in.compareAndWrite(t, lu)
+	case k < 85:
+		c = in.orWrite(t, lu)
 	case k < 88:
 		c = in.verify(t, lu)
 	case k < 91:
@@ -220,13 +236,16 @@ func (in *initiator) open(t *task, o operation, flags value) value {
 	o.who, o.nexus, o.itt = in, in.nexus, t.itt
 	t.op = in.s.book.write(o)
 	v := valueOf(t.op) | flags
+	if o.or {
+		v = value(orMark<<48 | uint64(t.op))
+	}
 	in.s.book.ops[t.op].val = v
 	if o.lu.kind == kindNull {
 		return v
 	}
 	for i := range uint64(o.blocks) {
 		c := &o.lu.cells[o.lba+i]
-		c.log = append(c.log, entry{op: int32(t.op), val: v, kind: linear.Write})
+		c.log = append(c.log, entry{op: int32(t.op), val: v, kind: o.kind()})
 	}
 	return v
 }
@@ -281,11 +300,15 @@ func (in *initiator) guess(lu *lun, lba uint64) value {
 	v, last := c.initial, int64(-1)
 	for i := range c.log {
 		e := &c.log[i]
-		if e.kind != linear.Write && e.kind != linear.Swap {
+		if !e.writes() {
 			continue
 		}
 		if o := &in.s.book.ops[e.op]; o.state == good && o.end > last {
-			v, last = e.val, o.end
+			if last = o.end; e.kind == linear.Or {
+				v = in.s.or(v, e.val)
+			} else {
+				v = e.val
+			}
 		}
 	}
 	return v
@@ -323,7 +346,7 @@ func (in *initiator) compareWith(t *task, lu *lun) {
 			v = valueOf(0)
 		}
 		t.old = append(t.old, v)
-		v.fill(t.data[uint32(i)*lu.blockSize:][:lu.blockSize], t.lba+i)
+		in.s.fill(v, t.data[uint32(i)*lu.blockSize:][:lu.blockSize], t.lba+i)
 	}
 }
 
@@ -375,16 +398,21 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 // nonsense is a command that has to be refused.
 func (in *initiator) nonsense(t *task, lu *lun) cdb {
 	t.class, t.illegal = classNothing, true
-	switch in.rng.IntN(3) {
+	switch in.rng.IntN(4) {
 	case 0:
 		t.read, t.edtl, t.access = true, 512, accessRead
 		return cdb16(0x88, 0, 1<<32, 1)
 	case 1:
-		return cdb{b: [16]byte{0xc1}}
+		return cdb{b: [32]byte{0xc1}}
+	case 2: // no such service action
+		return cdb32(0x77, 0, 0, 0)
 	}
 	t.write, t.edtl, t.access = true, 512, accessWrite
 	t.data = grow(t.data, 512)
 	clear(t.data)
+	if in.rng.IntN(2) == 0 {
+		return cdb32(0x0b, 0, 1<<63, 1)
+	}
 	return cdb16(0x8a, 0, 1<<63, 1)
 }
 
@@ -417,7 +445,10 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 	}
 	b.SetLUN(lunField(lu.id))
 	b.SetEDTL(t.edtl)
-	copy(b.CDB(), c.b[:])
+	if copy(b.CDB(), c.b[:]); c.b[0] == 0x7f { // RFC 7143 §11.2.2.3
+		b = pdu.AppendExtCDB(b, c.b[:])
+		b.SetAHSLen(uint32(len(b) - pdu.HeaderLen))
+	}
 	in.tasks = append(in.tasks, t)
 	s.rep.Commands++
 	if t.class == classChange {

@@ -76,6 +76,9 @@ const (
 	WriteSames
 	Swaps
 	SwapsDiffered
+	ORWrites
+	Merges
+	LongCDBs
 	Verifies
 	Inquiries
 	Reservations
@@ -164,7 +167,7 @@ const (
 var stateNames = [numStates]string{
 	"Logins", "LoginsRefused", "Reinstatements", "Discoveries", "Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
-	"Swaps", "SwapsDiffered", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
+	"Swaps", "SwapsDiffered", "ORWrites", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",

@@ -5,7 +5,6 @@ import (
 
 	"spindle/bdev"
 	"spindle/bdev/delay"
-	"spindle/internal/sim/linear"
 	"spindle/iscsi"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -148,7 +147,7 @@ func (s *run) replace(c reactor.Caller, lu *lun) {
 	} else {
 		s.build(c, lu)
 	}
-	s.must(s.engine.AddLUN(c, nodeName, iscsi.LUN{ID: lu.id, Bdev: lu.bdev}))
+	s.must(s.engine.AddLUN(c, nodeName, lu.config()))
 	s.count(LUNsAdded)
 	lu.present = true
 	s.lunChange(lu, false)
@@ -193,7 +192,7 @@ func (s *run) doubt(lu *lun) {
 		o.vague = true
 		for k := range uint64(o.blocks) {
 			c := &lu.cells[o.lba+k]
-			c.log = append(c.log, entry{op: int32(i), val: o.val, kind: linear.Write})
+			c.log = append(c.log, entry{op: int32(i), val: o.val, kind: o.kind()})
 		}
 	}
 }

@@ -11,9 +11,17 @@
 // completion, a wake-up or its deadline. A run is (seed, commit): Run twice
 // with one Config and the traces are equal.
 //
+// The initiators send READ and WRITE of every length (6 to 32 bytes, the last
+// behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE CACHE,
+// UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
+// PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, commands that only look,
+// and such as have to be refused; every task management function; and units have
+// TAS from birth or not.
+//
 // What is checked: every command that was accepted is answered once or its
 // session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
-// bursts; residuals; each block is a linearizable register; nothing that a
+// bursts; residuals; each block is a linearizable register, also of what
+// ORWRITE merges into it; nothing that a
 // flush, FUA or a cache that is off made durable is lost with power; one READ
 // does not see parts of an atomic command; registrations, reservations and mode
 // parameters are one object that every nexus sees alike, and no write of a

@@ -46,7 +46,7 @@ func (s *run) beginShared(lu *lun) {
 			add(st)
 		}
 	}
-	lu.object.Reset(s.now(), shared{})
+	lu.object.Reset(s.now(), lu.fresh())
 	lu.unfence()
 }
 
@@ -59,14 +59,14 @@ func (s *run) revived(lu *lun, died bool) {
 			if st.aptpl {
 				s.count(ReservationsKept)
 			}
-			states = append(states, st.kept())
+			states = append(states, lu.kept(*st))
 			return false
 		})
 		lost := lu.object.Lost
 		lu.object.Reset(s.now(), states...)
 		lu.object.Lost = lost // the store may hold anything
 	} else {
-		lu.object.Map(s.now(), shared.kept)
+		lu.object.Map(s.now(), lu.kept)
 	}
 	lu.unfence()
 }
@@ -313,7 +313,7 @@ func (s *run) beginReset(t *task, place int) {
 	for len(t.resets) <= place {
 		t.resets = append(t.resets, 0)
 	}
-	c := change{kind: doReset}
+	c := change{kind: doReset, modes: lu.defaults()}
 	t.resets[place] = lu.object.Call(t.call, func(st shared) (shared, uint8) {
 		return st, c.apply(&st, nil)
 	})

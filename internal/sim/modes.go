@@ -1,7 +1,7 @@
 package sim
 
 // modes are the mode parameters that MODE SELECT changes here (SPC-5 §7.5.8,
-// SBC-4 §6.5.6). Their zero value is the default.
+// SBC-4 §6.5.6).
 type modes struct {
 	through bool // WCE is 0
 	swp     bool // software write protect
@@ -18,6 +18,9 @@ const (
 
 // everyone is who a notice is for when all but the nexus that asked get it.
 const everyone = 255
+
+// defaults are the mode parameters of a unit that nobody has told anything.
+func (lu *lun) defaults() modes { return modes{tas: lu.tas} }
 
 // mayCache tells whether WCE of a unit can be changed.
 func (lu *lun) mayCache() bool { return lu.kind == kindFile }

@@ -36,21 +36,42 @@ type probeChannel struct {
 	r      *reactor.Reactor
 	ch     bdev.Channel
 	live   int
+	writes []entered
 	inside bool // a Submit runs
 	closed bool
 	epoch  int
 }
 
+// entered is a write of an operation that is in the block layer since at.
+type entered struct {
+	at int64
+	v  value
+}
+
+// left is the end of the write that was submitted at at, if it is anybody's.
+func (c *probeChannel) left(at int64) {
+	for i, w := range c.writes {
+		if w.at == at {
+			c.p.s.book.leave(w.v)
+			c.writes = append(c.writes[:i], c.writes[i+1:]...)
+			return
+		}
+	}
+}
+
 // writeID is the value that a write's first block carries, 0 when it has none.
-func writeID(io *bdev.IO) value {
+func (p *probe) writeID(io *bdev.IO) value {
 	if io.Op != bdev.Write || io.Data.Len < 8 {
 		return 0
 	}
 	v := value(binary.LittleEndian.Uint64(io.Data.Bytes()))
-	if !v.ours() {
-		return 0
+	switch {
+	case v.ours():
+		return v
+	case v>>48&orMark == orMark:
+		return p.s.book.merging(p.lu, io)
 	}
-	return v
+	return 0
 }
 
 // Submit implements bdev.Channel.
@@ -60,9 +81,10 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 		s.fail("block layer", "submission to a closed channel of LUN %d", c.p.lu.id)
 	}
 	s.submits++
-	id, at := writeID(io), s.now()
+	id, at := c.p.writeID(io), s.now()
 	if id != 0 {
 		s.book.enter(id)
+		c.writes = append(c.writes, entered{at, id})
 	}
 	io.Push(c, uint64(at))
 	c.inside = true
@@ -74,9 +96,7 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 		return st
 	case st == bdev.NoMem:
 		io.Pop()
-		if id != 0 {
-			s.book.leave(id)
-		}
+		c.left(at)
 		return st
 	}
 	io.Pop()
@@ -100,10 +120,7 @@ func (c *probeChannel) IODone(io *bdev.IO) {
 
 // ended notes the end of an I/O that was submitted at at.
 func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
-	s := c.p.s
-	if id := writeID(io); id != 0 {
-		s.book.leave(id)
-	}
+	c.left(at)
 	if io.Op == bdev.Flush && st == bdev.OK {
 		c.p.flushes = max(c.p.flushes, at)
 	}

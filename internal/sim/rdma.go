@@ -422,7 +422,7 @@ func (l *rdmaLink) send(b pdu.BHS, data []byte) { l.message(buffer{}, b, data) }
 // message queues a message.
 func (l *rdmaLink) message(m buffer, b pdu.BHS, data []byte) {
 	in := l.in
-	w := make([]byte, headersLen, headersLen+len(data)+3)
+	w := make([]byte, headersLen, iserHeader+len(b)+len(data)+3)
 	w[0] = 0x10
 	at := uint64(m.ref.Addr)
 	if m.write != 0 {
@@ -436,7 +436,7 @@ func (l *rdmaLink) message(m buffer, b pdu.BHS, data []byte) {
 		be.PutUint64(w[20:], at)
 	}
 	copy(w[iserHeader:], b)
-	w = append(w, data...)
+	w = append(append(w, b[pdu.HeaderLen:]...), data...)
 	if in.id%2 == 0 { // initiators do not pad; a target must not mind
 		w = append(w, pdu.PadBytes(uint32(len(data)))...)
 	}

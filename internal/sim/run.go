@@ -51,8 +51,9 @@ type run struct {
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
 	seen    []value // scratch: what a READ saw
-	started int64   // instant at which the target started last
-	jobs    []job   // blocking work that waits
+	merged  [][]value
+	started int64 // instant at which the target started last
+	jobs    []job // blocking work that waits
 	deedState
 }
 
@@ -75,6 +76,7 @@ func Run(m *Machine, cfg Config) (rep *Report) {
 	s := &run{cfg: cfg, m: m, rep: rep, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5eed)), book: &m.book, conns: map[int]*initiator{}}
 	s.store = &store{s: s, files: map[string][]byte{}}
 	s.book.reset(s)
+	m.linear.Or = func(a, b uint64) uint64 { return uint64(s.or(value(a), value(b))) }
 	defer s.stop()
 	s.draw()
 	s.start()

@@ -138,13 +138,16 @@ func (s *shared) take(nexus uint8, k rsvType) {
 	}
 }
 
+// fresh is the state of a unit that has kept nothing.
+func (lu *lun) fresh() shared { return shared{modes: lu.defaults()} }
+
 // kept is what is left of the state when the unit comes back: with APTPL the
 // registrations and the reservation, with a generation of 0 (SPC-5 §5.14.5).
-func (s shared) kept() shared {
+func (lu *lun) kept(s shared) shared {
 	if !s.aptpl {
-		return shared{}
+		return lu.fresh()
 	}
-	s.modes = modes{}
+	s.modes = lu.defaults()
 	s.generation, s.reserved, s.owner = 0, false, 0
 	return s
 }
@@ -169,7 +172,7 @@ type change struct {
 	aptpl   bool
 	to      uint8 // REGISTER AND MOVE
 	unreg   bool
-	modes   modes // MODE SELECT
+	modes   modes // MODE SELECT, and what a reset leaves
 	caching bool  // ... of the caching page; otherwise of the control page
 }
 
@@ -203,7 +206,7 @@ type notice struct {
 func (c *change) apply(s *shared, tell func(notice)) result {
 	switch c.kind {
 	case doReset:
-		s.reserved, s.owner, s.modes = false, 0, modes{}
+		s.reserved, s.owner, s.modes = false, 0, c.modes
 		return resGood
 	case doSelect:
 		return c.set(s, tell)

@@ -60,6 +60,7 @@ type lun struct {
 	delayed   bool
 	passed    bool
 	spare     bool // comes and goes
+	tas       bool // TAS is 1 by default
 	ramIndex  int
 	path      string
 	disk      *simring.Disk
@@ -193,7 +194,7 @@ func (s *run) drawLUNs() {
 	r := s.rng
 	add := func(id uint16, k lunKind) *lun {
 		lu := &lun{id: id, kind: k, blockSize: pick(r, uint32(512), 512, 4096)}
-		lu.delayed, lu.passed = r.IntN(3) == 0, r.IntN(4) == 0
+		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
 		lu.area = uint64(pick(r, 48, 128, 256))
 		if lu.blockSize == 4096 {
 			lu.area /= 4
@@ -334,12 +335,15 @@ func (s *run) addNode(c reactor.Caller) {
 		Maps: []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}, {PortalTag: 2, InitiatorTag: 1}},
 	}
 	for _, lu := range s.luns {
-		cfg.LUNs = append(cfg.LUNs, iscsi.LUN{ID: lu.id, Bdev: lu.bdev})
+		cfg.LUNs = append(cfg.LUNs, lu.config())
 		lu.present = true
 	}
 	s.must(s.engine.AddNode(c, cfg))
 	s.nodeUp = true
 }
+
+// config is lu as the node has it.
+func (lu *lun) config() iscsi.LUN { return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas} }
 
 // build makes the bdev of lu: module, stacked devices, probe.
 func (s *run) build(c reactor.Caller, lu *lun) {

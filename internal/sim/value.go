@@ -6,13 +6,16 @@ import (
 )
 
 // value is what one write left in a block: no two writes have the same, so that
-// a read tells whose write it saw. 0 is a block of zeroes.
+// a read tells whose write it saw. 0 is a block of zeroes. What ORWRITE merges
+// has another mark, whose bits show in whatever it was merged into.
 //
 //	63..48 mark | 47 the same in every block | 39..0 number of the operation
 type value uint64
 
 const (
 	valueMark   = 0x5eed
+	orMark      = 0xa110 // merged into what was there
+	mergedMark  = 0x0c0b // several of these: the number is that in run.merged
 	valueSame   = 1 << 47
 	valueNumber = 1<<40 - 1
 )
@@ -20,6 +23,7 @@ const (
 func valueOf(op int) value { return value(valueMark<<48 | uint64(op)) }
 
 func (v value) ours() bool  { return v>>48 == valueMark }
+func (v value) known() bool { return v.ours() || v>>48 == orMark }
 func (v value) number() int { return int(v & valueNumber) }
 
 // step makes neighbouring words of a block differ in every byte.
@@ -55,7 +59,7 @@ func readValue(b []byte, lba uint64) (value, bool) {
 	if v == 0 {
 		return 0, bytes.Equal(b[8:], b[:len(b)-8])
 	}
-	if !v.ours() {
+	if !v.known() {
 		return v, false
 	}
 	w := v.seed(lba)

@@ -88,6 +88,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		s.count(WriteSames)
 	case classSwap:
 		s.count(Swaps)
+	case classOr:
+		s.count(ORWrites)
 	}
 	s.over(t, good, "GOOD")
 }

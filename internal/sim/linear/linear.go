@@ -20,6 +20,7 @@ const (
 	Write               // wrote Value
 	Swap                // found Old and wrote Value, at one instant
 	Differs             // found something else than Value
+	Or                  // merged Value into what was there
 )
 
 // Op is one operation, that took effect between Call and End.
@@ -35,6 +36,9 @@ const maxOps = 64
 
 // Checker decides on histories.
 type Checker struct {
+	// Or is what merging b into a leaves.
+	Or func(a, b uint64) uint64
+
 	seen map[state]struct{}
 	ops  []Op
 	// Searches counts the histories that took more than a walk.
@@ -52,7 +56,7 @@ type state struct {
 // linearizable. ops is reordered.
 func (c *Checker) Check(initial uint64, ops []Op) bool {
 	sortByCall(ops)
-	if ok, sure := walk(initial, ops); sure {
+	if ok, sure := c.walk(initial, ops); sure {
 		return ok
 	}
 	c.ops = prune(c.ops[:0], ops)
@@ -69,7 +73,7 @@ func (c *Checker) Check(initial uint64, ops []Op) bool {
 }
 
 // walk replays a history whose operations do not overlap; not sure when they do.
-func walk(v uint64, ops []Op) (ok, sure bool) {
+func (c *Checker) walk(v uint64, ops []Op) (ok, sure bool) {
 	last := int64(-1)
 	ok = true
 	for i := range ops {
@@ -78,13 +82,13 @@ func walk(v uint64, ops []Op) (ok, sure bool) {
 			return false, false
 		}
 		last = o.End
-		next, fits := o.apply(v)
+		next, fits := c.apply(o, v)
 		v, ok = next, ok && fits
 	}
 	return ok, true
 }
 
-func (o *Op) apply(v uint64) (uint64, bool) {
+func (c *Checker) apply(o *Op, v uint64) (uint64, bool) {
 	switch o.Kind {
 	case Read:
 		return v, v == o.Value
@@ -92,13 +96,15 @@ func (o *Op) apply(v uint64) (uint64, bool) {
 		return o.Value, true
 	case Swap:
 		return o.Value, v == o.Old
+	case Or:
+		return c.Or(v, o.Value), true
 	default:
 		return v, v != o.Value
 	}
 }
 
 // prune leaves out writes that may not have happened and whose value nobody
-// found: they cannot help.
+// found: they cannot help, unless something was merged into it.
 func prune(out, ops []Op) []Op {
 	for i := range ops {
 		o := &ops[i]
@@ -113,7 +119,7 @@ func prune(out, ops []Op) []Op {
 func found(ops []Op, v uint64) bool {
 	for i := range ops {
 		o := &ops[i]
-		if o.Kind == Read && o.Value == v || o.Kind == Swap && o.Old == v || o.Kind == Differs {
+		if o.Kind == Read && o.Value == v || o.Kind == Swap && o.Old == v || o.Kind == Differs || o.Kind == Or {
 			return true
 		}
 	}
@@ -150,7 +156,7 @@ func (c *Checker) search(s state) bool {
 		if o.Maybe && o.End < c.lastCall(s) {
 			continue // its time is over
 		}
-		if v, fits := o.apply(s.value); fits && c.search(state{s.done | 1<<i, v}) {
+		if v, fits := c.apply(o, s.value); fits && c.search(state{s.done | 1<<i, v}) {
 			return true
 		}
 	}

@@ -7,13 +7,18 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
+// bits merges as the bits of numbers do.
+func bits(a, b uint64) uint64 { return a | b }
+
+var stepper = Checker{Or: bits}
+
 // model is the register as porcupine sees it.
 var model = porcupine.NondeterministicModel{
 	Init: func() []any { return []any{uint64(0)} },
 	Step: func(st, in, _ any) []any {
 		o := in.(Op)
 		var out []any
-		if v, fits := o.apply(st.(uint64)); fits {
+		if v, fits := stepper.apply(&o, st.(uint64)); fits {
 			out = append(out, v)
 		}
 		if o.Maybe {
@@ -40,7 +45,7 @@ func random(rng *rand.Rand) []Op {
 	var ops []Op
 	for range n {
 		at += 10
-		o := Op{Call: at - rng.Int64N(25), End: at + rng.Int64N(25) + 1, Kind: Kind(rng.IntN(4))}
+		o := Op{Call: at - rng.Int64N(25), End: at + rng.Int64N(25) + 1, Kind: Kind(rng.IntN(5))}
 		switch o.Kind {
 		case Read:
 			o.Value = v
@@ -54,6 +59,11 @@ func random(rng *rand.Rand) []Op {
 			v = o.Value
 		case Differs:
 			o.Value = v + 1
+		case Or:
+			o.Value = uint64(rng.IntN(5))
+			if o.Maybe = rng.IntN(4) == 0; !o.Maybe || rng.IntN(2) == 0 {
+				v |= o.Value
+			}
 		}
 		ops = append(ops, o)
 	}
@@ -70,7 +80,7 @@ func random(rng *rand.Rand) []Op {
 
 func TestCheckerAgreesWithPorcupine(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	var c Checker
+	c := Checker{Or: bits}
 	good, bad := 0, 0
 	for range 20000 {
 		ops := random(rng)
@@ -102,10 +112,12 @@ func TestHistories(t *testing.T) {
 		{"failed write that happened", []Op{{Call: 1, End: 2, Kind: Write, Value: 7, Maybe: true}, {Call: 3, End: 4, Value: 7}}, true},
 		{"failed write that happens later", []Op{{Call: 1, End: 2, Kind: Write, Value: 7, Maybe: true}, {Call: 3, End: 4, Value: 0}, {Call: 5, End: 6, Value: 7}}, false},
 		{"swap of the wrong value", []Op{{Call: 1, End: 2, Kind: Swap, Old: 5, Value: 7}}, false},
+		{"merged", []Op{{Call: 1, End: 2, Kind: Write, Value: 1}, {Call: 3, End: 4, Kind: Or, Value: 2}, {Call: 5, End: 6, Value: 3}}, true},
+		{"merged into what had been replaced", []Op{{Call: 1, End: 2, Kind: Write, Value: 1}, {Call: 3, End: 4, Kind: Write, Value: 4}, {Call: 5, End: 6, Kind: Or, Value: 2}, {Call: 7, End: 8, Value: 3}}, false},
 		{"differs and does not", []Op{{Call: 1, End: 2, Kind: Differs, Value: 0}}, false},
 	} {
 		t.Run(h.name, func(t *testing.T) {
-			var c Checker
+			c := Checker{Or: bits}
 			if got := c.Check(0, h.ops); got != h.want {
 				t.Errorf("got %v", got)
 			}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -124,6 +125,9 @@ func (e *Engine) SetAuthGroup(g AuthGroup) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.change(func(v *inventory) {
+		if plant.On(plant.StaleSecret) && len(v.auth) > 0 {
+			return
+		}
 		v.auth = slices.DeleteFunc(slices.Clone(v.auth), func(o *AuthGroup) bool { return o.Tag == g.Tag })
 		v.auth = append(v.auth, &g)
 	})

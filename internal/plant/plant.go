@@ -39,6 +39,13 @@ const (
 	LostWake               // a message does not wake its reactor
 	EndlessWork            // a view always has something to do
 	ForgottenStarving      // a receive that found no buffer is not tried again
+	AuthSkipped            // security negotiation may be left out
+	CutResponse            // the first bytes of a CHAP response are enough
+	ReflectedChallenge     // a CHAP challenge may be sent back
+	RepeatedChallenge      // every CHAP challenge is the same
+	StaleSecret            // a rotation of secrets has no effect
+	WrongProof             // the target proves the initiator's secret
+	UnlimitedGuesses       // an address that fails CHAP does not wait
 	ReservationShut        // registrants are kept out of a reservation for registrants
 	Unfenced               // PREEMPT does not wait for the writes of those it removes
 	PreemptUntold          // PREEMPT tells nobody
@@ -76,6 +83,7 @@ var names = [NumBugs]string{
 	"early management", "stale write", "reservation open", "early flush", "skipped sync",
 	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
 	"lost wake", "endless work", "forgotten starving",
+	"auth skipped", "cut response", "reflected challenge", "repeated challenge", "stale secret", "wrong proof", "unlimited guesses",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 	"aborted untold", "write protect open", "write back", "modes untold",
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",

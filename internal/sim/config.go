@@ -63,6 +63,17 @@ const (
 	LoginsRefused
 	Reinstatements
 	Discoveries
+	LoginsCHAP
+	LoginsMutual
+	CHAPMD5
+	CHAPSHA1
+	CHAPSHA256
+	CHAPSHA3
+	LoginsDenied
+	ChallengesReflected
+	SecretsRotated
+	PoliciesChanged
+	AddressesMadeToWait
 	Reads
 	Writes
 	WritesImmediate
@@ -165,7 +176,10 @@ const (
 )
 
 var stateNames = [numStates]string{
-	"Logins", "LoginsRefused", "Reinstatements", "Discoveries", "Reads", "Writes", "WritesImmediate",
+	"Logins", "LoginsRefused", "Reinstatements", "Discoveries",
+	"LoginsCHAP", "LoginsMutual", "CHAPMD5", "CHAPSHA1", "CHAPSHA256", "CHAPSHA3", "LoginsDenied", "ChallengesReflected",
+	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
+	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",

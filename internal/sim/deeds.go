@@ -56,6 +56,10 @@ func (s *run) reconfigure() {
 		s.fab.reconfigure()
 		return
 	}
+	if s.auth.on() && r.IntN(3) == 0 {
+		s.reauthenticate()
+		return
+	}
 	for _, lu := range s.luns {
 		if lu.file != nil && lu.file.Info().Failed && r.IntN(2) == 0 {
 			s.count(FailedDisks)

@@ -23,7 +23,9 @@
 // bursts; residuals; each block is a linearizable register, also of what
 // ORWRITE merges into it; nothing that a
 // flush, FUA or a cache that is off made durable is lost with power; one READ
-// does not see parts of an atomic command; registrations, reservations and mode
+// does not see parts of an atomic command; nobody is let in whose CHAP response
+// is wrong, or kept out whose is right, by the secrets of the moment, and the
+// target answers a challenge of its initiators rightly or not at all; registrations, reservations and mode
 // parameters are one object that every nexus sees alike, and no write of a
 // preempted nexus comes through its fence; unit attentions come once; task
 // management is answered after its tasks have ended; no byte arrives that nobody

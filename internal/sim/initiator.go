@@ -63,6 +63,9 @@ type initiator struct {
 	asked              bool       // the target wants a logout
 	graves             []uint32   // tags of commands that task management ended
 
+	penance penance
+	replay  []byte // a CHAP response that was right once
+
 	next  int // action
 	total int
 	limit int // tasks outstanding
@@ -206,6 +209,9 @@ func (in *initiator) lost() {
 	if in.phase == loggingOut && s.clk.T.Sub(in.parting) >= farewell {
 		in.excuse("its last words took too long")
 	}
+	if in.phase == loggingIn {
+		in.unsettled()
+	}
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
 		in.excuse("cold reset")
 	}
@@ -258,6 +264,9 @@ func (in *initiator) endSession() {
 		most = 200 * time.Millisecond // it may take a while
 	}
 	in.wake = in.s.clk.T.Add(time.Duration(in.s.rng.IntN(int(most))))
+	if in.penance.waits(in.s.clk.T) && in.s.rng.IntN(4) != 0 {
+		in.wake = max(in.wake, in.penance.until)
+	}
 }
 
 // hangUp ends the connection at the end of the run.

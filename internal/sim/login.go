@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spindle/iscsi/pdu"
+	"spindle/reactor/clock"
 )
 
 // params are what a login negotiated.
@@ -35,6 +36,8 @@ type login struct {
 	discovery bool
 	reinstate bool
 	requests  int
+	proof     proof
+	sent      clock.Time // the last request
 }
 
 // dial opens a connection and begins a login.
@@ -67,6 +70,7 @@ func (in *initiator) dial() {
 		l.stage = pdu.StageSecurity
 	}
 	l.discovery = r.IntN(25) == 0
+	in.drawProof()
 	if r.IntN(4) == 0 && len(in.old) == 0 {
 		in.isid[4]++ // another session
 	}
@@ -112,9 +116,9 @@ func (in *initiator) keys() []byte {
 			add(pdu.KeySessionType, "Normal")
 			add(pdu.KeyTargetName, nodeName)
 		}
-		if l.stage == pdu.StageSecurity {
-			add(pdu.KeyAuthMethod, pick(r, "None", "CHAP,None"))
-		}
+	}
+	if l.stage == pdu.StageSecurity {
+		in.securityKeys(add)
 	}
 	b = append(b, l.answers...)
 	l.answers = nil
@@ -222,6 +226,7 @@ func (in *initiator) sendLogin() {
 		in.s.line("initiator %d: %q", in.id, data)
 	}
 	l.requests++
+	l.sent = in.s.clk.T
 	if l.requests > 8 {
 		in.s.fail("login", "initiator %d: no end after %d requests", in.id, l.requests)
 	}
@@ -235,7 +240,10 @@ func (in *initiator) loginResponse(b pdu.BHS, data []byte) {
 		s.fail("login", "initiator %d: opcode %#x, tag %#x during login", in.id, b.Opcode(), b.ITT())
 		return
 	}
+	in.answeredFirst()
 	if st := b.LoginStatus(); st != pdu.LoginSuccess {
+		in.negotiate(data)
+		in.untold()
 		in.loginRefused(st)
 		return
 	}
@@ -247,7 +255,9 @@ func (in *initiator) loginResponse(b pdu.BHS, data []byte) {
 		s.fail("login", "initiator %d: ISID %x, stage %d in the response", in.id, b.ISID(), b.CSG())
 	}
 	in.negotiate(data)
+	in.untold()
 	if b.Flags()&pdu.FlagTransit != 0 {
+		in.proved()
 		l.stage = b.NSG()
 	}
 	if l.stage != pdu.StageFullFeature {
@@ -262,6 +272,10 @@ func (in *initiator) loginRefused(st pdu.LoginStatus) {
 	s := in.s
 	s.count(LoginsRefused)
 	s.line("initiator %d: login refused with %04x", in.id, uint16(st))
+	if in.refusedProof(st) {
+		in.excuse("login refused")
+		return
+	}
 	if s.stable() && s.steadySince < in.dialled && st != pdu.LoginUnavailable && s.arenaFailures() == in.failures {
 		s.fail("login", "initiator %d: refused with status %04x", in.id, uint16(st))
 	}
@@ -321,6 +335,8 @@ func (in *initiator) key(k, v string, answer bool) {
 		}
 	}
 	switch k {
+	case pdu.KeyAuthMethod, pdu.KeyCHAPA, pdu.KeyCHAPI, pdu.KeyCHAPC, pdu.KeyCHAPN, pdu.KeyCHAPR:
+		in.securityKey(k, v)
 	case pdu.KeyHeaderDigest:
 		p.headerDigest = v == "CRC32C"
 		reply(v)
@@ -368,6 +384,10 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		s.fail("login", "initiator %d: ExpCmdSN %d, TSIH %d in the final response", in.id, in.expCmdSN, b.TSIH())
 	}
 	s.count(Logins)
+	in.proved()
+	if l.proof.method == "CHAP" {
+		in.penance = penance{}
+	}
 	if in.prm.headerDigest {
 		s.count(HeaderDigests)
 	}

@@ -50,6 +50,7 @@ type run struct {
 	conns   map[int]*initiator // by number of the World's connection
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
+	auth    authState
 	seen    []value // scratch: what a READ saw
 	merged  [][]value
 	started int64 // instant at which the target started last

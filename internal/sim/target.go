@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -114,6 +115,7 @@ func (s *run) draw() {
 	if s.fab.w != nil {
 		p.hog = min(p.hog, 2<<20) // receives take their share: idle sessions must not keep the others out for ever
 	}
+	s.drawAuth()
 	s.drawLUNs()
 	p.contended = -1
 	if r.IntN(2) == 0 {
@@ -254,7 +256,7 @@ func (s *run) start() {
 		s.cores = append(s.cores, s.newCore(r, q))
 	}
 	s.tcp = tcp.New(s.w, s.reactors, tcp.Options{Listen: s.plan.listen})
-	cfg := iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: new(entropy), Options: s.plan.options, Log: s.logger(),
+	cfg := iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: newEntropy(s), Options: s.plan.options, Log: s.logger(),
 		Reservations: s.store, Offload: offload{s}}
 	if s.fab.w != nil {
 		cfg.ISER = s.fab.start()
@@ -278,13 +280,16 @@ func (s *run) hog(a *mem.Arena) (list []mem.Ref) {
 	return list
 }
 
-// entropy is not random: runs repeat.
-type entropy struct{ n byte }
+// entropy is drawn from the seed: runs repeat.
+type entropy struct{ rng *rand.Rand }
 
-func (e *entropy) Read(b []byte) (int, error) {
+func newEntropy(s *run) entropy {
+	return entropy{rand.New(rand.NewPCG(s.cfg.Seed, uint64(s.epoch)))}
+}
+
+func (e entropy) Read(b []byte) (int, error) {
 	for i := range b {
-		e.n += 31
-		b[i] = e.n
+		b[i] = byte(e.rng.Uint32())
 	}
 	return len(b), nil
 }
@@ -308,6 +313,7 @@ func (s *run) must(err error) {
 
 // configure makes the target's objects as an operator does.
 func (s *run) configure(c reactor.Caller) {
+	s.applyAuth()
 	for i := range s.portals {
 		p := &s.portals[i]
 		p.iser = s.fab.w != nil
@@ -334,6 +340,8 @@ func (s *run) addNode(c reactor.Caller) {
 		Name: nodeName, Alias: "sim", HeaderDigest: s.plan.digests[0], DataDigest: s.plan.digests[1],
 		Maps: []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}, {PortalTag: 2, InitiatorTag: 1}},
 	}
+	a := s.auth.now().node
+	cfg.DisableCHAP, cfg.RequireCHAP, cfg.MutualCHAP, cfg.CHAPGroup = a.Disable, a.Require, a.Mutual, a.Group
 	for _, lu := range s.luns {
 		cfg.LUNs = append(cfg.LUNs, lu.config())
 		lu.present = true
@@ -420,6 +428,7 @@ func (s *run) stop() {
 func (s *run) die(power bool) {
 	// What has arrived counts; what is under way is lost with the connection.
 	for _, in := range s.inits {
+		in.penance = penance{}
 		in.excuse("the target died")
 		if in.link != nil {
 			in.link.receive()

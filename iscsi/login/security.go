@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"strconv"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 )
 
@@ -94,6 +95,9 @@ func (m *Machine) challengeInitiator(list []byte, w *pdu.TextWriter) pdu.LoginSt
 	}
 	a.id = random[0]
 	copy(a.challenge[:], random[1:])
+	if plant.On(plant.RepeatedChallenge) {
+		clear(a.challenge[:])
+	}
 	a.step = authResponse
 	w.AddNumber(pdu.KeyCHAPA, uint64(a.alg))
 	w.AddNumber(pdu.KeyCHAPI, uint64(a.id))
@@ -114,6 +118,9 @@ func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) 
 		secret = a.challenge[:]
 	}
 	want := a.alg.response(a.id, secret, a.challenge[:])
+	if plant.On(plant.CutResponse) {
+		want = want[:len(response)]
+	}
 	match := subtle.ConstantTimeCompare(response, want)
 	if match != 1 || !ok || !known || len(cred.Secret) == 0 {
 		return m.why(pdu.LoginAuthFailed, "CHAP response does not match")
@@ -130,7 +137,7 @@ func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) 
 	switch {
 	case !ok || id > 255 || !okC || len(challenge) == 0:
 		return m.why(pdu.LoginAuthFailed, "malformed CHAP challenge")
-	case bytes.Equal(challenge, a.challenge[:]):
+	case bytes.Equal(challenge, a.challenge[:]) && !plant.On(plant.ReflectedChallenge):
 		// RFC 7143 §12.1.3: a reflected challenge would have us compute the
 		// initiator's own answer.
 		return m.why(pdu.LoginAuthFailed, "CHAP challenge reflected")
@@ -141,6 +148,9 @@ func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) 
 		return m.why(pdu.LoginAuthFailed, "same secret in both directions")
 	}
 	a.step, a.user, a.mutual = authPassed, user, true
+	if plant.On(plant.WrongProof) {
+		cred.MutualSecret = cred.Secret
+	}
 	w.Add(pdu.KeyCHAPN, cred.MutualUser)
 	w.Add(pdu.KeyCHAPR, encodeHex(a.alg.response(byte(id), cred.MutualSecret, challenge)))
 	return pdu.LoginSuccess

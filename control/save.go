@@ -172,6 +172,7 @@ func OptionParams(o iscsi.Options) Obj {
 		{"reserved_sessions", o.ReservedSessions},
 		{"send_timeout", o.SendTimeout},
 		{"max_text_rounds", o.MaxTextRounds},
+		{"max_registrants", o.MaxRegistrants},
 		{"max_buffer_waiters", o.MaxBufferWaiters},
 		{"max_retained_data", o.MaxRetainedData},
 		{"max_snack_replays", o.MaxSNACKReplays},

@@ -37,6 +37,7 @@ type Options struct {
 	ReservedSessions uint32
 	SendTimeout      uint32 // seconds that a peer may take nothing of what is sent to it
 	MaxTextRounds    uint32 // Login Requests a login, Text Requests a text exchange; 0 is 64
+	MaxRegistrants   uint32 // persistent reservation registrants of a unit, scsi.MaxRegistrants at most
 	MaxBufferWaiters uint32 // commands of a reactor that wait for a data buffer; then TASK SET FULL
 
 	// At ErrorRecoveryLevel 1 and 2.

@@ -188,14 +188,19 @@ func (c *Connection) withOut(fn func(*Out)) {
 
 // accept takes a new connection of a portal; runs on the connection's reactor.
 func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
-	if sh.held {
+	opt := e.inventory.Load().opt
+	crowded := sh.held && len(sh.early) >= int(opt.MaxPendingLogins)
+	if sh.held && !crowded {
 		sh.early = append(sh.early, func() { e.accept(sh, pg, tp) })
 		return
 	}
 	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag, reads: tp.Traits().Reads}
 	c.local, c.peer = tp.Addrs()
-	opt := e.inventory.Load().opt
-	p, beyond, full := e.gate.enter(c.peer.Addr(), sh.r.Now(), &opt)
+	beyond, full := limitPendingLogins, false
+	var p *peer
+	if !crowded {
+		p, beyond, full = e.gate.enter(c.peer.Addr(), sh.r.Now(), &opt)
+	}
 	c.gatePeer, c.inPending = p, p != nil
 	sh.add(c)
 	c.id = sh.nextID<<8 | uint64(sh.r.ID)

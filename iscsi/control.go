@@ -192,6 +192,7 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 	if e.store != nil {
 		n.dev.Persist(e.store, e.offload)
 	}
+	n.dev.Bound(e)
 	n.dev.SetPorts(cfg.ports())
 	for i, l := range cfg.LUNs {
 		if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, l.options()); err != nil {

@@ -119,6 +119,7 @@ func Defaults() Options {
 		ReservedSessions:     64,
 		SendTimeout:          60,
 		MaxTextRounds:        login.MaxRequests,
+		MaxRegistrants:       scsi.MaxRegistrants,
 		MaxBufferWaiters:     1024,
 		MaxRetainedData:      8 << 20,
 		MaxSNACKReplays:      8,

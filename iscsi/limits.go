@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spindle/reactor/clock"
+	"spindle/scsi"
 )
 
 // limit is a bound on what peers may have or do. Each has a setting or a
@@ -29,6 +30,7 @@ const (
 	limitSessionConns
 	limitRetained
 	limitSNACK
+	limitRegistrants
 	numLimits
 )
 
@@ -36,7 +38,7 @@ const (
 var limitNames = [numLimits]string{
 	"pending_logins", "pending_logins_per_address", "login_timeout", "logins_per_second", "chap_backoff",
 	"connections_per_address", "sessions", "sessions_per_node", "reserved_sessions", "tasks", "text_rounds", "send_timeout", "memory", "connections_per_session",
-	"retained_data", "snack_replays",
+	"retained_data", "snack_replays", "registrants",
 }
 
 // limitLogEvery is how often a limit is logged at most: the log is not to be
@@ -60,6 +62,14 @@ func (e *Engine) reached(l limit, now clock.Time, args ...any) {
 	}
 	args = append([]any{slog.String("limit", limitNames[l]), slog.Uint64("times", n-s.logged.Swap(n))}, args...)
 	e.log.Warn("limit reached", args...)
+}
+
+// Registrants implements scsi.Limits.
+func (e *Engine) Registrants() int { return int(e.inventory.Load().opt.MaxRegistrants) }
+
+// TooManyRegistrants implements scsi.Limits.
+func (e *Engine) TooManyRegistrants(id scsi.NexusID, now clock.Time) {
+	e.reached(limitRegistrants, now, "initiator", id.InitiatorName, "node", id.TargetName)
 }
 
 // Counter is a number of events since the engine was made.

@@ -52,6 +52,7 @@ func as(g *iscsitest.Target, n, isid byte) *iscsitest.Conn {
 // beyond it fails, is counted and logged, and a session that was there before
 // goes on.
 func TestLimitsReached(t *testing.T) {
+	hit := map[string]bool{}
 	for _, tc := range []struct {
 		name   string // of the limit
 		set    func(o *iscsi.Options)
@@ -220,7 +221,52 @@ func TestLimitsReached(t *testing.T) {
 			}
 			free()
 		}},
+		{"connections_per_session", func(o *iscsi.Options) { o.MaxConnsPerSession = 2 }, 0, func(t *testing.T, g *iscsitest.Target) {
+			c := as(g, 1, 1).Login("MaxConnections=4")
+			ready(t, c, 1)
+			c.DialInto(1).Login()
+			if s := c.DialInto(2).LoginStatus(append(who, "SessionType=Normal")...); s != uint16(pdu.LoginTooManyConns) {
+				t.Errorf("status %04x", s)
+			}
+		}},
+		{"retained_data", func(o *iscsi.Options) { o.ErrorRecoveryLevel, o.MaxRetainedData = 1, 4096 }, 0, func(t *testing.T, g *iscsitest.Target) {
+			c := as(g, 1, 1).Login("ErrorRecoveryLevel=1")
+			ready(t, c, 1)
+			first := c.ExpStatSN
+			for range 2 {
+				r := c.Command(1, pdu.FlagRead, 4096, iscsitest.Read10(5, 8)...)
+				r.SetExpStatSN(first)
+				c.Send(r, nil, nil)
+				c.Expect(pdu.DataIn)
+			}
+		}},
+		{"snack_replays", func(o *iscsi.Options) { o.ErrorRecoveryLevel, o.MaxSNACKReplays = 1, 1 }, 0, func(t *testing.T, g *iscsitest.Target) {
+			c := as(g, 1, 1).Login("ErrorRecoveryLevel=1")
+			ready(t, c, 1)
+			r := c.Command(1, pdu.FlagRead, 512, iscsitest.Read10(5, 1)...)
+			c.Send(r, nil, nil)
+			sn := c.Expect(pdu.DataIn).BHS.StatSN()
+			for i := range 2 {
+				b := request(c, pdu.SNACKData, r.ITT(), pdu.ReservedTag, 0, 0)
+				b.SetExpStatSN(sn)
+				c.Send(b, nil, nil)
+				c.Expect([]pdu.Opcode{pdu.DataIn, pdu.Reject}[i])
+			}
+		}},
+		{"registrants", func(o *iscsi.Options) { o.MaxRegistrants = 1 }, 0, func(t *testing.T, g *iscsitest.Target) {
+			key := make([]byte, 24)
+			key[15] = 1
+			for i, want := range []uint16{0, 0x5504} { // INSUFFICIENT REGISTRATION RESOURCES
+				c := as(g, byte(i), byte(i)).Login()
+				ready(t, c, 1)
+				r := c.Do(c.Command(1, pdu.FlagWrite, 24, 0x5f, 0, 0, 0, 0, 0, 0, 0, 24), key, 24)
+				if _, code := r.Triple(); code != want {
+					t.Errorf("registration %d: status %02x, code %04x", i, r.Status, code)
+				}
+			}
+		}},
 	} {
+		hit["limit_"+tc.name] = true
 		t.Run(tc.name, func(t *testing.T) {
 			var out bytes.Buffer
 			g := iscsitest.New(t, iscsitest.Options{Engine: options(tc.set), Memory: tc.memory, Log: slog.New(slog.NewTextHandler(&out, nil))})
@@ -245,6 +291,31 @@ func TestLimitsReached(t *testing.T) {
 			ping3(t, busy)
 			alive(t, busy)
 		})
+	}
+	for _, c := range iscsitest.New(t, iscsitest.Options{}).Engine.Counters() {
+		if strings.HasPrefix(c.Name, "limit_") && !hit[c.Name] {
+			t.Errorf("nothing hits %s", c.Name)
+		}
+	}
+}
+
+// TestHeldIsBounded: connections that wait until the configuration is there are
+// no more than logins in progress may be.
+func TestHeldIsBounded(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Held: true, Engine: options(func(o *iscsi.Options) { o.MaxPendingLogins = 3 })})
+	var c [5]*iscsitest.Conn
+	for i := range c {
+		c[i] = as(g, byte(i), byte(i))
+		if closed(g, c[i]) != (i >= 3) {
+			t.Errorf("connection %d", i)
+		}
+	}
+	if n := count(t, g, "limit_pending_logins"); n != 2 {
+		t.Errorf("counted %d times", n)
+	}
+	g.Engine.Open(g)
+	for _, c := range c[:3] {
+		ready(t, c.Login(), 1)
 	}
 }
 

@@ -30,6 +30,7 @@ type Device struct {
 	wanted    atomic.Pointer[[]port]
 	store     Store
 	offload   reactor.Offload
+	limits    Limits
 	inventory atomic.Pointer[inventory]
 }
 
@@ -57,7 +58,7 @@ type LUNInfo struct {
 
 // NewDevice makes the inventory of the target node called name, served by reactors.
 func NewDevice(name string, reactors []*reactor.Reactor) *Device {
-	d := &Device{name: name, reactors: reactors, table: newTable()}
+	d := &Device{name: name, reactors: reactors, table: newTable(), limits: fixedLimits{}}
 	d.inventory.Store(&inventory{})
 	d.wanted.Store(new([]port))
 	for i, r := range reactors {

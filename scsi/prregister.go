@@ -104,12 +104,22 @@ func (o *prOut) registerOne(id NexusID, ignoreKey bool) bool {
 		}
 	case k >= 0:
 		o.next.regs[k].key = o.key2
-	case len(o.next.regs) >= MaxRegistrants:
-		o.t.fail(IllegalRequest, InsufficientRegistry)
+	case o.full():
 		return false
 	default:
 		o.next.regs = append(o.next.regs, registrant{id, o.key2})
 	}
+	return true
+}
+
+// full tells whether the unit takes no registrant more; the task has failed then.
+func (o *prOut) full() bool {
+	l := o.lu.dev.limits
+	if len(o.next.regs) < min(l.Registrants(), MaxRegistrants) {
+		return false
+	}
+	l.TooManyRegistrants(o.t.Nexus.ID, o.lu.views[o.lu.homeIndex.Load()].r.Now())
+	o.t.fail(IllegalRequest, InsufficientRegistry)
 	return true
 }
 
@@ -158,8 +168,7 @@ func (o *prOut) move() {
 	switch k := o.next.find(to); {
 	case k >= 0:
 		o.next.regs[k].key = o.key2
-	case len(o.next.regs) >= MaxRegistrants && flags&prMoveUnreg == 0:
-		o.t.fail(IllegalRequest, InsufficientRegistry)
+	case flags&prMoveUnreg == 0 && o.full():
 		return
 	default:
 		o.next.regs = append(o.next.regs, registrant{to, o.key2})

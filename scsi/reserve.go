@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/internal/plant"
+import (
+	"spindle/internal/plant"
+	"spindle/reactor/clock"
+)
 
 // registrant is a nexus registered for persistent reservations.
 type registrant struct {
@@ -8,8 +11,25 @@ type registrant struct {
 	key uint64
 }
 
-// MaxRegistrants bounds the registrations of a unit.
+// MaxRegistrants bounds Limits.Registrants.
 const MaxRegistrants = 128
+
+// Limits bound what initiators may have a node's units keep. Reactors ask.
+type Limits interface {
+	// Registrants is how many registrants a unit may have, at most MaxRegistrants.
+	Registrants() int
+	// TooManyRegistrants: id was refused for it.
+	TooManyRegistrants(id NexusID, now clock.Time)
+}
+
+// fixedLimits are those of a node that was given none.
+type fixedLimits struct{}
+
+func (fixedLimits) Registrants() int                       { return MaxRegistrants }
+func (fixedLimits) TooManyRegistrants(NexusID, clock.Time) {}
+
+// Bound sets the node's limits. Called before there are sessions.
+func (d *Device) Bound(l Limits) { d.limits = l }
 
 // reservations is the reservation state of a unit; immutable, part of a snapshot.
 type reservations struct {

@@ -8,6 +8,7 @@ import (
 
 	"spindle/control"
 	"spindle/iscsi"
+	"spindle/scsi"
 )
 
 // maxTag bounds the tags of groups: a TargetPortalGroupTag is 16 bits (RFC 7143
@@ -52,7 +53,7 @@ func optionMethods() []Method {
 				number("pdu_pool_size", 1, 1<<31-1, noPool),
 				number("immediate_data_pool_size", 1, 1<<31-1, noPool),
 				number("data_out_pool_size", 1, 1<<31-1, noPool),
-			), limitParams),
+			), LimitParams),
 			Result: "true", Doc: "Set the engine's options, before framework_start_init.",
 			Hint: "start the target with --wait-for-rpc, set options, then call framework_start_init; or put it into the --config file",
 			bad:  invalidParams, fails: invalidParams, run: setOptions,
@@ -65,9 +66,9 @@ func optionMethods() []Method {
 	}
 }
 
-// limitParams bound what initiators may have and do. SPDK has none of them; 0
+// LimitParams are the settings that bound what initiators may have and do. SPDK has none of them; 0
 // is no limit where it is allowed.
-var limitParams = []Param{
+var LimitParams = []Param{
 	{Name: "login_timeout", Type: Uint32, Min: 1, Max: 3600, Doc: "seconds from accept to full feature phase"},
 	{Name: "max_pending_logins", Type: Uint32, Min: 1, Max: 1 << 16, Doc: "logins in progress on a reactor; the oldest goes"},
 	{Name: "max_pending_logins_per_address", Type: Uint32, Max: 1 << 16, Doc: "logins in progress from an address (of IPv6, a /64)"},
@@ -80,6 +81,7 @@ var limitParams = []Param{
 	{Name: "max_text_rounds", Type: Uint32, Max: 1 << 16, Doc: "Login Requests of a login, Text Requests of an exchange; 0 is 64"},
 	{Name: "max_retained_data", Type: Uint32, Max: 1<<31 - 1, Doc: "bytes of read data a session of ErrorRecoveryLevel 1 or 2 keeps to be sent again"},
 	{Name: "max_snack_replays", Type: Uint32, Max: 1 << 16, Doc: "times an answer may be sent again; then SNACK is refused"},
+	{Name: "max_registrants", Type: Uint32, Min: 1, Max: scsi.MaxRegistrants, Doc: "registrants a logical unit may have (persistent reservations)"},
 	{Name: "max_buffer_waiters", Type: Uint32, Max: 1 << 20, Doc: "commands of a reactor that wait for a data buffer; beyond is TASK SET FULL"},
 }
 
@@ -101,6 +103,7 @@ func setOptions(r *request) (any, error) {
 			"chap_backoff": &o.CHAPBackoff, "max_connections_per_address": &o.MaxConnsPerAddress,
 			"max_sessions_per_node": &o.MaxSessionsPerNode, "reserved_sessions": &o.ReservedSessions,
 			"send_timeout": &o.SendTimeout, "max_text_rounds": &o.MaxTextRounds, "max_buffer_waiters": &o.MaxBufferWaiters,
+			"max_registrants":   &o.MaxRegistrants,
 			"max_retained_data": &o.MaxRetainedData, "max_snack_replays": &o.MaxSNACKReplays,
 			"pdu_pool_size": &o.PDUPoolSize, "immediate_data_pool_size": &o.ImmediateDataPool, "data_out_pool_size": &o.DataOutPool,
 		} {

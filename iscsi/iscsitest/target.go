@@ -56,6 +56,7 @@ type Options struct {
 	// what it writes to.
 	Entropy io.Reader
 	Log     *slog.Logger
+	Held    bool // connections wait for Engine.Open
 }
 
 // Target is a target under test.
@@ -128,7 +129,7 @@ func New(t testing.TB, o Options) *Target {
 		}
 	}
 	g.TCP = tcp.New(g.World, g.Reactors, tcp.Options{})
-	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log}
+	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log, Held: o.Held}
 	if c.Entropy == nil {
 		c.Entropy = new(entropy)
 	}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -239,5 +241,51 @@ func TestBanner(t *testing.T) {
 	}()
 	if b := d.Banner(); !strings.Contains(b, "serves nothing yet") || d.Control().Running() {
 		t.Errorf("banner %q, running %v", b, d.Control().Running())
+	}
+}
+
+// TestLimitsTable: SECURITY.md tells the limits that there are, by their
+// settings, defaults and counters.
+func TestLimitsTable(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	d, err := start(t, daemon.Options{Socket: socket, Idle: reactor.Interrupt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Stop() }()
+	c, err := rpc.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var options map[string]any
+	var counters map[string]uint64
+	call(t, c, "iscsi_get_options", nil, &options)
+	call(t, c, "iscsi_get_counters", nil, &counters)
+	text, err := os.ReadFile("../../../../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\d+)[^|]* \\| `([a-z_]+)` \\|").FindAllStringSubmatch(string(text), -1)
+	for _, row := range rows {
+		setting, value, counter := row[1], row[2], "limit_"+row[3]
+		if v, ok := options[setting]; !ok || fmt.Sprintf("%.0f", v) != value {
+			t.Errorf("%s is %v, and %s in the table", setting, v, value)
+		}
+		if _, ok := counters[counter]; !ok {
+			t.Errorf("there is no %s, or it is there twice", counter)
+		}
+		delete(counters, counter)
+		delete(options, setting)
+	}
+	for name := range counters {
+		if strings.HasPrefix(name, "limit_") {
+			t.Errorf("%s is not in the table", name)
+		}
+	}
+	for _, p := range rpc.LimitParams {
+		if _, left := options[p.Name]; left {
+			t.Errorf("%s is not in the table", p.Name)
+		}
 	}
 }

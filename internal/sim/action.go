@@ -16,7 +16,7 @@ func (in *initiator) act() {
 	if s.cfg.Drop[id] || s.cfg.Keep != nil && !s.cfg.Keep[id] {
 		return
 	}
-	in.draw(0, n)
+	in.draw(n)
 	r := in.rng
 	s.rep.Actions = append(s.rep.Actions, id)
 	s.acted()
@@ -170,7 +170,7 @@ func (in *initiator) logout() {
 	r := in.rng
 	t := in.newTask(kindLogout)
 	b := in.request(t, pdu.LogoutReq, pdu.FlagFinal|pick(r, byte(pdu.LogoutCloseSession), pdu.LogoutCloseConnection), true)
-	b.SetCID(uint16(in.id))
+	b.SetCID(in.cid)
 	in.tasks = append(in.tasks, t)
 	in.send(b, nil)
 	in.phase, in.parting, in.bursts = loggingOut, in.s.clk.T, in.bursts[:0]

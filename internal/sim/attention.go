@@ -160,7 +160,7 @@ func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		u := &in.units[place]
-		if in != by && in.phase == full && u.used && u.first && u.last < call && u.owed == 0 {
+		if in != by && in.up() && u.used && u.first && u.last < call && u.owed == 0 {
 			u.owed, u.reset = s.now(), call
 		}
 	}
@@ -172,7 +172,7 @@ func (s *run) owe(lu *lun, n notice, by *initiator, call int64) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		u := &in.units[place]
-		if in != by && in.phase == full && (in.nexus == n.to || n.to == everyone) && u.used && u.first && u.last < call && u.due[n.c].from == 0 && u.due[n.c].told < call {
+		if in != by && in.up() && (in.nexus == n.to || n.to == everyone) && u.used && u.first && u.last < call && u.due[n.c].from == 0 && u.due[n.c].told < call {
 			u.due[n.c].from, u.due[n.c].call = s.now(), call
 		}
 	}

@@ -81,7 +81,7 @@ type proof struct {
 
 // drawProof decides how to authenticate: mostly as the target's operator said.
 func (in *initiator) drawProof() {
-	s, r, l := in.s, in.rng, &in.login
+	s, r, l := in.s, in.dice, &in.login
 	p := &l.proof
 	*p = proof{since: len(s.auth.history) - 1}
 	c := s.auth.now()
@@ -156,7 +156,7 @@ func (in *initiator) secret() []byte {
 
 // securityKeys adds the keys of the security stage to a request.
 func (in *initiator) securityKeys(add func(k, v string)) {
-	s, r := in.s, in.rng
+	s, r := in.s, in.dice
 	p := &in.login.proof
 	if in.login.requests == 0 {
 		add(pdu.KeyAuthMethod, strings.Join(p.list, ","))

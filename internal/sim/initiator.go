@@ -3,26 +3,13 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"spindle/iscsi/pdu"
 	"spindle/reactor/clock"
 	"spindle/reactor/ring/simring"
 )
-
-// phase of an initiator's connection.
-type phase uint8
-
-const (
-	down phase = iota
-	loggingIn
-	full
-	loggingOut
-)
-
-func (p phase) String() string {
-	return [...]string{"down", "logging in", "full feature", "logging out"}[p]
-}
 
 // initiator is a model initiator: it makes the actions of its script, plays the
 // protocol, and checks everything the target says.
@@ -32,49 +19,38 @@ type initiator struct {
 	name string
 	isid [6]byte
 	pcg  rand.PCG
-	rng  *rand.Rand // of the action or login at hand
+	rng  *rand.Rand // of the action at hand
 
-	link     link // nil without a connection
-	tcp      tcpLink
-	rdma     rdmaLink
-	phase    phase
-	excused  string // why the connection may end; "" is no reason
-	login    login
-	prm      params
-	logins   int
-	portal   int
-	dialled  int64
-	failures uint64 // of the arenas, when it dialled
+	*conn          // the one that acts, or that a PDU has come by
+	conns  []*conn // that are open, the oldest first
+	rdma   rdmaLink
+	logins int
+	portal int
 
 	// The session.
-	cmdSN, expStatSN   uint32
-	expCmdSN, maxCmdSN uint32
-	statKnown          bool
+	cmdSN              uint32
+	expCmdSN, maxCmdSN uint32 // the newest that any connection told
 	nextITT            uint32
 	tasks              []*task
 	free               []*task
-	bursts             []burst
-	units              []unit     // by place in run.luns
-	nexus              uint8      // the model's number of its I_T nexus
-	old                []*task    // of the session before, of the same nexus
-	heard              bool       // the target has said something in full feature phase
-	parting            clock.Time // when it began to log out
-	plain              bool       // the next command counts in the window
-	asked              bool       // the target wants a logout
-	graves             []uint32   // tags of commands that task management ended
+	units              []unit   // by place in run.luns
+	nexus              uint8    // the model's number of its I_T nexus
+	old                []*task  // of the session before, of the same nexus
+	plain              bool     // the next command counts in the window
+	graves             []uint32 // tags of commands that task management ended
 
-	penance penance
-	replay  []byte // a CHAP response that was right once
+	penance  penance
+	steppers []*conn // scratch
+	replay   []byte  // a CHAP response that was right once
 
 	next  int // action
 	total int
 	limit int // tasks outstanding
 	wake  clock.Time
-	deaf  clock.Time
 }
 
 func newInitiator(s *run, id int) *initiator {
-	in := &initiator{s: s, id: id, name: fmt.Sprintf("%s%d", initiatorName, id)}
+	in := &initiator{s: s, id: id, name: fmt.Sprintf("%s%d", initiatorName, id), conn: newConn(uint16(id))}
 	in.rng = rand.New(&in.pcg)
 	in.isid = [6]byte{0x80, 0, 0, 0, 0, byte(id)}
 	in.total = s.plan.actions / s.plan.initiators
@@ -89,19 +65,26 @@ func newInitiator(s *run, id int) *initiator {
 // overRDMA tells whether the connection is over iSER.
 func (in *initiator) overRDMA() bool { return in.link == &in.rdma }
 
-// draw makes rng that of action or login number n, whatever came before it.
-func (in *initiator) draw(kind, n int) {
-	in.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(n)<<8|uint64(kind))
+// draw makes rng that of action number n, whatever came before it.
+func (in *initiator) draw(n int) { in.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(n)<<8) }
+
+// roll makes dice that of the next login.
+func (in *initiator) roll() {
+	in.conn.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(in.logins)<<8|1)
+	in.logins++
 }
 
 // through tells whether the initiator has made its actions.
 func (in *initiator) through() bool {
-	return in.next >= in.total && (in.link == nil || !in.link.queued())
+	return in.next >= in.total && !slices.ContainsFunc(in.conns, func(c *conn) bool { return c.link.queued() })
 }
 
 // describe tells where the initiator is, for the report of a run that is stuck.
 func (in *initiator) describe() string {
-	text := fmt.Sprintf("initiator %d is %v, action %d of %d", in.id, in.phase, in.next, in.total)
+	text := fmt.Sprintf("initiator %d, action %d of %d", in.id, in.next, in.total)
+	for _, c := range in.conns {
+		text += fmt.Sprintf(", connection %d is %v (%s)", c.cid, c.phase, c.excused)
+	}
 	for _, t := range in.tasks {
 		text += fmt.Sprintf(", task %#x (%v, maybe %v)", t.itt, t.kind, t.maybe)
 	}
@@ -110,39 +93,45 @@ func (in *initiator) describe() string {
 
 // ready tells whether a step would do something now.
 func (in *initiator) ready() bool {
-	l := in.link
-	if l == nil {
+	if len(in.conns) == 0 {
 		return in.next < in.total && in.wake <= in.s.clk.T
 	}
-	if in.deaf <= in.s.clk.T && l.ready() {
+	return slices.ContainsFunc(in.conns, in.canStep)
+}
+
+// canStep tells whether a step on c would do something now.
+func (in *initiator) canStep(c *conn) bool {
+	l := c.link
+	if c.deaf <= in.s.clk.T && l.ready() {
 		return true
 	}
 	if l.queued() {
 		return l.writable()
 	}
-	if len(in.bursts) > 0 {
-		return true
-	}
-	return in.phase == full && in.next < in.total && in.wake <= in.s.clk.T && in.mayAct()
+	return len(c.bursts) > 0 || in.canAct(c) && in.wake <= in.s.clk.T
+}
+
+// canAct tells whether the next action may be made on c, once its time has come.
+func (in *initiator) canAct(c *conn) bool {
+	return c.phase == full && in.next < in.total && !c.login.discovery && in.mayAct()
 }
 
 // due is when the initiator will want a step although nothing happens.
 func (in *initiator) due() clock.Time {
-	at := clock.Never
-	if in.next < in.total && in.wake > in.s.clk.T && (in.link == nil || in.phase == full && in.mayAct()) {
+	at, now := clock.Never, in.s.clk.T
+	if in.next < in.total && in.wake > now && (len(in.conns) == 0 || slices.ContainsFunc(in.conns, in.canAct)) {
 		at = in.wake
 	}
-	if in.deaf > in.s.clk.T && in.link != nil {
-		at = min(at, in.deaf)
+	for _, c := range in.conns {
+		if c.deaf > now {
+			at = min(at, c.deaf)
+		}
 	}
 	return at
 }
 
 // mayAct tells whether there is room for one more task.
 func (in *initiator) mayAct() bool {
-	if in.login.discovery {
-		return false
-	}
 	return in.owed() < in.limit && !pdu.SNLess(in.maxCmdSN, in.cmdSN) || in.stuckFor()
 }
 
@@ -160,11 +149,21 @@ func (in *initiator) owed() (n int) {
 // those that need no window.
 func (in *initiator) stuckFor() bool { return in.owed() < in.limit+4 && in.next%7 == 0 }
 
-// step makes one step.
+// step makes one step, on one of the connections that can.
 func (in *initiator) step() {
-	if in.link == nil {
+	if len(in.conns) == 0 {
 		in.dial()
 		return
+	}
+	can := in.steppers[:0]
+	for _, c := range in.conns {
+		if in.canStep(c) {
+			can = append(can, c)
+		}
+	}
+	in.steppers = can
+	if in.conn = can[0]; len(can) > 1 {
+		in.conn = can[in.s.rng.IntN(len(can))]
 	}
 	in.link.flush()
 	if in.deaf <= in.s.clk.T {
@@ -177,7 +176,7 @@ func (in *initiator) step() {
 	case in.link.queued():
 	case len(in.bursts) > 0:
 		in.sendBurst()
-	case in.phase == full && in.next < in.total && in.wake <= in.s.clk.T && in.mayAct():
+	case in.canAct(in.conn) && in.wake <= in.s.clk.T:
 		in.act()
 	}
 	if in.link != nil {
@@ -185,11 +184,11 @@ func (in *initiator) step() {
 	}
 }
 
-// excuse gives a reason why the connection may end.
+// excuse gives a reason why the session's connections may end.
 func (in *initiator) excuse(why string) {
 	in.letGoAll() // what it has reserved is the next one's
-	if in.link != nil && in.excused == "" {
-		in.excused = why
+	for _, c := range in.conns {
+		c.excuse(why)
 	}
 }
 
@@ -237,27 +236,37 @@ func (in *initiator) lost() {
 	in.drop()
 }
 
-// drop forgets the connection. What was outstanding stays open in the books:
-// the target may be at it still.
+// drop forgets the connection.
 func (in *initiator) drop() {
-	if in.link == nil {
+	c := in.conn
+	if c.link == nil {
 		return
 	}
-	in.link.close()
-	in.link = nil
-	in.endSession()
+	c.link.close()
+	c.link = nil
+	in.conns = slices.DeleteFunc(in.conns, func(k *conn) bool { return k == c })
+	if len(in.conns) == 0 {
+		in.endSession()
+	}
 }
 
-// endSession puts the session's tasks aside.
+// dropAll forgets all connections.
+func (in *initiator) dropAll() {
+	for len(in.conns) > 0 {
+		in.conn = in.conns[0]
+		in.drop()
+	}
+}
+
+// endSession puts the session's tasks aside. What was outstanding stays open in
+// the books: the target may be at it still.
 func (in *initiator) endSession() {
 	for i := range in.units {
 		in.letGo(i)
 	}
 	in.old = append(in.old, in.tasks...)
-	in.tasks = in.tasks[:0]
-	in.bursts, in.graves = in.bursts[:0], in.graves[:0]
-	in.phase, in.excused, in.asked, in.heard = down, "", false, false
-	in.deaf = 0
+	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
+	in.conn = newConn(uint16(in.id))
 	clear(in.units)
 	most := 2 * time.Millisecond
 	if !in.s.stable() {
@@ -269,13 +278,11 @@ func (in *initiator) endSession() {
 	}
 }
 
-// hangUp ends the connection at the end of the run.
+// hangUp ends the connections at the end of the run.
 func (in *initiator) hangUp() {
 	in.next = in.total
-	if in.link != nil {
-		in.excuse("the end")
-		in.drop()
-	}
+	in.excuse("the end")
+	in.dropAll()
 }
 
 func (s *run) arenaFailures() (n uint64) {

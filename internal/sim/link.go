@@ -42,6 +42,7 @@ type link interface {
 // tcpLink is a connection of the simulated kernel.
 type tcpLink struct {
 	in   *initiator
+	c    *conn
 	peer *simring.Peer
 	tx   []byte
 	rx   []byte
@@ -55,8 +56,8 @@ func (in *initiator) dialTCP(p portal) error {
 		return err
 	}
 	l := &in.tcp
-	*l = tcpLink{in: in, peer: peer, tx: l.tx[:0], rx: l.rx[:0]}
-	in.link = l
+	*l = tcpLink{in: in, c: in.conn, peer: peer, tx: l.tx[:0], rx: l.rx[:0]}
+	in.take(l)
 	in.s.conns[peer.ID()] = in
 	if in.s.cfg.Trace {
 		in.s.line("initiator %d: connection %d to portal %d, ISID %x", in.id, peer.ID(), p.tag, in.isid)
@@ -98,7 +99,8 @@ func (l *tcpLink) flush() {
 // receive takes what has arrived and deals with each whole PDU.
 func (l *tcpLink) receive() {
 	in := l.in
-	for in.link != nil && !in.s.failed() {
+	in.conn = l.c
+	for l.c.link != nil && !in.s.failed() {
 		n := l.peer.Readable()
 		if n == 0 {
 			break
@@ -110,18 +112,18 @@ func (l *tcpLink) receive() {
 		at := len(l.rx)
 		l.rx = append(l.rx, make([]byte, n)...)
 		l.rx = l.rx[:at+l.peer.Read(l.rx[at:])]
-		for in.link != nil && !in.s.failed() && l.parse() {
+		for l.c.link != nil && !in.s.failed() && l.parse() {
 		}
 	}
-	if in.link != nil && l.over() {
+	if l.c.link != nil && l.over() {
 		in.lost()
 	}
 }
 
 // digests tells which digests are in force.
 func (l *tcpLink) digests() (header, data bool) {
-	p := &l.in.prm
-	return p.headerDigest && l.in.phase != loggingIn, p.dataDigest && l.in.phase != loggingIn
+	p := &l.c.prm
+	return p.headerDigest && l.c.phase != loggingIn, p.dataDigest && l.c.phase != loggingIn
 }
 
 // parse takes one PDU off what was received, false when there is no whole one.
@@ -138,7 +140,7 @@ func (l *tcpLink) parse() bool {
 	}
 	dl := b.DataLen()
 	n := at + pdu.Padded(dl)
-	if dl > in.prm.maxRecv && in.phase != loggingIn {
+	if dl > l.c.prm.maxRecv && l.c.phase != loggingIn {
 		in.bad("framing", "data segment of %d bytes, we take %d: % x", dl, in.prm.maxRecv, b)
 		return false
 	}

@@ -43,9 +43,8 @@ type login struct {
 // dial opens a connection and begins a login.
 func (in *initiator) dial() {
 	s := in.s
-	in.draw(1, in.logins)
-	in.logins++
-	r := in.rng
+	in.roll()
+	r := in.dice
 	if k := r.IntN(len(s.portals)); len(in.old) == 0 {
 		in.portal = k
 	}
@@ -89,7 +88,7 @@ func (in *initiator) refusals(s *run, p portal) {
 }
 
 func (in *initiator) drawKeys() params {
-	r := in.rng
+	r := in.dice
 	p := params{
 		headerDigest: r.IntN(3) == 0, dataDigest: r.IntN(3) == 0,
 		initialR2T: r.IntN(3) == 0, immediate: r.IntN(4) != 0,
@@ -105,7 +104,7 @@ func (in *initiator) drawKeys() params {
 // keys are the texts of the next request.
 func (in *initiator) keys() []byte {
 	l, o := &in.login, &in.login.ours
-	r := in.rng
+	r := in.dice
 	var b []byte
 	add := func(k, v string) { b = append(append(append(append(b, k...), '='), v...), 0) }
 	if l.requests == 0 {
@@ -165,7 +164,7 @@ func (in *initiator) keys() []byte {
 
 // rdmaKeys are the keys of RFC 7145 §6, and no digests.
 func (in *initiator) rdmaKeys(offer func(k, v string, may bool)) {
-	l, r := &in.login, in.rng
+	l, r := &in.login, in.dice
 	l.ours.headerDigest, l.ours.dataDigest = false, false
 	for _, k := range [...]string{pdu.KeyHeaderDigest, pdu.KeyDataDigest} { // libiscsi offers them, ib_iser does not
 		offer(k, pick(r, "None", "None,CRC32C"), true)
@@ -217,7 +216,7 @@ func (in *initiator) sendLogin() {
 	b.SetFlags(fl)
 	copy(b.ISID(), in.isid[:])
 	b.SetITT(l.itt)
-	b.SetCID(uint16(in.id))
+	b.SetCID(in.cid)
 	b.SetCmdSN(in.cmdSN)
 	if in.statKnown {
 		b.SetExpStatSN(in.expStatSN)
@@ -380,6 +379,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	}
 	in.phase = full
 	in.expCmdSN, in.maxCmdSN = b.ExpCmdSN(), b.MaxCmdSN()
+	in.lastExpCmd, in.lastMaxCmd = in.expCmdSN, in.maxCmdSN
 	if in.expCmdSN != in.cmdSN || b.TSIH() == 0 {
 		s.fail("login", "initiator %d: ExpCmdSN %d, TSIH %d in the final response", in.id, in.expCmdSN, b.TSIH())
 	}
@@ -417,8 +417,8 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	in.old = in.old[:0]
 	in.nexus = s.intern(nexusName{in.id, in.isid, s.portals[in.portal].tag})
 	s.found(in.nexus)
-	if in.wake = s.clk.T; in.overRDMA() && in.rng.IntN(8) == 0 { // the target has to wait for its first PDU
-		in.wake = s.clk.T.Add(time.Duration(in.rng.IntN(60)) * time.Second)
+	if in.wake = s.clk.T; in.overRDMA() && in.dice.IntN(8) == 0 { // the target has to wait for its first PDU
+		in.wake = s.clk.T.Add(time.Duration(in.dice.IntN(60)) * time.Second)
 	}
 }
 

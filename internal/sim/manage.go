@@ -264,11 +264,8 @@ func (in *initiator) kill(t *task) {
 
 // answered fails when a task that must have an answer by now has none.
 func (in *initiator) answered(when string) {
-	if in.phase == down || in.phase == loggingIn || in.excused != "" {
-		return
-	}
 	for _, t := range in.tasks {
-		if !t.maybe {
+		if !t.maybe && t.conn.link != nil && t.conn.excused == "" {
 			in.bad("no answer", "%s: %v %#x (CmdSN %d, sent at instant %d) has no answer", when, t.kind, t.itt, t.cmdSN, t.call)
 		}
 	}

@@ -105,7 +105,7 @@ const (
 
 // dialRDMA begins to connect over the fabric.
 func (in *initiator) dialRDMA(p portal) error {
-	l, r := &in.rdma, in.rng
+	l, r := &in.rdma, in.dice
 	*l = rdmaLink{in: in, node: l.node, region: l.region, batch: l.batch, wcs: l.wcs,
 		sends: l.sends[:0], datas: l.datas[:0], tx: l.tx[:0], log: l.log[:0], to: p.addr}
 	for i := range uint32(sendSlots) {
@@ -137,7 +137,7 @@ func (in *initiator) dialRDMA(p portal) error {
 	l.ch.OnReady(wake)
 	l.ec.OnReady(wake)
 	in.s.count(DialsRDMA)
-	in.link = l
+	in.take(l)
 	if in.s.cfg.Trace {
 		in.s.line("initiator %d: connects to portal %d over RDMA, ISID %x", in.id, p.tag, in.isid)
 	}

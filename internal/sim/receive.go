@@ -70,18 +70,25 @@ func (in *initiator) pdu(b pdu.BHS, data []byte) {
 // acknowledge what was not sent, and does not promise more than it has tasks.
 func (in *initiator) window(b pdu.BHS) {
 	exp, most := b.ExpCmdSN(), b.MaxCmdSN()
-	if pdu.SNLess(exp, in.expCmdSN) || pdu.SNLess(in.cmdSN, exp) {
-		in.bad("CmdSN window", "ExpCmdSN %d after %d, next is %d", exp, in.expCmdSN, in.cmdSN)
+	if pdu.SNLess(exp, in.lastExpCmd) || pdu.SNLess(in.cmdSN, exp) {
+		in.bad("CmdSN window", "ExpCmdSN %d after %d, next is %d", exp, in.lastExpCmd, in.cmdSN)
 	}
-	if pdu.SNLess(most, in.maxCmdSN) {
-		in.bad("CmdSN window", "MaxCmdSN retreats from %d to %d", in.maxCmdSN, most)
+	if pdu.SNLess(most, in.lastMaxCmd) {
+		in.bad("CmdSN window", "MaxCmdSN retreats from %d to %d", in.lastMaxCmd, most)
 	}
 	if n := int32(most - exp + 1); n < 0 || n > int32(in.s.depth) && !in.login.discovery {
 		in.bad("CmdSN window", "window of %d commands (%d to %d), at most %d", n, exp, most, in.s.depth)
 	} else if n == 0 {
 		in.s.count(WindowShut)
 	}
-	in.expCmdSN, in.maxCmdSN = exp, most
+	in.lastExpCmd, in.lastMaxCmd = exp, most
+	// One connection may tell less than another has told already (RFC 7143 §4.2.2.1).
+	if pdu.SNLess(in.expCmdSN, exp) {
+		in.expCmdSN = exp
+	}
+	if pdu.SNLess(in.maxCmdSN, most) {
+		in.maxCmdSN = most
+	}
 }
 
 // statSN checks StatSN, which a status consumes and others show (RFC 7143 §4.2.2.2).
@@ -104,6 +111,9 @@ func (in *initiator) expectTask(b pdu.BHS, k taskKind) *task {
 		in.bad("one answer", "answer to a task that is none: %s", brief(b, true))
 	case t.kind != k:
 		in.bad("protocol", "wrong kind of answer to a %v: %s", t.kind, brief(b, true))
+		return nil
+	case t.conn != in.conn:
+		in.bad("allegiance", "answer on connection %d to a task of connection %d: %s", in.cid, t.conn.cid, brief(b, true))
 		return nil
 	}
 	return t

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"spindle/bdev"
@@ -430,10 +431,12 @@ func (s *run) die(power bool) {
 	for _, in := range s.inits {
 		in.penance = penance{}
 		in.excuse("the target died")
-		if in.link != nil {
-			in.link.receive()
+		for _, c := range slices.Clone(in.conns) {
+			if in.conn = c; c.link != nil {
+				c.link.receive()
+			}
 		}
-		in.drop()
+		in.dropAll()
 		for _, t := range in.old {
 			t.changing = 0 // what it changed is judged with the state that is left
 		}

@@ -23,6 +23,7 @@ func (k taskKind) String() string {
 // task is a request of an initiator that waits for its answer.
 type task struct {
 	kind    taskKind
+	conn    *conn // its connection allegiance
 	itt     uint32
 	cmdSN   uint32
 	imm     bool
@@ -83,7 +84,7 @@ func (in *initiator) newTask(k taskKind) *task {
 	} else {
 		t = new(task)
 	}
-	*t = task{kind: k, itt: in.nextITT, resets: t.resets[:0], data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
+	*t = task{kind: k, conn: in.conn, itt: in.nextITT, resets: t.resets[:0], data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
 	in.nextITT++
 	return t
 }
@@ -102,8 +103,8 @@ func (in *initiator) find(itt uint32) *task {
 
 // remove takes t off the list; its tag is not used again.
 func (in *initiator) remove(t *task) {
-	if in.link != nil {
-		in.link.ended(t)
+	if t.conn.link != nil {
+		t.conn.link.ended(t)
 	}
 	for i, o := range in.tasks {
 		if o == t {
@@ -112,13 +113,13 @@ func (in *initiator) remove(t *task) {
 		}
 	}
 	k := 0
-	for _, b := range in.bursts {
+	for _, b := range t.conn.bursts {
 		if b.t != t {
-			in.bursts[k] = b
+			t.conn.bursts[k] = b
 			k++
 		}
 	}
-	in.bursts = in.bursts[:k]
+	t.conn.bursts = t.conn.bursts[:k]
 	for _, o := range in.tasks {
 		for i, r := range o.refs {
 			if r == t {

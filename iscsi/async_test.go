@@ -93,12 +93,14 @@ func TestFastAbort(t *testing.T) {
 					good(t, b, tasks[i].ITT(), nil)
 				}
 			}
+			ack(a, a.ExpStatSN) // the fences want it
 			switch {
 			case tc.fn == pdu.TMFLUNReset:
 				attention(t, b, deviceReset)
 			case tc.fn == pdu.TMFClearTaskSet:
 				attention(t, b, cleared)
 			}
+			ack(b, b.ExpStatSN)
 			alive(t, b)
 			alive(t, a)
 			silent(t, g, b)

@@ -384,6 +384,9 @@ func (t *Task) respond() {
 		q.End()
 		q.View = nil
 	}
+	if t.sess.shared && t.fenced() {
+		return
+	}
 	t.conn.tp.Respond(p)
 }
 

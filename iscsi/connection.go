@@ -290,6 +290,9 @@ func (c *Connection) bindOuts() bool {
 // Closed implements Handler: the transport is done with the connection.
 func (c *Connection) Closed(why error) {
 	was := c.phase
+	if c.attached {
+		c.sess.unfenceTasks(c)
+	}
 	c.phase = phaseDead
 	sh := c.sh
 	if !plant.On(plant.LeakedTimer) {

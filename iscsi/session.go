@@ -51,6 +51,8 @@ type Session struct {
 	ended     bool
 	arrived   bool      // its leading connection has come
 	killed    bool      // ended before that
+	fenced    *fence    // around a response that has left, or is about to
+	behind    []behind  // what waits for it, oldest first
 	shared    bool      // has had a second connection: their PDUs may overtake each other
 	joining   int       // connections that may join it and have not come
 	rec       *recovery // nil at ErrorRecoveryLevel 0
@@ -266,6 +268,7 @@ func (s *Session) closeNexus(done func()) {
 	if len(s.onNexus) > 1 {
 		return
 	}
+	s.unfenceTasks(nil) // they may hold memory of the device
 	s.nexus.Close(func() {
 		s.nexusGone = true
 		for _, fn := range s.onNexus {

@@ -179,8 +179,12 @@ func (t *Task) dropBuffer() {
 // OutSent implements Sent: the response has left, or died with the connection.
 //
 //spindle:hot
-func (t *Task) OutSent(*Out) {
-	if s := t.sess; s.rec != nil && s.retain(t) {
+func (t *Task) OutSent(o *Out) {
+	s := t.sess
+	if f := s.fenced; f != nil && f.task == t && !t.reply.Unsent {
+		f.leaves(o.BHS.StatSN())
+	}
+	if s.rec != nil && s.retain(t) {
 		return
 	}
 	t.release()

@@ -12,12 +12,23 @@ import (
 // goes out once the affected tasks have ended.
 func (c *Connection) manage(b pdu.BHS) {
 	s := c.sess
-	itt, fn := b.ITT(), b.TMF()
+	itt, fn, lun := b.ITT(), b.TMF(), b.LUN()
 	answer := func(resp uint8) {
 		if plant.On(plant.DoubleAnswer) {
 			c.tmfResponse(itt, resp)
 		}
-		s.fence(c, func() { c.tmfResponse(itt, resp) })
+		f := &fence{
+			c: c, lun: lun, every: fn == pdu.TMFWarmReset || fn == pdu.TMFColdReset,
+			both: fn != pdu.TMFAbortTask && resp == pdu.TMFComplete,
+		}
+		f.send = func() {
+			c.withOut(func(o *Out) {
+				fillTMFResponse(o, itt, resp)
+				c.misc(o).then = func() { f.leaves(o.BHS.StatSN()) }
+				c.tp.Queue(o)
+			})
+		}
+		s.fence(f)
 	}
 	switch {
 	case s.nexus != nil && c.awaitCommands(b):

@@ -82,16 +82,35 @@ func (i *ITL) takeUA() Code {
 // it was aborted while its data still came in: what was not told is not cleared
 // (SAM-5 §5.14).
 func (t *Task) untold() {
+	if code := t.attention(); code != 0 {
+		t.itl.queueUA(code)
+	}
+}
+
+// attention is the unit attention that t reports, or 0.
+func (t *Task) attention() Code {
 	if t.SenseLen == 0 {
-		return
+		return 0
 	}
 	key, code := Key(t.Sense[2]&0xf), Code(be.Uint16(t.Sense[12:]))
 	if t.Sense[0]&0x7f == 0x72 { // descriptor format (SPC-5 §4.4.2)
 		key, code = Key(t.Sense[1]&0xf), Code(be.Uint16(t.Sense[2:]))
 	}
-	if key == UnitAttention {
-		t.itl.queueUA(code)
+	if key != UnitAttention {
+		return 0
 	}
+	return code
+}
+
+// Fences tells whether the response of t, which has ended, needs the transport's
+// Response Fence (RFC 7143 §4.2.2.3.4): that of PREEMPT AND ABORT, and the unit
+// attention by which a nexus learns that its tasks were aborted.
+func (t *Task) Fences() bool {
+	if t.Status == Good {
+		return t.CDB[0] == opPersistentOut && t.CDB[1]&0x1f == prPreemptAbort
+	}
+	code := t.attention()
+	return code>>8 == PowerOnReset>>8 || code == CommandsCleared
 }
 
 // dropUA removes c if it waits: REPORT LUNS clears 3F/0E (SPC-5 §6.33.1).

@@ -18,6 +18,7 @@ const usage = `usage: spindle-dev COMMAND
   rig [-target spindle|tgt] JOB    a job of scripts/rig in the QEMU guest
   bench-rig [-into PAGE] [-flags FLAGS]
                                    targets side by side over TCP and iSER, in that guest
+  oracle stgt|lio                  the dialogues against STGT, or against LIO in that guest
   sim [ARG...]                     the simulator
   abuse [-time D]                  misuse a target for D, beside a verified stream
   cover [-profile FILE | -from FILE]
@@ -40,7 +41,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "bench-rig": runBenchRig, "sim": runSim, "docs": runDocs, "cover": runCover, "abuse": runAbuse,
+		"test": runTest, "fuzz": runFuzz, "conformance": runConformance, "rig": runRig, "bench-rig": runBenchRig, "sim": runSim, "docs": runDocs, "cover": runCover, "abuse": runAbuse, "oracle": runOracle,
 	}
 	cmd, ok := commands[args[0]]
 	if !ok {

@@ -65,7 +65,20 @@ type packet struct {
 	data []byte
 }
 
-// Play plays a script. The error names the line that went wrong.
+// Departure is where a target did something else than a script says.
+type Departure struct {
+	Script, Step string
+	Line         int
+	Err          error
+}
+
+func (d *Departure) Error() string {
+	return fmt.Sprintf("%s:%d: %s: %v", d.Script, d.Line, d.Step, d.Err)
+}
+
+func (d *Departure) Unwrap() error { return d.Err }
+
+// Play plays a script. The error is a Departure.
 func (p *Player) Play(s *Script) error {
 	vars := p.Vars
 	p.Vars = make(map[string]string, len(vars)+8)
@@ -81,7 +94,7 @@ func (p *Player) Play(s *Script) error {
 	for i := range s.steps {
 		st := &s.steps[i]
 		if err := p.step(st); err != nil {
-			return fmt.Errorf("%s:%d: %s: %w", s.Name, st.line, strings.Join(append([]string{st.verb}, st.words...), " "), err)
+			return &Departure{s.Name, strings.Join(append([]string{st.verb}, st.words...), " "), st.line, err}
 		}
 	}
 	return nil

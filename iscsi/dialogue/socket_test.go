@@ -1,7 +1,6 @@
 package dialogue_test
 
 import (
-	"flag"
 	"slices"
 	"testing"
 	"time"
@@ -10,13 +9,6 @@ import (
 	"spindle/iscsi/dialogue"
 	"spindle/iscsi/dialogue/linktest"
 	"spindle/iscsi/iscsitest"
-)
-
-var (
-	foreign       = flag.String("dialogue.addr", "", "play against the target at this host:port")
-	foreignTarget = flag.String("dialogue.iqn", "", "its node's name")
-	foreignLUN    = flag.String("dialogue.lun", "1", "a LUN of it that may be written")
-	foreignWait   = flag.Duration("dialogue.patience", 2*time.Second, "how long it may take to answer")
 )
 
 // TestSocket plays every script over a real socket against the built target.
@@ -46,27 +38,6 @@ func TestSocket(t *testing.T) {
 			continue // only where waiting costs nothing
 		}
 		t.Run(s.Name, func(t *testing.T) {
-			if err := p.Play(s); err != nil {
-				t.Fatal(err)
-			}
-		})
-	}
-}
-
-// TestForeign plays the scripts against somebody else's target.
-func TestForeign(t *testing.T) {
-	if *foreign == "" {
-		t.Skip("-dialogue.addr names no target")
-	}
-	p := &dialogue.Player{
-		Dial: func() (dialogue.Link, error) { return linktest.DialSocket(*foreign, *foreignWait) }, Wait: time.Sleep,
-		Vars: map[string]string{"target": *foreignTarget, "initiator": iscsitest.Initiator, "lun": *foreignLUN, "portal": *foreign},
-	}
-	for _, s := range load(t) {
-		t.Run(s.Name, func(t *testing.T) {
-			if m := missing(s, p.Vars); len(m) > 0 {
-				t.Skipf("needs %v", m)
-			}
 			if err := p.Play(s); err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"spindle/bdev"
+	"spindle/internal/plant"
+)
 
 // Fields of byte 4 of START STOP UNIT (SBC-4 §5.25).
 const (
@@ -45,7 +48,7 @@ func doStartStop(t *Task) action {
 
 // homeStartStop loads or ejects the medium. Commands in the backend end first.
 func homeStartStop(lu *LogicalUnit, t *Task, r *round) {
-	if len(lu.prevent) != 0 {
+	if len(lu.prevent) != 0 && !plant.On(plant.PreventIgnored) {
 		t.fail(IllegalRequest, RemovalPrevented)
 		return
 	}
@@ -53,7 +56,9 @@ func homeStartStop(lu *LogicalUnit, t *Task, r *round) {
 	switch {
 	case load && lu.current.state == unitEjected:
 		lu.change(r).state = unitReady
-		r.attentionBut(MediumChanged, t.Nexus.ID)
+		if !plant.On(plant.LoadUntold) {
+			r.attentionBut(MediumChanged, t.Nexus.ID)
+		}
 	case !load && lu.current.state == unitReady:
 		lu.change(r).state = unitEjected
 		r.drain = true
@@ -106,6 +111,9 @@ func (lu *LogicalUnit) condition(s *snapshot) sense {
 func (t *Task) unready() bool {
 	s := t.View.snap
 	if s.state == unitEjected && t.op.flags&cmdUnready != 0 || s.state != unitEjected && t.op.flags&cmdBusy != 0 {
+		return false
+	}
+	if plant.On(plant.EjectedOpen) && s.state == unitEjected || plant.On(plant.WipeOpen) && s.state == unitSanitizing {
 		return false
 	}
 	t.check(t.View.lu.condition(s))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -194,10 +195,10 @@ func (lu *LogicalUnit) applyPorts(r *round) {
 func (t *Task) unreachable() bool {
 	p := t.View.snap.port(t.Nexus.ID.TPGT)
 	switch {
-	case p == nil || p.state.active():
+	case p == nil || p.state.active() || plant.On(plant.PathOpen):
 		return false
 	case p.state == PortStandby:
-		if t.op.flags&cmdStandby != 0 {
+		if t.op.flags&cmdStandby != 0 && !plant.On(plant.PathShut) {
 			return false
 		}
 		t.fail(NotReady, PortInStandby)
@@ -300,7 +301,7 @@ func prepSetPorts(t *Task) Result {
 // in the backend end first, whatever path they came by.
 func homeSetPorts(lu *LogicalUnit, t *Task, r *round) {
 	list := t.Data.Bytes()[:t.Want]
-	next := *lu.current
+	next, moved := *lu.current, false
 	next.ports = slices.Clone(lu.current.ports)
 	for at := setPortsHeader; at < len(list); at += setPortsDescr {
 		if len(list)-at < setPortsDescr {
@@ -317,12 +318,16 @@ func homeSetPorts(lu *LogicalUnit, t *Task, r *round) {
 			t.badParam(uint16(at+2), wholeByte)
 			return
 		}
+		moved = moved || p.state != state
 		p.state, p.reason = state, portExplicit
 	}
 	if slices.Equal(next.ports, lu.current.ports) {
 		return
 	}
 	lu.change(r).ports = next.ports
-	r.attentionBut(AccessStateChanged, t.Nexus.ID)
-	r.drain = true
+	if moved { // not only told to stay as it is
+		if r.drain = true; !plant.On(plant.PortsUntold) {
+			r.attentionBut(AccessStateChanged, t.Nexus.ID)
+		}
+	}
 }

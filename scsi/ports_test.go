@@ -140,6 +140,10 @@ func TestSetPorts(t *testing.T) {
 	g.dev.SetPorts([]uint16{1, 2})
 	g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
 	a, b := g.via("a", 1, 1), g.via("b", 2, 2)
+	// What is set as it was changes no state, which nobody has to be told.
+	if got, other := a.setPorts(0, 1), b.do(0, cdb("00"), nil, 0).outcome(); got != "good" || other != "good" {
+		t.Errorf("set as it was: %s, and the other: %s", got, other)
+	}
 	for _, tc := range []struct {
 		name  string
 		pairs []byte

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
@@ -93,7 +94,7 @@ func (lu *LogicalUnit) stepWipe() {
 		lu.endWipe()
 		return
 	}
-	if w.lba >= s.blocks {
+	if w.lba >= s.blocks || plant.On(plant.ShortWipe) && w.lba == s.blocks-1 {
 		w.lba = 0
 		if w.pass++; w.pass < w.passes && w.invert {
 			b := w.buf.Bytes()
@@ -109,7 +110,9 @@ func (lu *LogicalUnit) stepWipe() {
 		if w.op == bdev.Write {
 			n = uint64(w.buf.Len >> s.shift)
 		}
-		n = min(n, s.blocks-w.lba)
+		if n = min(n, s.blocks-w.lba); plant.On(plant.ShortWipe) && w.lba+n == s.blocks && n > 1 {
+			n--
+		}
 		w.io.Op, w.io.LBA, w.io.Blocks = w.op, w.lba, uint32(n)
 		w.io.Data = mem.Ref{}
 		if w.op == bdev.Write {

@@ -74,6 +74,14 @@ const (
 	LooseMerge             // ORWRITE lets others in between
 	FlagsLost              // a 32-byte CDB loses its flags
 	BirthForgotten         // TAS is 0 by default, whatever was configured
+	EjectedOpen            // a unit without medium serves as if it had one
+	PreventIgnored         // PREVENT does not keep the medium in
+	LoadUntold             // a load tells nobody
+	PathShut               // a path that is not active refuses what it must not
+	PathOpen               // a path that is not active is served
+	PortsUntold            // SET TARGET PORT GROUPS tells nobody
+	WipeOpen               // commands run beside SANITIZE
+	ShortWipe              // SANITIZE leaves the last block
 	NumBugs
 )
 
@@ -90,6 +98,7 @@ var names = [NumBugs]string{
 	"lost arm", "early ping", "long message", "leaked queue pair", "leaked registration", "wrong offset",
 	"leaving forgotten",
 	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
+	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
 }
 
 func (b Bug) String() string { return names[b] }

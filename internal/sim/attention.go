@@ -21,6 +21,8 @@ const (
 	causeReleased                  // a persistent reservation ended
 	causePreempted                 // CLEAR
 	causeModes                     // MODE SELECT
+	causeMedium                    // a medium was loaded
+	causeAccess                    // SET TARGET PORT GROUPS
 	numCauses
 )
 
@@ -50,6 +52,10 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causePreempted, true
 	case scsi.ModeParametersChanged:
 		return causeModes, true
+	case scsi.MediumChanged:
+		return causeMedium, true
+	case scsi.AccessStateChanged:
+		return causeAccess, true
 	}
 	return 0, false
 }

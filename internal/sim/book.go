@@ -27,6 +27,7 @@ type operation struct {
 	fua       bool // durable when good
 	atomic    bool // others see all of it or nothing
 	or        bool // it merges its value into what is there
+	wipe      bool // SANITIZE: reservations do not keep it out once it has begun
 	durable   bool // made so by a flush before a failed one
 	inside    int  // writes of it in the block layer
 	who       *initiator
@@ -74,7 +75,7 @@ func (b *book) enter(v value) {
 		b.s.fail("stale write", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after it was over (%s)",
 			n, o.itt, o.who.id, o.lu.id, o.lba, o.state)
 	}
-	if o.lu.fences != 0 && o.lu.fenced[o.nexus] {
+	if o.lu.fences != 0 && o.lu.fenced[o.nexus] && !o.wipe {
 		b.s.fail("fence", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after its nexus %d was preempted",
 			n, o.itt, o.who.id, o.lu.id, o.lba, o.nexus)
 	}

@@ -27,6 +27,7 @@ const (
 	classChange   // of what nexuses share
 	classRegistry // PERSISTENT RESERVE IN
 	classModes    // MODE SENSE of what may change
+	classPorts    // REPORT TARGET PORT GROUPS
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -110,8 +111,12 @@ func (in *initiator) command() {
 		t.lun = c
 	}
 	lu := in.s.luns[t.lun]
-	t.gated = true
+	t.gated, t.needs = true, needAll
 	var c cdb
+	if in.unready(t, lu, &c) {
+		in.submit(t, lu, &c)
+		return
+	}
 	if t.lun == in.s.plan.contended && r.IntN(4) == 0 {
 		switch k := r.IntN(24); {
 		case k < 13:
@@ -133,7 +138,10 @@ func (in *initiator) command() {
 		c = in.writeCommand(t, lu)
 	case k < 71:
 		t.class, t.access = classFlush, accessWrite
-		c = in.sized(0x35, 0, 0x91, 0, 0, 0)
+		if c = in.sized(0x35, 0, 0x91, 0, 0, 0); r.IntN(8) == 0 { // START STOP UNIT that stops flushes
+			t.needs = needAll &^ needMedium
+			c = cdb{b: [32]byte{0x1b}}
+		}
 	case k < 75:
 		c = in.unmap(t, lu)
 	case k < 79:
@@ -371,9 +379,9 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 		if k > 0 {
 			c.b[1], c.b[2] = 1, pick(r, byte(0x00), 0x80, 0x83, 0xb0, 0xb2)
 		}
-		t.gated = false
+		t.gated, t.needs = false, 0
 	case 3:
-		t.access = accessWrite // SPC-5 table 66: only for those who may change it
+		t.access, t.needs = accessWrite, needPath // SPC-5 table 66: only for those who may change it
 		c.b[0], c.b[2], c.b[4] = 0x1a, pick(r, byte(0x3f), 0x08, 0x0a), byte(t.want)
 	case 4:
 		t.access = accessUnit
@@ -384,11 +392,11 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 		c.b[0], c.b[1] = 0x9e, 0x10
 		be.PutUint32(c.b[10:], t.want)
 	case 6:
-		t.access = accessUnit
+		t.access, t.needs = accessUnit, needPath
 		c.b[0], c.b[1], c.b[2] = 0xa3, 0x0c, 0
 		be.PutUint32(c.b[6:], t.want)
 	default:
-		t.class, t.gated = classSense, false
+		t.class, t.gated, t.needs = classSense, false, 0
 		c.b[0], c.b[4] = 0x03, byte(t.want)
 	}
 	t.edtl = in.expect(t.want)
@@ -403,8 +411,10 @@ func (in *initiator) nonsense(t *task, lu *lun) cdb {
 		t.read, t.edtl, t.access = true, 512, accessRead
 		return cdb16(0x88, 0, 1<<32, 1)
 	case 1:
+		t.needs = 0
 		return cdb{b: [32]byte{0xc1}}
 	case 2: // no such service action
+		t.needs = 0
 		return cdb32(0x77, 0, 0, 0)
 	}
 	t.write, t.edtl, t.access = true, 512, accessWrite

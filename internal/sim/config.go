@@ -114,6 +114,17 @@ const (
 	WritesAtomic
 	AtomicsCompared
 	UnmapsOfTwo
+	Loads
+	Ejects
+	Prevents
+	Allows
+	PortsSet
+	PortsRead
+	PathsShut
+	Sanitizes
+	SanitizeExits
+	NotReadys
+	NotReadysSanitize
 	StoreSaves
 	StoreFaults
 	Conflicts
@@ -184,7 +195,9 @@ var stateNames = [numStates]string{
 	"Swaps", "SwapsDiffered", "ORWrites", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
-	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo", "StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
+	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",
+	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "SanitizeExits", "NotReadys", "NotReadysSanitize",
+	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",

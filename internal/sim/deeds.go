@@ -232,11 +232,21 @@ func (s *run) cycleMaps(c reactor.Caller) {
 		s.blur(lu)
 		s.excuseTasks(lu, 0)
 	}
+	// A port group that is gone for a unit comes back as optimized.
+	var ids []int
+	for _, lu := range s.luns {
+		ids = append(ids, lu.object.Call(s.now(), func(st shared) (shared, uint8) {
+			st.ports[1] = optimized
+			return st, resGood
+		}))
+	}
 	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
 	s.must(s.engine.RemoveMaps(nodeName, m))
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
 	s.must(s.engine.AddMaps(nodeName, m))
-	for _, lu := range s.luns {
+	c.(*coroutine).pause(2 * time.Millisecond) // units follow
+	for i, lu := range s.luns {
+		lu.object.Forget(s.now(), ids[i])
 		lu.unsteady, lu.changed = false, s.now()
 		s.blur(lu)
 		s.excuseTasks(lu, 0)

@@ -36,6 +36,8 @@ type common struct {
 	losing [maxNexuses]bool // these nexuses may be lost, and their RESERVE with them
 	fenced [maxNexuses]bool // were preempted: no write of theirs may reach the medium
 	fences int
+	wipes  []wipe
+	wiping bool // one may be at work, for all that the object knows
 }
 
 // beginShared makes the state of a unit known.
@@ -45,6 +47,7 @@ func (s *run) beginShared(lu *lun) {
 			st.reserved, st.owner = false, 0
 			add(st)
 		}
+		lu.drift(st, add)
 	}
 	lu.object.Reset(s.now(), lu.fresh())
 	lu.unfence()
@@ -69,6 +72,9 @@ func (s *run) revived(lu *lun, died bool) {
 		lu.object.Map(s.now(), lu.kept)
 	}
 	lu.unfence()
+	if s.unwipe(lu); died {
+		lu.wipes = lu.wipes[:0]
+	}
 }
 
 // doubtful tells whether a command sent at call may have met another unit than
@@ -81,7 +87,7 @@ func (s *run) lose(lu *lun, nexus uint8) {
 		return
 	}
 	lu.losing[nexus] = true
-	if !lu.object.Quiet() || lu.object.Any(s.now(), func(st *shared) bool { return st.reserved }) {
+	if !lu.object.Quiet() || lu.object.Any(s.now(), func(st *shared) bool { return st.reserved || st.prevent != nexusSet{} }) {
 		lu.object.Refresh(s.now())
 	}
 }
@@ -94,15 +100,17 @@ func (s *run) found(nexus uint8) {
 			continue
 		}
 		lu.losing[nexus] = false
-		if !lu.object.Keep(s.now(), func(st shared) bool { return !st.reserved || st.owner != nexus }) {
-			s.fail("reservation", "LUN %d: no order of the commands lets RESERVE end with its session", lu.id)
+		if !lu.object.Keep(s.now(), func(st shared) bool { return (!st.reserved || st.owner != nexus) && !st.prevent.has(nexus) }) {
+			s.fail("reservation", "LUN %d: no order of the commands lets RESERVE and PREVENT end with their session", lu.id)
 		}
 	}
 }
 
 // call begins the change that task t asks for.
-func (s *run) call(t *task, lu *lun) {
-	c := t.change
+func (in *initiator) call(t *task, lu *lun) {
+	c := &t.change
+	c.nexus, c.needs, c.access = in.nexus, t.needs, t.access
+	c.port = in.port()
 	t.changing = lu.object.Call(t.call, func(st shared) (shared, uint8) {
 		r := c.apply(&st, func(notice) {})
 		return st, r
@@ -199,7 +207,7 @@ func (in *initiator) fence(t *task, lu *lun, nexus uint8) {
 		lu.fences++
 	}
 	for i := range s.book.ops {
-		if o := &s.book.ops[i]; o.inside > 0 && o.lu == lu && o.nexus == nexus {
+		if o := &s.book.ops[i]; o.inside > 0 && o.lu == lu && o.nexus == nexus && !o.wipe {
 			in.bad("fence", "LUN %d: task %#x has preempted nexus %d, whose write %d (task %#x) is still in the block layer", lu.id, t.itt, nexus, i, o.itt)
 		}
 	}
@@ -241,8 +249,20 @@ func (in *initiator) admitted(t *task, lu *lun) {
 	if t.changing != 0 || t.access == accessFree || lu.doubtful(t.call) {
 		return
 	}
+	port := in.port()
 	if !lu.object.Any(t.call, func(st *shared) bool { return !st.refuses(in.nexus, t.access) }) {
 		in.bad("reservation", "LUN %d: task %#x of nexus %d ended well although a reservation keeps it out", lu.id, t.itt, in.nexus)
+	}
+	fits := func(st *shared) bool { return !st.unready(t.needs) && !st.cutOff(t.needs, port) }
+	if !lu.object.Any(t.call, fits) {
+		in.bad("not ready", "LUN %d: task %#x ended well although the unit is not ready, or its path is shut", lu.id, t.itt)
+	}
+	if t.needs&needQuiet != 0 && lu.wiping {
+		in.s.quiet(lu, t.call)
+		if lu.object.Quiet() && lu.object.Unchanged(t.call) {
+			lu.object.Keep(in.s.now(), func(st shared) bool { return fits(&st) })
+			lu.wiping = len(lu.wipes) != 0
+		}
 	}
 }
 
@@ -251,8 +271,13 @@ func (in *initiator) refused(t *task, lu *lun, key scsi.Key, code scsi.Code) {
 	if t.changing == 0 {
 		return
 	}
-	if key == scsi.IllegalRequest && (code == scsi.InvalidRelease || code == scsi.InvalidFieldInParam) {
+	switch {
+	case key == scsi.IllegalRequest && (code == scsi.InvalidRelease || code == scsi.InvalidFieldInParam):
 		in.changed(t, lu, resIllegal)
+	case key == scsi.IllegalRequest && code == scsi.RemovalPrevented:
+		in.changed(t, lu, resPrevented)
+	case key == scsi.DataProtect && t.change.kind >= doSanitize:
+		in.changed(t, lu, resProtected)
 	}
 }
 
@@ -261,6 +286,7 @@ func (s *run) over(t *task, st outcome, why string) {
 	s.book.over(t.op, st, why)
 	s.book.over(t.also, st, why)
 	s.undone(t, st)
+	s.wiping(t, st)
 }
 
 // mayCause are the unit attentions that a change may establish.
@@ -274,6 +300,10 @@ func (c *change) mayCause() (list []cause) {
 		return []cause{causeModes}
 	case doClear:
 		return []cause{causePreempted}
+	case doLoad:
+		return []cause{causeMedium}
+	case doSetPorts:
+		return []cause{causeAccess}
 	}
 	return nil
 }
@@ -281,7 +311,7 @@ func (c *change) mayCause() (list []cause) {
 // beginChange sends a command that changes what nexuses share.
 func (in *initiator) beginChange(t *task, lu *lun) {
 	s := in.s
-	s.call(t, lu)
+	in.call(t, lu)
 	for _, k := range t.change.mayCause() {
 		s.cause(lu, k)
 	}
@@ -307,7 +337,7 @@ func (s *run) endChange(t *task, lu *lun) {
 }
 
 // beginReset and endReset are a task management function that resets the unit
-// at a place: RESERVE ends and modes are the default, registrations stay (SPC-5 §5.14.1).
+// at a place: RESERVE and PREVENT end and modes are the default, registrations stay (SPC-5 §5.14.1).
 func (s *run) beginReset(t *task, place int) {
 	lu := s.luns[place]
 	for len(t.resets) <= place {

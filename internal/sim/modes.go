@@ -28,9 +28,9 @@ func (lu *lun) mayCache() bool { return lu.kind == kindFile }
 // selectModes is MODE SELECT (6) of one page.
 func (in *initiator) selectModes(t *task, lu *lun) (c cdb) {
 	r := in.rng
-	t.class, t.access, t.write = classChange, accessWrite, true
+	t.class, t.access, t.write, t.needs = classChange, accessWrite, true, needQuiet|needPath
 	m := in.likely(lu).modes
-	q := change{kind: doSelect, nexus: in.nexus}
+	q := change{kind: doSelect}
 	t.data = append(grow(t.data, 0), 0, 0, 0, 0)
 	if lu.mayCache() && r.IntN(2) == 0 {
 		q.caching = true
@@ -55,6 +55,9 @@ func (c *change) set(s *shared, tell func(notice)) result {
 	if s.refuses(c.nexus, accessWrite) {
 		return resConflict
 	}
+	if s.unready(c.needs) {
+		return resNotReady
+	}
 	m := s.modes
 	if c.caching {
 		m.through = c.modes.through
@@ -70,7 +73,7 @@ func (c *change) set(s *shared, tell func(notice)) result {
 
 // senseModes is MODE SENSE (6) of one page, without block descriptor.
 func (in *initiator) senseModes(t *task) (c cdb) {
-	t.class, t.read, t.access = classModes, true, accessWrite
+	t.class, t.read, t.access, t.needs = classModes, true, accessWrite, needPath
 	t.service = pick(in.rng, byte(pageCaching), pageControl)
 	t.want = 100
 	t.edtl = t.want
@@ -95,14 +98,7 @@ func (in *initiator) showed(t *task, lu *lun) {
 		}
 		return (b[8]&0x08 != 0) == st.modes.swp && (b[9]&0x40 != 0) == st.modes.tas
 	}
-	if !lu.object.Any(t.call, fits) {
-		in.bad("modes", "LUN %d: task %#x: no state that is possible shows % x", lu.id, t.itt, b)
-		return
-	}
-	if lu.object.Quiet() && lu.object.Unchanged(t.call) {
-		lu.object.Keep(in.s.now(), func(st shared) bool { return fits(&st) })
-		lu.refence()
-	}
+	in.fits(t, lu, "modes", fits)
 }
 
 // protected takes DATA PROTECT, SOFTWARE WRITE PROTECTED.

@@ -120,12 +120,16 @@ func (c *probeChannel) IODone(io *bdev.IO) {
 
 // ended notes the end of an I/O that was submitted at at.
 func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
+	s := c.p.s
 	c.left(at)
 	if io.Op == bdev.Flush && st == bdev.OK {
 		c.p.flushes = max(c.p.flushes, at)
 	}
 	if st == bdev.Failed || st == bdev.NoSpace {
 		c.p.lu.faults++
+		if c.p.lu.wiping {
+			c.p.lu.object.Refresh(s.now())
+		}
 	}
 }
 

@@ -9,17 +9,19 @@ func (c change) String() string {
 var changeNames = [...]string{
 	"REGISTER", "PR RESERVE", "PR RELEASE", "CLEAR", "PREEMPT", "PREEMPT AND ABORT", "REGISTER AND IGNORE EXISTING KEY",
 	"REGISTER AND MOVE", "RESERVE", "RELEASE", "MODE SELECT", "reset",
+	"load", "eject", "PREVENT", "ALLOW", "SET TARGET PORT GROUPS", "SANITIZE", "EXIT FAILURE MODE",
 }
 
 // changeStates are what runs have to see of each kind of change.
 var changeStates = [...]State{
 	Registers, PRReserves, PRReleases, PRClears, PRPreempts, PRPreemptAborts, RegisterIgnores, RegisterMoves, Reservations, ReleasesOld, ModeSelects, 0,
+	Loads, Ejects, Prevents, Allows, PortsSet, Sanitizes, SanitizeExits,
 }
 
 // reserveOld is RESERVE or RELEASE of SPC-2.
 func (in *initiator) reserveOld(t *task, lu *lun) (c cdb) {
-	t.class = classChange
-	t.change = change{kind: doReserveOld, nexus: in.nexus}
+	t.class, t.needs = classChange, needPath|needActive
+	t.change = change{kind: doReserveOld}
 	c.b[0] = pick(in.rng, byte(0x16), 0x56)
 	if st := in.likely(lu); st.reserved && st.owner == in.nexus || in.rng.IntN(2) == 0 {
 		t.change.kind = doReleaseOld
@@ -42,8 +44,8 @@ func (in *initiator) reserve(t *task, lu *lun) cdb {
 	r := in.rng
 	st := in.likely(lu)
 	own := st.keyOf(in.nexus)
-	t.class, t.access = classChange, accessUnit
-	c := change{nexus: in.nexus, key: own, aptpl: r.IntN(2) == 0, rtype: rsvTypes[r.IntN(len(rsvTypes))]}
+	t.class, t.access, t.needs = classChange, accessUnit, needPath
+	c := change{key: own, aptpl: r.IntN(2) == 0, rtype: rsvTypes[r.IntN(len(rsvTypes))]}
 	k := r.IntN(100)
 	switch {
 	case own == 0 && k < 60:
@@ -152,7 +154,7 @@ func b2i(b bool) int {
 
 // readReservations is PERSISTENT RESERVE IN.
 func (in *initiator) readReservations(t *task, lu *lun) (c cdb) {
-	t.class, t.read, t.access = classRegistry, true, accessUnit
+	t.class, t.read, t.access, t.needs = classRegistry, true, accessUnit, needPath
 	t.want = 1024
 	t.edtl = t.want
 	t.service = uint8(pick(in.rng, 0, 1, 3))
@@ -178,15 +180,7 @@ func (in *initiator) told(t *task, lu *lun) {
 		}
 		return s.isFullStatus(st, t.got)
 	}
-	if !lu.object.Any(t.call, fits) {
-		in.bad("reservation", "LUN %d: task %#x: no state that is possible reads % x", lu.id, t.itt, t.got)
-		return
-	}
-	// With nothing under way all reactors have one state: this one.
-	if lu.object.Quiet() && lu.object.Unchanged(t.call) {
-		lu.object.Keep(s.now(), func(st shared) bool { return fits(&st) })
-		lu.refence()
-	}
+	in.fits(t, lu, "reservation", fits)
 }
 
 // isKeys tells whether b is the READ KEYS data of s (SPC-5 §6.16.2).

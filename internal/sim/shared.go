@@ -4,8 +4,8 @@ package sim
 const maxRegs = 12
 
 // shared is what the nexuses of a logical unit share beside its blocks:
-// registrations and reservations (SPC-5 §5.14, SPC-2 §5.5.1) and mode
-// parameters. It is written from the standards, not from the device server.
+// registrations and reservations (SPC-5 §5.14, SPC-2 §5.5.1), mode parameters,
+// whether it is ready, and the states of the paths to it. It is written from the standards, not from the device server.
 type shared struct {
 	generation uint32
 	regs       [maxRegs]registration // by nexus, ascending
@@ -17,6 +17,9 @@ type shared struct {
 	reserved   bool // by RESERVE
 	owner      uint8
 	modes      modes
+	cond       condition
+	prevent    nexusSet // those that prevent the removal of the medium
+	ports      [2]portState
 }
 
 // registration is the key of a registered nexus.
@@ -149,6 +152,7 @@ func (lu *lun) kept(s shared) shared {
 	}
 	s.modes = lu.defaults()
 	s.generation, s.reserved, s.owner = 0, false, 0
+	s.cond, s.prevent, s.ports = isReady, nexusSet{}, [2]portState{}
 	return s
 }
 
@@ -159,6 +163,9 @@ const (
 	resGood result = iota
 	resConflict
 	resIllegal
+	resNotReady
+	resPrevented
+	resProtected
 	resTooMany // the model has no room: nothing is known any more
 )
 
@@ -174,6 +181,11 @@ type change struct {
 	unreg   bool
 	modes   modes // MODE SELECT, and what a reset leaves
 	caching bool  // ... of the caching page; otherwise of the control page
+	needs   needs
+	access  access
+	port    uint8        // that it came by
+	ports   [2]portState // SET TARGET PORT GROUPS
+	named   uint8        // ... which of them
 }
 
 type changeKind uint8
@@ -193,6 +205,13 @@ const (
 	doReleaseOld
 	doSelect
 	doReset
+	doLoad
+	doEject
+	doPrevent
+	doAllow
+	doSetPorts
+	doSanitize
+	doSanitizeExit
 )
 
 // notice is a unit attention that a change establishes for a nexus.
@@ -204,10 +223,27 @@ type notice struct {
 // apply makes the change; tell hears of the unit attentions. A registrant that
 // is removed by preemption is told so, which is how the caller knows of it.
 func (c *change) apply(s *shared, tell func(notice)) result {
-	switch c.kind {
-	case doReset:
-		s.reserved, s.owner, s.modes = false, 0, c.modes
+	if c.kind == doReset {
+		s.reserved, s.owner, s.modes, s.prevent = false, 0, c.modes, nexusSet{}
 		return resGood
+	}
+	if s.cutOff(c.needs, c.port) {
+		return resNotReady
+	}
+	if k := c.kind; k >= doLoad {
+		switch {
+		case s.refuses(c.nexus, c.access):
+			return resConflict
+		case s.unready(c.needs):
+			return resNotReady
+		case k == doSetPorts:
+			return c.setPorts(s, tell)
+		case k >= doSanitize:
+			return c.startSanitize(s)
+		}
+		return c.moveMedium(s, tell)
+	}
+	switch c.kind {
 	case doSelect:
 		return c.set(s, tell)
 	case doReserveOld:

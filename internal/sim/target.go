@@ -37,6 +37,8 @@ type plan struct {
 	power                         bool    // ... and the machine with it
 	deedEvery                     int     // actions between reconfigurations
 	storeFails                    bool    // now and then the store of reservations does
+	ported                        bool    // initiators set the states of the target ports
+	sanitized                     bool    // ... and sanitize
 	contended                     int     // place of the LUN whose reservation they fight for; -1 is none
 }
 
@@ -63,6 +65,7 @@ type lun struct {
 	passed    bool
 	spare     bool // comes and goes
 	tas       bool // TAS is 1 by default
+	removable bool
 	ramIndex  int
 	path      string
 	disk      *simring.Disk
@@ -105,6 +108,7 @@ func (s *run) draw() {
 	}
 	p.abortive = r.IntN(10) == 0
 	p.deedEvery = pick(r, 0, 20, 60, 60)
+	p.ported, p.sanitized = r.IntN(4) == 0, r.IntN(3) == 0
 	p.storeFails = !s.cfg.Calm && r.IntN(4) == 0
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
@@ -198,6 +202,7 @@ func (s *run) drawLUNs() {
 	add := func(id uint16, k lunKind) *lun {
 		lu := &lun{id: id, kind: k, blockSize: pick(r, uint32(512), 512, 4096)}
 		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
+		lu.removable = r.IntN(5) == 0
 		lu.area = uint64(pick(r, 48, 128, 256))
 		if lu.blockSize == 4096 {
 			lu.area /= 4
@@ -352,7 +357,9 @@ func (s *run) addNode(c reactor.Caller) {
 }
 
 // config is lu as the node has it.
-func (lu *lun) config() iscsi.LUN { return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas} }
+func (lu *lun) config() iscsi.LUN {
+	return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas, Removable: lu.removable}
+}
 
 // build makes the bdev of lu: module, stacked devices, probe.
 func (s *run) build(c reactor.Caller, lu *lun) {

@@ -56,6 +56,9 @@ type task struct {
 	sent        uint32
 	old         []value // COMPARE AND WRITE, VERIFY: what it expects
 	access      access
+	needs       needs
+	wipe        int    // SANITIZE: in the book
+	later       bool   // ... it does not wait for its end
 	service     uint8  // of PERSISTENT RESERVE IN
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
@@ -215,7 +218,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts
 }
 
 // stamp is a number that no other task of the run has.

@@ -71,6 +71,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.changed(t, lu, resGood)
 	case classModes:
 		in.showed(t, lu)
+	case classPorts:
+		in.portsShown(t, lu)
 	case classRegistry:
 		in.told(t, lu)
 	case classWrite:
@@ -188,7 +190,13 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 		if st = in.miscompared(t, lu, b); s.failed() {
 			return
 		}
+	case scsi.NotReady:
+		in.notReady(t, lu, code)
 	case scsi.MediumError, scsi.DataProtect:
+		if code == scsi.SanitizeFailed && t.wipe == 0 {
+			in.notReady(t, lu, code)
+			break
+		}
 		if code == scsi.SoftwareWriteProtected {
 			in.protected(t, lu)
 			break
@@ -219,7 +227,7 @@ func (in *initiator) mayRefuse(t *task, code scsi.Code) bool {
 	switch code {
 	case scsi.InvalidIUField: // the expected length is not what it has to be
 		return t.edtl != t.want
-	case scsi.InvalidRelease, scsi.InvalidFieldInParam:
+	case scsi.InvalidRelease, scsi.InvalidFieldInParam, scsi.RemovalPrevented:
 		return t.class == classChange // its model has judged it
 	case scsi.InvalidFieldInCDB: // a page or a reply that the unit does not have
 		return t.class == classReply || t.class == classSame || t.class == classZero

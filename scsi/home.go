@@ -221,7 +221,12 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 	switch c.kind {
 	case callCommand:
 		r.except = c.task
-		c.task.op.home(lu, c.task, r)
+		// Another command may have come home first.
+		if t := c.task; !t.op.worksIn(lu.current.state) {
+			t.check(lu.condition(lu.current))
+		} else {
+			t.op.home(lu, t, r)
+		}
 	case callReset:
 		lu.applyReset(c.reset, r)
 	case callLost:

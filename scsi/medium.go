@@ -107,10 +107,21 @@ func (lu *LogicalUnit) condition(s *snapshot) sense {
 	return sense{}
 }
 
+// worksIn tells whether a command works while its unit is in a state.
+func (c *command) worksIn(s unitState) bool {
+	switch s {
+	case unitReady:
+		return true
+	case unitEjected:
+		return c.flags&cmdUnready != 0
+	}
+	return c.flags&cmdBusy != 0
+}
+
 // unready ends a task that needs the unit to be ready. False: it does not.
 func (t *Task) unready() bool {
 	s := t.View.snap
-	if s.state == unitEjected && t.op.flags&cmdUnready != 0 || s.state != unitEjected && t.op.flags&cmdBusy != 0 {
+	if t.op.worksIn(s.state) {
 		return false
 	}
 	if plant.On(plant.EjectedOpen) && s.state == unitEjected || plant.On(plant.WipeOpen) && s.state == unitSanitizing {

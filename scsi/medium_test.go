@@ -3,6 +3,7 @@ package scsi
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"spindle/bdev"
 )
@@ -186,6 +187,32 @@ func TestEjectWaits(t *testing.T) {
 	}
 	if got := b.do(0, cdb("1e 00 00 00 01"), nil, 0).outcome(); got != "good" {
 		t.Error(got)
+	}
+}
+
+// TestEjectMeetsSanitize: an eject whose flush lasted until SANITIZE had begun
+// does not claim to have ejected anything.
+func TestEjectMeetsSanitize(t *testing.T) {
+	g := newBench(t, 2)
+	d := newDisk(512, 100, allCaps)
+	g.add(0, d, LUNOptions{Removable: true})
+	a, b := g.ready("a", 0), g.ready("b", 1)
+	d.stuck = true
+	e := a.start(0, cdb("1b 00 00 00 02"), nil, 0, AttrSimple)
+	g.turns(10)
+	c, list := overwrite(sanitizeImmed, 1, fill(0xaa, 4))
+	s := b.start(0, c, list, 0, AttrSimple)
+	g.turns(10)
+	if e.done {
+		t.Fatalf("ejected without a flush: %s", e.outcome())
+	}
+	for range 8 { // the flush and the passes
+		d.finish()
+		g.turns(10)
+		g.Advance(50 * time.Millisecond)
+	}
+	if e.outcome() != "02/041B" || s.outcome() != "good" {
+		t.Errorf("eject %s, sanitize %s", e.outcome(), s.outcome())
 	}
 }
 

@@ -86,9 +86,6 @@ func homeSanitize(lu *LogicalUnit, t *Task, r *round) {
 	case cur.state == unitSanitizing:
 		t.check(lu.condition(cur))
 		return
-	case cur.state == unitEjected:
-		t.check(lu.condition(cur))
-		return
 	case cur.state == unitUnsanitized && !cur.forgives && t.CDB[1]&sanitizeAUSE != 0:
 		// After a failed restricted operation only another one is allowed.
 		t.badCDB(1, 5)
@@ -138,7 +135,7 @@ func prepSanitizeExit(t *Task) Result {
 // had AUSE set (SBC-4 §4.11.3).
 func homeSanitizeExit(lu *LogicalUnit, t *Task, r *round) {
 	switch cur := lu.current; {
-	case cur.state == unitSanitizing || cur.state == unitEjected:
+	case cur.state == unitSanitizing:
 		t.check(lu.condition(cur))
 	case cur.state == unitUnsanitized && !cur.forgives:
 		t.badCDB(1, 4)

@@ -384,6 +384,9 @@ func (t *Task) respond() {
 		q.End()
 		q.View = nil
 	}
+	if t.sess.rec != nil {
+		t.cut()
+	}
 	if t.sess.shared && t.fenced() {
 		return
 	}

@@ -185,6 +185,7 @@ func (t *Task) takeOver(c *Connection, exp uint32) {
 			p.Off, p.DataSN = min(k.offset(exp), p.Data.Len), exp
 		}
 		*k = record{gen: t.gen, segment: c.sendLimit(), maxBurst: k.maxBurst, baseOff: p.Off, baseSN: p.DataSN, ackedSN: p.DataSN}
+		p.Segment = k.segment
 		if p.Off == p.Data.Len {
 			p.Data = mem.Ref{} // the initiator has it: the status alone is left
 		}

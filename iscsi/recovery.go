@@ -73,6 +73,14 @@ func (t *Task) record() *record {
 	return k
 }
 
+// cut settles how the data of t's response is cut: what the initiator declares
+// from here on changes nothing of it, or a DataSN would not tell what it stands for.
+func (t *Task) cut() {
+	k := t.record()
+	k.segment = t.conn.sendLimit()
+	t.reply.Segment = k.segment
+}
+
 // retain keeps a command whose response has left until it is acknowledged, for
 // SNACK and, at level 2, for another connection. False: it is not to be kept.
 func (s *Session) retain(t *Task) bool {
@@ -143,7 +151,11 @@ func (c *Connection) retainStatus(m *miscOut) {
 		c.releaseStatuses(c.acked)
 	}
 	if len(c.rec.statuses) > MaxRetainedStatus {
-		c.releaseStatuses(pdu.BHS(c.rec.statuses[0].bhs[:]).StatSN() + 1)
+		next := pdu.BHS(c.rec.statuses[0].bhs[:]).StatSN() + 1
+		if pdu.SNLess(c.rec.forgotten, next) {
+			c.rec.forgotten = next
+		}
+		c.releaseStatuses(next)
 	}
 }
 

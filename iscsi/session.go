@@ -91,6 +91,7 @@ func (s *Session) populate(sh *shard, depth uint32) error {
 		t.SCSI.Owner, t.SCSI.Arg = t, t
 		t.reply.Out.Bind(slots.Slice(uint32(i)*OutSlot, OutSlot))
 		t.reply.Out.Done = t
+		t.reply.Segment = 0
 		t.freeNext, s.free = s.free, t
 		s.freeCount++
 	}

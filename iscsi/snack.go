@@ -112,11 +112,7 @@ func (c *Connection) snackData(b pdu.BHS) uint8 {
 	if t.state != taskResponding && t.state != taskRetained {
 		return pdu.RejectProtocol // nothing has been sent yet
 	}
-	sent := t.reply.DataSN
-	if k.apart && t.state == taskRetained {
-		sent = k.pdus(t.reply.Data.Len)
-	}
-	from, end, ok := run(b, k.ackedSN, sent)
+	from, end, ok := run(b, k.ackedSN, t.sentPDUs(k))
 	if !ok || pdu.SNLess(from, k.baseSN) {
 		return pdu.RejectProtocol
 	}
@@ -125,6 +121,15 @@ func (c *Connection) snackData(b pdu.BHS) uint8 {
 	}
 	last := k.offset(end-1) + k.length(end-1, t.reply.Data.Len)
 	return c.again(t, k, uint64(last-k.offset(from)), snack{kind: pdu.SNACKData, from: from, end: end})
+}
+
+// sentPDUs is the DataSN after the last Data-In PDU of t that has been sent; data
+// that was cut anew has other numbers than it had.
+func (t *Task) sentPDUs(k *record) uint32 {
+	if k.apart {
+		return k.pdus(t.reply.Data.Len)
+	}
+	return t.reply.DataSN
 }
 
 // again queues a SNACK for n bytes of t's data unless they have been sent often
@@ -186,7 +191,7 @@ func (c *Connection) snackAck(b pdu.BHS) uint8 {
 		return pdu.RejectInvalidDataAck
 	}
 	k := t.record()
-	if n := b.BegRun(); pdu.SNLess(n, k.ackedSN) || pdu.SNLess(t.reply.DataSN, n) {
+	if n := b.BegRun(); pdu.SNLess(n, k.ackedSN) || pdu.SNLess(t.sentPDUs(k), n) {
 		return pdu.RejectInvalidDataAck
 	}
 	k.ackedSN = b.BegRun()
@@ -233,8 +238,10 @@ func (c *Connection) serveSNACKs() {
 			a.from, a.end = t.record().renew(t, c.sendLimit())
 			a.renewed = true
 			continue
+		} else if k := t.record(); a.kind == pdu.SNACKData && (pdu.SNLess(a.from, k.baseSN) || !pdu.SNLess(a.from, t.sentPDUs(k))) {
+			a.from = a.end // cut anew meanwhile: there is no such PDU any more
 		} else {
-			c.dataAgain(t, t.record(), a)
+			c.dataAgain(t, k, a)
 		}
 		if a.from != a.end && !pdu.SNLess(a.end, a.from) {
 			a.from++

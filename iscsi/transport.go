@@ -264,6 +264,9 @@ type Reply struct {
 	Residual uint32
 	Sense    mem.Ref // SenseLength and sense data, in the Out's slot
 	Cookie   Cookie  // of the command
+	// Segment bounds the data of a Data-In PDU, in bytes, where the numbers of its
+	// PDUs may be asked for; elsewhere it is 0 and Sequence.MaxSendData does.
+	Segment uint32
 
 	// The transport's progress.
 	Off    uint32

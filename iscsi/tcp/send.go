@@ -235,9 +235,12 @@ func (c *Conn) dataInOne(p *iscsi.Reply) {
 //
 //spindle:hot
 func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
-	x := &c.tx
+	x, segment := &c.tx, c.seq.MaxSendData
+	if p.Segment != 0 {
+		segment = p.Segment
+	}
 	for p.Off < p.Data.Len {
-		n := min(p.Data.Len-p.Off, c.seq.MaxSendData, MaxSendBytes)
+		n := min(p.Data.Len-p.Off, segment, MaxSendBytes)
 		if b := c.p.MaxBurst; b > 0 {
 			n = min(n, b-p.Off%b)
 		}

@@ -15,13 +15,17 @@ var (
 	uuidParam     = Param{Name: "uuid", Type: UUID, Doc: "identity; derived from the name when not given, so it survives restarts"}
 	sizeParams    = []Param{{Name: "num_blocks", Type: Uint64, Required: true, Doc: "size in blocks"}, {Name: "block_size", Type: Uint32, Required: true, Doc: "bytes: 512 or 4096"}}
 	physicalParam = Param{Name: "physical_block_size", Type: Uint32, Doc: "bytes; block_size when not given"}
-	// Protection information is malloc's: a null bdev knows the parameters so that
-	// their "off" values are accepted.
+	// Protection information is malloc's: the other bdevs know the parameters so that
+	// their "off" values are accepted, and the refusal of others says why.
 	metadataParams = []Param{
 		{Name: "md_size", Type: Uint32, Doc: "bytes of metadata a block: 0, or 8 with dif_type 1, of a malloc bdev"},
 		{Name: "dif_type", Type: Int32, Doc: "protection information: 0 is none, 1 is type 1, which its LUNs then have"},
 		{Name: "dif_is_head_of_md", Type: Bool, Doc: "accepted"},
 		{Name: "dif_pi_format", Type: Uint32, Doc: "accepted"},
+	}
+	noMetadata = [2]Param{
+		{Name: "md_size", Type: Uint32, Doc: "0: a file keeps no metadata"},
+		{Name: "dif_type", Type: Int32, Doc: "0: no protection information, which a crash could part from its data"},
 	}
 )
 
@@ -86,13 +90,20 @@ func memoryMethods() []Method {
 
 func geometry(r *request) (control.Geometry, error) {
 	g := control.Geometry{BlockSize: uint32(r.Uint("block_size")), NumBlocks: r.Uint("num_blocks"), PhysicalBlockSize: uint32(r.Uint("physical_block_size"))}
+	var err error
+	g.Protected, err = protected(r)
+	return g, err
+}
+
+// protected tells whether protection information is asked for.
+func protected(r *request) (bool, error) {
 	switch size, kind := r.Uint("md_size"), r.Int("dif_type"); {
 	case size == bdev.TupleLen && kind == 1:
-		g.Protected = true
+		return true, nil
 	case size != 0 || kind != 0:
-		return g, fmt.Errorf("metadata of %d bytes with protection information of type %d: only 8 with 1 is possible: %w", size, kind, syscall.EINVAL)
+		return false, fmt.Errorf("metadata of %d bytes with protection information of type %d: only 8 with 1 is possible: %w", size, kind, syscall.EINVAL)
 	}
-	return g, nil
+	return false, nil
 }
 
 func createMalloc(r *request) (any, error) {
@@ -130,14 +141,15 @@ func fileMethods() []Method {
 				Param{Name: "readonly", Type: Bool, Doc: "open for reading only"},
 				Param{Name: "fallocate", Type: Bool, Doc: "accepted; unmap punches holes wherever the file system can"},
 				uuidParam,
-				Param{Name: "nowait", Type: Bool, Doc: "accepted; I/O never blocks a reactor"}),
+				Param{Name: "nowait", Type: Bool, Doc: "accepted; I/O never blocks a reactor"},
+				noMetadata[0], noMetadata[1]),
 			Result: "the bdev's name", Doc: "Serve a file or block device, through io_uring.", Hint: hint,
 			bad: decodeInternal, run: func(r *request) (any, error) { return createFile(r, false) },
 		},
 		rescanMethod("aio"),
 		deleteMethod("aio", decodeInternal, "delete_aio_bdev"),
 		{
-			Name: "bdev_uring_create", State: Runtime, Params: one(file, name, size, uuidParam),
+			Name: "bdev_uring_create", State: Runtime, Params: one(file, name, size, uuidParam, noMetadata[0], noMetadata[1]),
 			Result: "the bdev's name", Doc: "The same module under SPDK's other name for it.", Hint: hint,
 			bad: decodeInternal, fails: answer{codeInternal, "Cannot create the uring bdev"},
 			run: func(r *request) (any, error) { return createFile(r, true) },
@@ -148,6 +160,14 @@ func fileMethods() []Method {
 }
 
 func createFile(r *request, uring bool) (any, error) {
+	switch kept, err := protected(r); {
+	case err != nil:
+		return nil, err
+	case kept:
+		// A block and its eight bytes would not reach the disk as one: after a crash a
+		// write that nobody was promised would be an error of the medium.
+		return nil, fmt.Errorf("a file keeps no protection information, which a crash could part from its data: %w", syscall.EINVAL)
+	}
 	return r.ctl.CreateFile(control.FileSpec{
 		Name: r.String("name"), UUID: r.UUID("uuid"), Path: r.String("filename"), BlockSize: uint32(r.Uint("block_size")),
 		ReadOnly: r.Bool("readonly"), Fallocate: r.Bool("fallocate"), Uring: uring,

@@ -365,7 +365,7 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	o := load.Options{
 		Sizes: []load.Size{{Bytes: w.Size, Percent: 100}}, Depth: w.Depth, Connections: w.Connections,
 		Runtime: p.Method.Runtime, Ramp: p.Method.Ramp, CPU: p.Method.InitiatorCPU, Congestion: p.Method.Congestion,
-		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize, Rate: w.Rate, Opcode: w.Opcode, Idle: w.Idle,
+		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize, Rate: w.Rate, Sleep: w.Sleep, Opcode: w.Opcode, Idle: w.Idle,
 	}
 	var err error
 	if o.Address, err = load.ParseURL(c.run.URLs[w.LUN]); err != nil {

@@ -212,7 +212,7 @@ func (s *suite) connections() {
 
 func (s *suite) reactors() {
 	w := workload(fmt.Sprintf("null:randread:4k:8:%d", connRate))
-	w.Rate = ratePerSecond
+	w.Rate, w.Sleep = ratePerSecond, true // one of the reactors has the initiator's CPU
 	c := s.add(Test{
 		Name: "reactors", Title: fmt.Sprintf("null, 4K randread, %d IOPS on %d connections, reactors that sleep when idle", ratePerSecond, connRate),
 		Workload: w, Entries: peers(twoReactors, oneReactor), Subject: twoReactors, Decides: "cpu",

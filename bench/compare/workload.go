@@ -21,6 +21,7 @@ type Workload struct {
 	Connections int    `json:"connections"`
 	Digests     bool   `json:"digests,omitempty"`
 	Rate        int    `json:"rate,omitempty"`   // I/Os a second; 0 is as many as possible
+	Sleep       bool   `json:"sleep,omitempty"`  // the initiator gives its CPU away meanwhile
 	Opcode      string `json:"opcode,omitempty"` // sent instead of READ(16) and WRITE(16)
 	Idle        bool   `json:"idle,omitempty"`   // nothing is sent
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -161,15 +162,24 @@ func TestVerify(t *testing.T) {
 }
 
 func TestRate(t *testing.T) {
-	o := options(t, responder(t, "0"), "randread", 4096)
-	o.Rate, o.Runtime = 2000, 500*time.Millisecond
-	r, err := load.Run(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A busy machine may be late, but it cannot be early.
-	if most := uint64(2000*r.Elapsed.Seconds()) + 50; r.IOs() == 0 || r.IOs() > most {
-		t.Errorf("%d I/Os in %v at 2000 a second", r.IOs(), r.Elapsed)
+	for _, sleep := range []bool{false, true} {
+		t.Run(fmt.Sprintf("sleep %v", sleep), func(t *testing.T) {
+			o := options(t, responder(t, "0"), "randread", 4096)
+			o.Rate, o.Sleep, o.Runtime = 2000, sleep, 500*time.Millisecond
+			r, err := load.Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A busy machine may be late, but it cannot be early.
+			if most := uint64(2000*r.Elapsed.Seconds()) + 50; r.IOs() == 0 || r.IOs() > most {
+				t.Errorf("%d I/Os in %v at 2000 a second", r.IOs(), r.Elapsed)
+			}
+			// One that sleeps does so for each I/O that it has to wait for; late ones
+			// come many at a time.
+			if slept := r.CPU.Voluntary > int64(r.IOs()/20); slept != sleep {
+				t.Errorf("slept %d times for %d I/Os", r.CPU.Voluntary, r.IOs())
+			}
+		})
 	}
 }
 

@@ -164,6 +164,9 @@ type Options struct {
 	Seed        uint64
 	Once        bool // end when a sequential pattern has gone through the span
 	Idle        bool // log in and send nothing
+	// Sleep gives the CPU away until a command is due or answered, instead of
+	// spinning: for targets that share the CPU. It wants a Rate.
+	Sleep bool
 	// Opcode sends this command instead of READ(16) and WRITE(16); see Opcodes.
 	// Its data is the same in every block, so that what compares finds it.
 	Opcode string
@@ -195,6 +198,8 @@ func (o *Options) Check() error {
 		return badOption("--runtime %v: want a time", o.Runtime)
 	case o.Ramp < 0 || o.Rate < 0:
 		return badOption("negative ramp time or rate")
+	case o.Sleep && o.Rate == 0:
+		return badOption("--sleep wants --rate: without one there is always something to do")
 	case o.Verify && len(o.Sizes) > 1:
 		return badOption("--verify wants one block size, not a split")
 	case o.Once && (o.Pattern.Random || o.Connections > 1 || o.Ramp > 0):

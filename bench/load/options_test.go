@@ -108,6 +108,8 @@ func TestCheck(t *testing.T) {
 		{"verification of a split", func(o *Options) { o.Verify, o.Sizes = true, []Size{{512, 50}, {4096, 50}} }, true},
 		{"random once", func(o *Options) { o.Once, o.Pattern.Random = true, true }, true},
 		{"negative rate", func(o *Options) { o.Rate = -1 }, true},
+		{"sleep without a rate", func(o *Options) { o.Sleep = true }, true},
+		{"sleep with one", func(o *Options) { o.Sleep, o.Rate = true, 1 }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := good()

@@ -418,7 +418,7 @@ func (g *generator) until(t clock.Time, measured bool) error {
 //
 //spindle:hot
 func (g *generator) turn() error {
-	cqes, err := g.loop.Turn(0)
+	cqes, err := g.loop.Turn(g.rest())
 	if err != nil {
 		return err
 	}
@@ -446,6 +446,24 @@ func (g *generator) turn() error {
 	}
 	g.dirty = g.dirty[:again]
 	return nil
+}
+
+// longestRest bounds a sleep, for all that is looked at between turns.
+const longestRest = time.Millisecond
+
+// rest is until when the next turn may sleep: the next command is due, or an
+// answer comes. 0: it spins.
+//
+//spindle:hot
+func (g *generator) rest() clock.Time {
+	if !g.o.Sleep || g.worked || len(g.dirty) > 0 || g.interval == 0 {
+		return 0
+	}
+	until := g.now.Add(longestRest)
+	if next := clock.Time(g.started + g.interval); next > g.now {
+		return min(next, until)
+	}
+	return until
 }
 
 // all lets every connection send, beginning with another one each time: at the

@@ -124,7 +124,11 @@ func facts(r *compare.Result) [][2]string {
 	}
 	for _, p := range r.Peers {
 		if p.Absent == "" {
-			list = append(list, [2]string{p.Title, p.Version + "; counted by " + p.Counted})
+			version := p.Version
+			if p.Counted != "" {
+				version += "; counted by " + p.Counted
+			}
+			list = append(list, [2]string{p.Title, version})
 		}
 	}
 	return list

@@ -82,6 +82,7 @@ func declareLoad(fs *flag.FlagSet) *loadFlags {
 	fs.Var(&f.runtime, "runtime", "`TIME` that is measured: 10, 10s, 1m")
 	fs.Var(&f.ramp, "ramp", "`TIME` of load before that, not measured")
 	fs.IntVar(&f.o.Rate, "rate", 0, "`IOPS` of all connections together; latency then counts from\nwhen an I/O was due (default as many as possible)")
+	fs.BoolVar(&f.o.Sleep, "sleep", false, "sleep until the rate has something due, instead of spinning")
 	fs.StringVar(&f.size, "size", "", "`SIZE` from the start of the LUN to touch (default all of it)")
 	fs.StringVar(&f.verify, "verify", "", "`crc32c`: stamp what is written and compare what is read;\na write pattern is read back at the end")
 	fs.IntVar(&f.o.CPU, "cpu", -1, "`CPU` to pin the initiator to")

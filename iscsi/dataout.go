@@ -60,7 +60,7 @@ func (c *Connection) dataOutReceived(p *PDU) {
 		}
 		t.abortWith(scsi.ProtocolCRC) // a PDU is missing: nothing is recovered at ERL 0
 		return
-	case t.got+n > t.burstEnd:
+	case t.got+n > t.burstEnd, t.final && t.got+n > t.asked: // the R2T may still wait for its turn
 		t.abortWith(scsi.IncorrectDataAmount)
 		return
 	case t.final && b.Final() && t.got+n != t.burstEnd:

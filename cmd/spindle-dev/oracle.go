@@ -36,7 +36,9 @@ func runOracle(ctx context.Context, args []string) error {
 }
 
 func lioOracle(ctx context.Context) error {
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-o", oracleTest, "./iscsi/dialogue").CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", oracleTest, "./iscsi/dialogue")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // the guest's libraries are its own
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go test -c ./iscsi/dialogue: %w\n%s", err, out)
 	}
 	dir, err := rig.CacheDir()

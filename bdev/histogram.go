@@ -102,7 +102,7 @@ func (l layout) start(i int) uint64 {
 
 // BucketStart is the smallest latency, in nanoseconds, that bucket i counts.
 func (h *Histogram) BucketStart(i int) uint64 {
-	return layout{uint32(h.Granularity), h.MinRange, h.MaxRange}.start(i)
+	return h.layout().start(i)
 }
 
 // Count is the number of I/Os whose bucket starts in [from, to).
@@ -114,6 +114,33 @@ func (h *Histogram) Count(from, to uint64) uint64 {
 		}
 	}
 	return n
+}
+
+// NewHistogram makes a histogram that its owner counts in, zero from the start.
+func NewHistogram(o HistogramOptions) (*Histogram, error) {
+	if o.Granularity == 0 {
+		o.Granularity = DefaultGranularity
+	}
+	if o.Granularity < minGranularity || o.Granularity > maxGranularity || o.Op > AllOps || (o.MaxNS != 0 && o.MaxNS < o.MinNS) {
+		return nil, ErrHistogram
+	}
+	l := newLayout(o)
+	return &Histogram{HistogramOptions: o, MinRange: l.min, MaxRange: l.max, Buckets: make([]uint64, l.buckets())}, nil
+}
+
+func (h *Histogram) layout() layout { return layout{uint32(h.Granularity), h.MinRange, h.MaxRange} }
+
+// Add counts a latency.
+//
+//spindle:hot
+func (h *Histogram) Add(ns uint64) { h.Buckets[h.layout().index(ns)]++ }
+
+// Merge adds the counts of o. Preconditions: it has the same options.
+func (h *Histogram) Merge(o *Histogram) {
+	invariants.Check(h.HistogramOptions == o.HistogramOptions, "bdev: histograms differ")
+	for i, n := range o.Buckets {
+		h.Buckets[i] += n
+	}
 }
 
 // tally is one channel's histogram. The channel's reactor is its only writer.
@@ -141,18 +168,15 @@ func (t *tally) add(op Op, ns uint64) {
 
 // EnableHistogram starts counting latencies, from zero, on every channel.
 func (b *Bdev) EnableHistogram(o HistogramOptions) error {
-	if o.Granularity == 0 {
-		o.Granularity = DefaultGranularity
-	}
-	if o.Granularity < minGranularity || o.Granularity > maxGranularity || o.Op > AllOps || (o.MaxNS != 0 && o.MaxNS < o.MinNS) {
-		return ErrHistogram
+	h, err := NewHistogram(o)
+	if err != nil {
+		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l := newLayout(o)
-	b.hist = &Histogram{HistogramOptions: o, MinRange: l.min, MaxRange: l.max, Buckets: make([]uint64, l.buckets())}
+	b.hist = h
 	for _, c := range b.channels {
-		c.hist.Store(newTally(o))
+		c.hist.Store(newTally(h.HistogramOptions))
 	}
 	return nil
 }

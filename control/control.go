@@ -46,6 +46,8 @@ type Engine interface {
 	SetPortGroupState(c reactor.Caller, node string, tag uint16, state scsi.PortState) error
 	PortGroupStates(node string) ([]scsi.PortGroup, error)
 	Counters() []iscsi.Counter
+	NodeStats(c reactor.Caller, node string) ([]iscsi.NodeStats, error)
+	EnableHistograms(c reactor.Caller, node string, on bool, o bdev.HistogramOptions) error
 }
 
 // ReactorStats is one reactor, for those who watch.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 
+	"spindle/bdev"
 	"spindle/iscsi"
 	"spindle/scsi"
 )
@@ -481,6 +482,34 @@ func (c *Control) Counters() []iscsi.Counter {
 		list = append(list, c.TransportCounters()...)
 	}
 	return list
+}
+
+// NodeStats are what target nodes have counted, or the one of a name; without a
+// name the last has none, and is of discovery and of logins that came to no node.
+func (c *Control) NodeStats(name string) ([]iscsi.NodeStats, error) {
+	if name != "" {
+		n, err := c.node(name)
+		if err != nil {
+			return nil, err
+		}
+		name = wireName(n.Name)
+	}
+	list, err := c.Engine.NodeStats(c.Caller, name)
+	for i := range list {
+		if n, err := c.node(list[i].Name); err == nil {
+			list[i].Name = n.Name
+		}
+	}
+	return list, err
+}
+
+// EnableHistograms starts counting the latencies of a node's commands, or stops.
+func (c *Control) EnableHistograms(name string, on bool, o bdev.HistogramOptions) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	return c.Engine.EnableHistograms(c.Caller, wireName(n.Name), on, o)
 }
 
 // Connections lists the connections there are; nodes have the names they were

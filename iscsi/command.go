@@ -33,6 +33,7 @@ func (c *Connection) commandHeader(p *PDU) {
 	}
 	t := s.claim(c, itt, sn)
 	t.fill(b, p.AHS)
+	t.began, t.counts = c.sh.r.Now(), true
 	t.reply.Cookie = p.Cookie
 	n := b.DataLen()
 	if c.verdict == early {
@@ -150,7 +151,7 @@ func (c *Connection) commandReceived(p *PDU) {
 	}
 	t := p.Ctx
 	t.stream = false
-	c.cmds++
+	c.n.Commands++
 	if p.BadData && s.rec != nil && t.state != taskExecuting {
 		c.discard(p.BHS, t)
 		return

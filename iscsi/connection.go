@@ -100,7 +100,9 @@ type Connection struct {
 	nop     reactor.Timer
 	pinged  bool
 	pingAt  clock.Time
-	cmds    uint64
+	n       ConnCounts
+	tally   *tally // of its node; nil before full feature phase
+	refused bool   // its login was
 	closing error
 }
 
@@ -294,6 +296,7 @@ func (c *Connection) Closed(why error) {
 		c.sess.unfenceTasks(c)
 	}
 	c.phase = phaseDead
+	c.closedCounts(was, why)
 	sh := c.sh
 	if !plant.On(plant.LeakedTimer) {
 		sh.r.Disarm(&c.nop)
@@ -388,6 +391,7 @@ func (c *Connection) closeAfterSend(why error) {
 //
 //spindle:hot
 func (c *Connection) Header(p *PDU) {
+	c.n.PDUsIn++
 	switch {
 	case c.phase == phaseLogin:
 		c.loginHeader(p)

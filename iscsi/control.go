@@ -189,6 +189,9 @@ func (e *Engine) AddNode(c reactor.Caller, cfg NodeConfig) error {
 		return err
 	}
 	n := &Node{cfg: cfg, dev: scsi.NewDevice(name, e.reactors), removed: new(atomic.Bool)}
+	for range e.shards {
+		n.tallies = append(n.tallies, new(tally))
+	}
 	if e.store != nil {
 		n.dev.Persist(e.store, e.offload)
 	}
@@ -418,7 +421,7 @@ type Describer interface{ Describe() []Fact }
 
 func (c *Connection) info() ConnInfo {
 	i := ConnInfo{
-		ID: c.id, CID: c.cid, Reactor: c.sh.r.ID, State: "running", Commands: c.cmds,
+		ID: c.id, CID: c.cid, Reactor: c.sh.r.ID, State: "running", Commands: c.n.Commands,
 		InitiatorAddr: c.peer.Addr().Unmap().String(), TargetAddr: c.local.Addr().Unmap().String(),
 		Transport: c.tp.Traits().Name, LoginPhase: "not_started",
 	}

@@ -85,6 +85,8 @@ func (c *Connection) sendLogin(r login.Reply) {
 	})
 	if r.Verdict == login.Failed {
 		c.judged(r.Status)
+		c.refused = true
+		c.loginTally().logins[loginEnd(r.Status)]++
 		id := l.m.Identity()
 		c.e.log.Info("login refused", "peer", c.peer, "initiator", id.InitiatorName, "node", id.TargetName, "status", r.Status, "why", r.Reason)
 		c.closeAfterSend(errProtocol)
@@ -249,6 +251,11 @@ func (c *Connection) fullFeature() {
 		}
 	}
 	s.attach(c)
+	c.tally = sh.tally(s.node)
+	c.tally.logins[loginAccepted]++
+	if !c.joins {
+		c.tally.sessions++
+	}
 	c.seq.MaxSendData = c.maxSendData
 	c.openText()
 	c.login = nil

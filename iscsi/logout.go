@@ -10,6 +10,9 @@ import (
 // response leaves, the connection closes.
 func (c *Connection) logout(b pdu.BHS) {
 	s, itt := c.sess, b.ITT()
+	if r := int(b.LogoutReason()); r < len(logoutNames) {
+		c.tally.logouts[r]++
+	}
 	switch b.LogoutReason() {
 	case pdu.LogoutCloseSession:
 		c.logoutSession(itt)

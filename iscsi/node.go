@@ -18,7 +18,8 @@ import (
 type Node struct {
 	cfg     NodeConfig
 	dev     *scsi.Device
-	removed *atomic.Bool // shared by the versions of a node
+	removed *atomic.Bool // shared by the versions of a node, as are
+	tallies []*tally     // by reactor
 }
 
 // depth is the command window of the node's sessions.

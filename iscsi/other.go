@@ -126,6 +126,10 @@ func (c *Connection) resumeOther(t *Task) {
 // 7143 §11.17).
 func (c *Connection) reject(b pdu.BHS, reason uint8) {
 	c.e.Stats.Rejects.Add(1)
+	c.n.Rejects++
+	if reason == pdu.RejectDataDigest {
+		c.n.DigestErrors++
+	}
 	hdr := append([]byte(nil), b[:pdu.HeaderLen]...)
 	c.withOut(func(o *Out) {
 		o.BHS.Clear(pdu.Reject)

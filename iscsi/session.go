@@ -49,13 +49,15 @@ type Session struct {
 	aborted   []*Task       // of ABORT TASK functions outstanding; with fastAbort
 	ending    bool
 	ended     bool
-	arrived   bool      // its leading connection has come
-	killed    bool      // ended before that
-	fenced    *fence    // around a response that has left, or is about to
-	behind    []behind  // what waits for it, oldest first
-	shared    bool      // has had a second connection: their PDUs may overtake each other
-	joining   int       // connections that may join it and have not come
-	rec       *recovery // nil at ErrorRecoveryLevel 0
+	arrived   bool       // its leading connection has come
+	killed    bool       // ended before that
+	fenced    *fence     // around a response that has left, or is about to
+	behind    []behind   // what waits for it, oldest first
+	shared    bool       // has had a second connection: their PDUs may overtake each other
+	joining   int        // connections that may join it and have not come
+	rec       *recovery  // nil at ErrorRecoveryLevel 0
+	gone      ConnCounts // of connections that have closed
+	why       error      // the first of them went, but for those that logged out by themselves
 	nexusGone bool
 	onNexus   []func() // told when the nexus has closed
 }
@@ -241,6 +243,9 @@ func (s *Session) closed() {
 			return
 		}
 		s.ended = true
+		if s.arrived {
+			s.sh.tally(s.node).ends[sessionEnd(s.why)]++
+		}
 		if !s.slots.Empty() {
 			s.sh.free(s.slots)
 			s.slots = mem.Ref{}

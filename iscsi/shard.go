@@ -15,6 +15,7 @@ type shard struct {
 	conns   []*Connection // all of this reactor's, in no order
 	pending []*Connection // not yet in full feature phase, oldest first
 	nextID  uint64
+	stray   tally
 	spare   []taskSet // of sessions that have ended, for those to come
 	held    bool      // connections wait for Engine.Open
 	early   []func()  // those that wait

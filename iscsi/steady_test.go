@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"testing"
 
+	"spindle/bdev"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 )
@@ -82,6 +83,7 @@ func (s *steady) reap() (n int) {
 // nothing, and at queue depth 32 a command costs at most 0.2 system calls.
 func TestSteadyState(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{})
+	must(t, g.Engine.EnableHistograms(g, iscsitest.Node, true, bdev.HistogramOptions{Op: bdev.AllOps}))
 	c := g.Dial().Login("InitialR2T=No", "ImmediateData=Yes")
 	ready(t, c, 1)
 	s := newSteady(g, c)

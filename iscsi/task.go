@@ -58,12 +58,14 @@ type Task struct {
 	final    bool // no unsolicited Data-Out PDUs follow (the F bit came)
 	stream   bool // a data segment is being received into its buffer
 	fetching bool // a Fetch reads into its buffer (Traits.Reads)
+	counts   bool // has yet to be counted
 	badAHS   bool // its additional header segments are malformed
 	r2tWait  bool // waits for a free Out
 	unkept   bool // held, its immediate data not: there was no memory
 
 	gathered
 
+	began clock.Time // its header came
 	reply Reply
 	SCSI  scsi.Task
 
@@ -180,6 +182,7 @@ func (t *Task) dropBuffer() {
 //
 //spindle:hot
 func (t *Task) OutSent(o *Out) {
+	t.account()
 	s := t.sess
 	if f := s.fenced; f != nil && f.task == t && !t.reply.Unsent {
 		f.leaves(o.BHS.StatSN())
@@ -235,6 +238,7 @@ func (t *Task) drained() {
 // vanish ends a task without a response.
 func (t *Task) vanish() {
 	c := t.conn
+	c.aborted()
 	if t.sess.fastAbort {
 		c.terminated(t)
 	}

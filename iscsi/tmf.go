@@ -41,6 +41,9 @@ func (c *Connection) manage(b pdu.BHS) {
 		answer(pdu.TMFRejected)
 		return
 	}
+	if int(fn) < len(functionNames) {
+		c.tally.functions[fn]++
+	}
 	var ref *scsi.Task
 	var own *Task
 	switch fn {

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"errors"
 	"net/netip"
 
 	"spindle/internal/plant"
@@ -150,6 +151,12 @@ type Sink struct {
 	Stop bool
 }
 
+// Kinds of errors with which a transport ends a connection.
+var (
+	ErrDigest = errors.New("digest error")
+	ErrFormat = errors.New("malformed PDU")
+)
+
 // Stamp says how StatSN is filled in when a PDU leaves (RFC 7143 §4.2.2.2).
 type Stamp uint8
 
@@ -167,6 +174,7 @@ type Sequence struct {
 	// MaxSendData is the initiator's MaxRecvDataSegmentLength, in bytes: it may
 	// declare another in full feature phase (RFC 7143 §13.12).
 	MaxSendData uint32
+	Sent        uint64 // PDUs
 }
 
 // Window is the command window of a session.
@@ -180,6 +188,7 @@ type Window struct {
 //
 //spindle:hot
 func (s *Sequence) Stamp(b pdu.BHS, how Stamp) {
+	s.Sent++
 	switch how {
 	case StampCurrent:
 		b.SetStatSN(s.StatSN)

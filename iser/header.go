@@ -2,7 +2,7 @@ package iser
 
 import (
 	"encoding/binary"
-	"errors"
+	"fmt"
 
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
@@ -31,12 +31,12 @@ const (
 
 // Errors that end a connection from its receiving side.
 var (
-	errShort     = errors.New("message shorter than its headers")
-	errOpcode    = errors.New("iSER message of a type that was not negotiated")
-	errLength    = errors.New("data segment longer than the message")
-	errSolicited = errors.New("solicited Data-Out PDU") // RFC 7145 §7.3.5: there is no R2T
-	errPanic     = errors.New("malformed PDU")          // the recover frame
-	errNoSTag    = errors.New("command without the STag its data needs")
+	errShort     = fmt.Errorf("%w: message shorter than its headers", iscsi.ErrFormat)
+	errOpcode    = fmt.Errorf("%w: iSER message of a type that was not negotiated", iscsi.ErrFormat)
+	errLength    = fmt.Errorf("%w: data segment longer than the message", iscsi.ErrFormat)
+	errSolicited = fmt.Errorf("%w: solicited Data-Out PDU", iscsi.ErrFormat) // RFC 7145 §7.3.5: there is no R2T
+	errPanic     = iscsi.ErrFormat                                           // the recover frame
+	errNoSTag    = fmt.Errorf("%w: command without the STag its data needs", iscsi.ErrFormat)
 )
 
 // message is a received message, checked.

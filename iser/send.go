@@ -458,8 +458,14 @@ func (x *sender) drop() {
 	for o := x.head; o != nil; {
 		next := o.Next
 		o.Next = nil
+		if o.Reply != nil {
+			o.Reply.Unsent = true
+		}
 		if o.Done != nil {
 			o.Done.OutSent(o)
+		}
+		if o.Reply != nil {
+			o.Reply.Unsent = false
 		}
 		o = next
 	}

@@ -5,6 +5,7 @@
 package controltest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -33,6 +34,7 @@ type Engine struct {
 	igs   []iscsi.InitiatorGroup
 	nodes []iscsi.NodeConfig
 	auth  []iscsi.AuthGroup
+	hist  *bdev.Histogram
 	alua  map[string][]scsi.PortGroup
 }
 
@@ -143,13 +145,14 @@ func (e *Engine) RemoveAuthGroup(tag int32) {
 func (e *Engine) AddNode(_ reactor.Caller, n iscsi.NodeConfig) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.LUNs = append(e.LUNs, n.LUNs...)
+	e.LUNs, e.nodes = append(e.LUNs, n.LUNs...), append(e.nodes, n)
 	return e.change("add node %s", n.Name)
 }
 
 func (e *Engine) RemoveNode(_ reactor.Caller, name string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.nodes = slices.DeleteFunc(e.nodes, func(n iscsi.NodeConfig) bool { return n.Name == name })
 	return e.change("remove node %s", name)
 }
 
@@ -232,6 +235,34 @@ func (e *Engine) PortGroupStates(node string) ([]scsi.PortGroup, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.alua[node], nil
+}
+
+// NodeStats has a session of one connection for each node.
+func (e *Engine) NodeStats(_ reactor.Caller, node string) ([]iscsi.NodeStats, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []iscsi.NodeStats
+	for _, n := range e.nodes {
+		if node != "" && n.Name != node {
+			continue
+		}
+		x := iscsi.NodeStats{Name: n.Name, Begun: 1, Logins: []iscsi.Counter{{Name: "accepts", Value: 1}}, Read: e.hist, Write: e.hist}
+		x.Reads = 7
+		s := iscsi.SessionStats{TSIH: 3, Initiator: "iqn.i", Transport: "tcp", ConnCounts: x.ConnCounts}
+		s.Conns = []iscsi.ConnStats{{ID: 1, CID: 2, Peer: "10.0.0.1:5", ConnCounts: x.ConnCounts}}
+		x.Sessions = []iscsi.SessionStats{s}
+		list = append(list, x)
+	}
+	return list, nil
+}
+
+func (e *Engine) EnableHistograms(_ reactor.Caller, node string, on bool, o bdev.HistogramOptions) (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.hist = nil; on {
+		e.hist, err = bdev.NewHistogram(o)
+	}
+	return errors.Join(err, e.change("histograms of %s %v", node, on))
 }
 
 func (e *Engine) Counters() []iscsi.Counter { return []iscsi.Counter{{Name: "logins", Value: 3}} }

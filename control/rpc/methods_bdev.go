@@ -299,6 +299,11 @@ func getHistogram(r *request) (any, error) {
 	if h == nil {
 		return nil, fmt.Errorf("the histogram of %q is not enabled: %w", b.Name(), syscall.EFAULT)
 	}
+	return histogramOf(h), nil
+}
+
+// histogramOf is a histogram as SPDK's clients decode it.
+func histogramOf(h *bdev.Histogram) obj {
 	raw := make([]byte, 0, 8*len(h.Buckets))
 	for _, n := range h.Buckets {
 		raw = binary.LittleEndian.AppendUint64(raw, n)
@@ -306,7 +311,7 @@ func getHistogram(r *request) (any, error) {
 	return obj{
 		{"histogram", base64.StdEncoding.EncodeToString(raw)}, {"granularity", h.Granularity},
 		{"min_range", h.MinRange}, {"max_range", h.MaxRange}, {"tsc_rate", TickRate},
-	}, nil
+	}
 }
 
 func setQoS(r *request) (any, error) {

@@ -2,9 +2,7 @@ package rpc
 
 import (
 	"errors"
-	"net/netip"
 	"slices"
-	"strings"
 
 	"spindle/control"
 	"spindle/iscsi"
@@ -276,83 +274,4 @@ func setISER(r *request) (any, error) {
 		}
 	}
 	return []obj{}, nil
-}
-
-func watchMethods() []Method {
-	return []Method{
-		{
-			Name: "iscsi_get_connections", Aliases: []string{"get_iscsi_connections"}, State: Runtime,
-			Result: "array of {id, cid, tsih, state, login_phase, initiator_addr, target_addr, target_node_name, thread_name, transport}; over iSER device, qp_num, qp_state, reads_outstanding, reads_max, sends_outstanding, receives_posted, device_rnr_errors and device_errors too",
-			Doc:    "List the connections.", run: getConnections,
-		},
-		{
-			Name: "iscsi_get_stats", State: Runtime, Result: "{invalid, running, exiting, exited}", Doc: "Count the connections by state.",
-			run: func(r *request) (any, error) {
-				states := []string{"invalid", "running", "exiting", "exited"}
-				counts := map[string]int{}
-				for _, c := range r.ctl.Connections() {
-					counts[c.State]++
-				}
-				var o obj
-				for _, s := range states {
-					o = append(o, member{s, counts[s]})
-				}
-				return o, nil
-			},
-		},
-		{
-			Name: "iscsi_get_counters", State: Runtime, Result: "{name: number}",
-			Doc: "Tell what the engine has counted since it started, limits that were reached among it. SPDK has no such method.",
-			run: func(r *request) (any, error) {
-				o := obj{}
-				for _, c := range r.ctl.Counters() {
-					o = append(o, member{c.Name, c.Value})
-				}
-				return o, nil
-			},
-		},
-		{
-			Name: "scsi_get_devices", Aliases: []string{"get_scsi_devices"}, State: Runtime, Result: "array of {id, device_name}",
-			Doc: "List the SCSI devices: one for each target node.",
-			run: func(r *request) (any, error) {
-				list := []obj{}
-				for _, n := range r.ctl.Nodes() {
-					list = append(list, obj{{"id", n.ID}, {"device_name", n.Name}})
-				}
-				return list, nil
-			},
-		},
-	}
-}
-
-func getConnections(r *request) (any, error) {
-	list := []obj{}
-	for _, c := range r.ctl.Connections() {
-		tsih := int(c.TSIH)
-		if tsih == 0 {
-			tsih = maxTag // as SPDK shows a connection without a session
-		}
-		// SPDK's clients know a node by what follows the first colon.
-		_, node, found := strings.Cut(c.Node, ":")
-		if !found {
-			node = c.Node
-		}
-		list = append(list, obj{
-			{"id", c.ID}, {"cid", c.CID}, {"tsih", tsih}, {"state", c.State}, {"login_phase", c.LoginPhase},
-			{"initiator_addr", hostOf(c.InitiatorAddr)}, {"target_addr", hostOf(c.TargetAddr)},
-			{"target_node_name", node}, {"thread_name", threadName(c.Reactor)}, {"transport", c.Transport},
-		})
-		for _, f := range c.Link {
-			list[len(list)-1] = append(list[len(list)-1], member{f.Name, f.Value})
-		}
-	}
-	return list, nil
-}
-
-// hostOf is the address without its port.
-func hostOf(addr string) string {
-	if ap, err := netip.ParseAddrPort(addr); err == nil {
-		return ap.Addr().String()
-	}
-	return addr
 }

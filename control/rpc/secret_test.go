@@ -179,6 +179,14 @@ func TestAuthMethods(t *testing.T) {
 		{"iscsi_target_node_get_alua_states", `{` + node + `}`, `"pg_tag":1,"alua_state":"non_optimized","luns":[]`, ""},
 		{"iscsi_target_node_get_alua_states", `{"name":"none"}`, "-32602", ""},
 		{"iscsi_get_counters", `null`, `{"logins":3}`, ""},
+		{"iscsi_target_node_get_stats", `{"name":"none"}`, "error", ""},
+		{"iscsi_target_node_get_histogram", `{` + node + `}`, "error", ""},
+		{"iscsi_target_node_enable_histogram", `{` + node + `,"enable":true,"granularity":13}`, "error", "histograms of iqn.2016-06.io.spdk:disk true"},
+		{"iscsi_target_node_enable_histogram", `{` + node + `,"enable":true,"granularity":4}`, "true", "histograms of iqn.2016-06.io.spdk:disk true"},
+		{"iscsi_target_node_get_histogram", `{` + node + `}`, `"granularity":4`, ""},
+		{"iscsi_target_node_get_stats", `{` + node + `}`, `"nodes":[{"name":"iqn.2016-06.io.spdk:Disk","pdus_in":0,"pdus_out":0,"commands":0,"num_read_ops":7`, ""},
+		{"iscsi_target_node_get_stats", `null`, `"logins":{"accepts":1}`, ""},
+		{"iscsi_target_node_get_stats", `null`, `"connections":[{"id":1,"cid":2,"initiator_addr":"10.0.0.1","pdus_in":0`, ""},
 	} {
 		before := len(engine.Log())
 		s := &stream{in: bytes.NewReader(fmt.Appendf(nil, `{"id":1,"method":%q,"params":%s}`, tc.method, tc.params))}

@@ -1,7 +1,7 @@
 package tcp
 
 import (
-	"errors"
+	"fmt"
 	"syscall"
 
 	"spindle/internal/plant"
@@ -14,9 +14,9 @@ import (
 
 // Errors that end a connection from its receiving side.
 var (
-	errHeaderDigest = errors.New("header digest error")   // RFC 7143 §7.7: ERL 0 drops the connection
-	errParsePanic   = errors.New("malformed PDU")         // the recover frame
-	errTooLong      = errors.New("data segment too long") // beyond what we declared
+	errHeaderDigest = fmt.Errorf("header %w", iscsi.ErrDigest)                 // RFC 7143 §7.7: ERL 0 drops the connection
+	errParsePanic   = iscsi.ErrFormat                                          // the recover frame
+	errTooLong      = fmt.Errorf("%w: data segment too long", iscsi.ErrFormat) // beyond what we declared
 )
 
 // ahsLength is the byte of a header that tells of additional header segments.

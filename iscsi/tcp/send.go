@@ -216,6 +216,7 @@ func (c *Conn) dataInOne(p *iscsi.Reply) {
 		DataLen: n, StatSN: c.seq.StatSN, Residual: p.Residual,
 	}
 	c.seq.StatSN++
+	c.seq.Sent++
 	h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
 	p.Off = n
 	if n <= CopyBreak && x.packIn(c, &h, p.Data) {
@@ -268,6 +269,7 @@ func (c *Conn) dataIn(p *iscsi.Reply, limit int) bool {
 		case end || c.p.MaxBurst > 0 && (p.Off+n)%c.p.MaxBurst == 0 && !plant.On(plant.MissingFinal):
 			h.Flags = pdu.FlagFinal
 		}
+		c.seq.Sent++
 		h.ExpCmdSN, h.MaxCmdSN = c.seq.Window.Tell()
 		h.Put(pdu.BHS(hdr.Bytes()))
 		if c.p.AskAcks && h.Flags == pdu.FlagFinal {

@@ -17,9 +17,10 @@ import (
 
 func topCommand() command {
 	return command{
-		name: "top", short: "watch a running target: reactors, disks, connections",
+		name: "top", short: "watch a running target: reactors, disks, nodes, connections",
 		long: `Show, once an interval, how busy the reactors of a running target are and what its
-disks do: operations and bytes a second, and their mean latency in the target.
+disks do: operations and bytes a second, and their mean latency; and what its
+target nodes do: the same, from a command's arrival to its response having left.
 On a terminal the screen is drawn anew; elsewhere each interval is a block of text.
 
   spindle top
@@ -94,15 +95,16 @@ type sight struct {
 	}
 	disks struct {
 		Ticks uint64
-		Bdevs []diskCounts
+		Bdevs []ioCounts
 	}
+	nodes struct{ Nodes []ioCounts }
 	conns []struct {
 		Transport string
 		TSIH      int `json:"tsih"`
 	}
 }
 
-type diskCounts struct {
+type ioCounts struct {
 	Name         string
 	Reads        uint64 `json:"num_read_ops"`
 	Writes       uint64 `json:"num_write_ops"`
@@ -117,7 +119,7 @@ func look(c *rpc.Client) (*sight, error) {
 	for _, q := range []struct {
 		method string
 		to     any
-	}{{"framework_get_reactors", &x.frame}, {"bdev_get_iostat", &x.disks}, {"iscsi_get_connections", &x.conns}} {
+	}{{"framework_get_reactors", &x.frame}, {"bdev_get_iostat", &x.disks}, {"iscsi_target_node_get_stats", &x.nodes}, {"iscsi_get_connections", &x.conns}} {
 		b, err := c.Call(q.method, nil)
 		if err == nil {
 			err = json.Unmarshal(b, q.to)
@@ -149,22 +151,35 @@ func (x *sight) since(before *sight) string {
 		share := float64(busy) / float64(max(busy+idle, 1))
 		fmt.Fprintf(&b, "core %-4d %5.1f%%  %-20s %8.1fM\n", r.LCore, 100*share, strings.Repeat("#", int(20*share+0.5)), float64(r.Memory)/(1<<20))
 	}
-	fmt.Fprintf(&b, "\n%-20s %9s %9s %9s %9s %9s %9s\n", "disk", "r/s", "w/s", "rMB/s", "wMB/s", "r_us", "w_us")
-	was := map[string]diskCounts{}
-	for _, d := range before.disks.Bdevs {
+	seconds := float64(x.disks.Ticks-before.disks.Ticks) / 1e9
+	rates(&b, "disk", x.disks.Bdevs, before.disks.Bdevs, seconds)
+	rates(&b, "target node", x.nodes.Nodes, before.nodes.Nodes, seconds)
+	b.WriteByte('\n')
+	return b.String()
+}
+
+// rates writes a table of what was read and written between two looks.
+func rates(b *strings.Builder, what string, list, before []ioCounts, seconds float64) {
+	fmt.Fprintf(b, "\n%-20s %9s %9s %9s %9s %9s %9s\n", what, "r/s", "w/s", "rMB/s", "wMB/s", "r_us", "w_us")
+	was := map[string]ioCounts{}
+	for _, d := range before {
 		was[d.Name] = d
 	}
-	seconds := float64(x.disks.Ticks-before.disks.Ticks) / 1e9
-	for _, d := range x.disks.Bdevs {
+	for _, d := range list {
+		if d.Name == "" { // of no node
+			continue
+		}
 		o := was[d.Name]
 		if d.Reads < o.Reads || d.Writes < o.Writes {
-			o = diskCounts{} // another of that name, or its statistics were reset
+			o = ioCounts{} // another of that name, or its statistics were reset
 		}
 		reads, writes := float64(d.Reads-o.Reads), float64(d.Writes-o.Writes)
-		fmt.Fprintf(&b, "%-20.20s %9.0f %9.0f %9.1f %9.1f %9.1f %9.1f\n", d.Name, reads/seconds, writes/seconds,
+		name := d.Name
+		if _, short, ok := strings.Cut(name, ":"); ok {
+			name = short // of a node, without its authority
+		}
+		fmt.Fprintf(b, "%-20.20s %9.0f %9.0f %9.1f %9.1f %9.1f %9.1f\n", name, reads/seconds, writes/seconds,
 			float64(d.BytesRead-o.BytesRead)/seconds/1e6, float64(d.BytesWritten-o.BytesWritten)/seconds/1e6,
 			float64(d.ReadTicks-o.ReadTicks)/max(reads, 1)/1e3, float64(d.WriteTicks-o.WriteTicks)/max(writes, 1)/1e3)
 	}
-	b.WriteByte('\n')
-	return b.String()
 }

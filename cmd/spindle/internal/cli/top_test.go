@@ -31,10 +31,10 @@ func TestTop(t *testing.T) {
 func TestSince(t *testing.T) {
 	look := func(text string) *sight {
 		var v struct {
-			Frame, Disks, Conns json.RawMessage
+			Frame, Disks, Nodes, Conns json.RawMessage
 		}
 		var x sight
-		for _, err := range []error{json.Unmarshal([]byte(text), &v), json.Unmarshal(v.Frame, &x.frame), json.Unmarshal(v.Disks, &x.disks), json.Unmarshal(v.Conns, &x.conns)} {
+		for _, err := range []error{json.Unmarshal([]byte(text), &v), json.Unmarshal(v.Frame, &x.frame), json.Unmarshal(v.Disks, &x.disks), json.Unmarshal(v.Nodes, &x.nodes), json.Unmarshal(v.Conns, &x.conns)} {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -42,14 +42,15 @@ func TestSince(t *testing.T) {
 		return &x
 	}
 	before := look(`{"frame":{"reactors":[{"lcore":1,"busy":100,"idle":100}]},"disks":{"ticks":1000000000,"bdevs":[
-		{"name":"a","num_read_ops":100,"bytes_read":1000000,"read_latency_ticks":5000},{"name":"b","num_write_ops":50}]},"conns":[]}`)
+		{"name":"a","num_read_ops":100,"bytes_read":1000000,"read_latency_ticks":5000},{"name":"b","num_write_ops":50}]},"nodes":{"nodes":[{"name":"iqn.x:n","num_read_ops":1}]},"conns":[]}`)
 	now := look(`{"frame":{"reactors":[{"lcore":1,"busy":175,"idle":125,"memory_in_use":1048576}]},"disks":{"ticks":3000000000,"bdevs":[
 		{"name":"a","num_read_ops":300,"bytes_read":5000000,"read_latency_ticks":405000},{"name":"b","num_write_ops":20,"bytes_written":2000000,"write_latency_ticks":60000}]},
-		"conns":[{"transport":"iser","tsih":1},{"transport":"tcp","tsih":2},{"transport":"tcp","tsih":2}]}`)
+		"nodes":{"nodes":[{"name":"iqn.x:n","num_read_ops":5,"bytes_read":2000000,"read_latency_ticks":8000},{"name":""}]},"conns":[{"transport":"iser","tsih":1},{"transport":"tcp","tsih":2},{"transport":"tcp","tsih":2}]}`)
 	text := now.since(before)
 	for _, want := range []string{
 		"2 sessions, 3 connections, 1 of them over RDMA", "core 1     75.0%  ###############           1.0M",
 		"a                          100         0       2.0       0.0       2.0       0.0",
+		"n                            2         0       1.0       0.0       2.0       0.0",
 		"b                            0        10       0.0       1.0       0.0       3.0",
 	} {
 		if !strings.Contains(text, want+"\n") {

@@ -34,14 +34,15 @@ type abuser struct {
 
 // abusers are all ways. Each kind comes from addresses of its own, so that the
 // limits of one are not those of another. The pauses bound them: together they
-// make some two thousand connections a second, and five hundred sessions.
+// make more than a thousand connections a second, of which three hundred are
+// sessions.
 func (a *abuse) abusers() []*abuser {
 	return []*abuser{
 		{name: "half-open", workers: 66, pause: 100 * time.Millisecond, hosts: 1, knock: halfOpen},
 		{name: "slow logins", workers: 16, pause: 100 * time.Millisecond, hosts: 1, knock: slowLogin},
 		{name: "flood", workers: 64, pause: 3500 * time.Millisecond, hosts: 1, knock: flood},
-		{name: "oversized", workers: 2, hosts: 2, knock: oversized},
-		{name: "scan", workers: 2, pause: time.Millisecond, hosts: 2, knock: reset},
+		{name: "oversized", workers: 2, pause: 4 * time.Millisecond, hosts: 2, knock: oversized},
+		{name: "scan", workers: 2, pause: 2 * time.Millisecond, hosts: 2, knock: reset},
 		{name: "login and logout", workers: 2, pause: 4 * time.Millisecond, hosts: 16, knock: a.inAndOut},
 		{name: "random bytes", workers: 2, pause: 4 * time.Millisecond, hosts: 4, knock: randomBytes},
 		{name: "random PDUs after login", workers: 2, pause: 4 * time.Millisecond, hosts: 4, knock: a.randomPDUs},
@@ -230,7 +231,7 @@ func randomBytes(c net.Conn, n int) error {
 }
 
 // randomPDUs logs in and then sends headers of random content and fitting
-// length, until the target has had enough or a hundred are sent.
+// length, until the target has had enough or a number of them is sent.
 func (a *abuse) randomPDUs(conn net.Conn, n int) error {
 	c, err := a.login(conn, n)
 	if err != nil {
@@ -238,7 +239,7 @@ func (a *abuse) randomPDUs(conn net.Conn, n int) error {
 	}
 	go func() { _, _ = io.Copy(io.Discard, conn) }() // it may answer much
 	r := rand.New(rand.NewPCG(uint64(n), 2))
-	for range 100 {
+	for range 25 {
 		b := make([]byte, pdu.HeaderLen+r.IntN(4)*256)
 		for i := 0; i < len(b); i += 8 {
 			binary.LittleEndian.PutUint64(b[i:], r.Uint64())

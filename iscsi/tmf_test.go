@@ -193,17 +193,23 @@ func TestTMFTimeBox(t *testing.T) {
 }
 
 // TestColdReset: the answer leaves, then every session of the node ends; a new
-// login finds a power-on condition.
+// login finds a power-on condition. Those of another node do not hear of it.
 func TestColdReset(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Reactors: 2})
 	c, other := g.Dial().Login(), dialAs(g, 7).Login()
 	ready(t, c, 1)
 	ready(t, other, 1)
+	must(t, g.Engine.AddNode(g, iscsi.NodeConfig{Name: iscsitest.Node + "2", Maps: []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}}))
+	stranger := dialAs(g, 8)
+	if s := stranger.LoginStatus("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node+"2"); s != 0 {
+		t.Fatalf("status %04x", s)
+	}
 	m := tmf(c, pdu.TMFColdReset, 1, 0, 0)
 	c.Send(m, nil, nil)
 	managed(t, c, m.ITT(), pdu.TMFComplete)
 	c.ExpectClosed()
 	other.ExpectClosed()
+	ping3(t, stranger)
 	ready(t, g.Dial().Login(), 1)
 }
 

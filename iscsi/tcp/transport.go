@@ -63,6 +63,24 @@ type Stats struct {
 	Placed        atomic.Uint64 // connections placed by their device queue
 }
 
+// Counters returns Stats by name. Any goroutine may call it.
+func (t *Transport) Counters() []iscsi.Counter {
+	s := &t.Stats
+	return []iscsi.Counter{
+		{Name: "tcp_accepted", Value: s.Accepted.Load()},
+		{Name: "tcp_accept_errors", Value: s.AcceptErrors.Load()},
+		{Name: "tcp_parse_panics", Value: s.ParsePanics.Load()},
+		{Name: "tcp_header_digest_errors", Value: s.HeaderDigests.Load()},
+		{Name: "tcp_data_digest_errors", Value: s.DataDigests.Load()},
+		{Name: "tcp_receives_starved", Value: s.Starved.Load()},
+		{Name: "tcp_receives_stopped", Value: s.Stopped.Load()},
+		{Name: "tcp_short_sends", Value: s.ShortSends.Load()},
+		{Name: "tcp_loans", Value: s.Loans.Load()},
+		{Name: "tcp_loans_refused", Value: s.LoansRefused.Load()},
+		{Name: "tcp_placed", Value: s.Placed.Load()},
+	}
+}
+
 // shard is a reactor's part of the transport. Owner: its reactor.
 type shard struct {
 	r       *reactor.Reactor

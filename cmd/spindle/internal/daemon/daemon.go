@@ -130,9 +130,10 @@ func (d *Daemon) build() error {
 	if err != nil {
 		return err
 	}
+	sockets := tcp.New(kernel, d.reactors, d.tcpOptions())
 	d.engine = iscsi.New(iscsi.Config{
 		Reactors:     d.reactors,
-		Transport:    tcp.New(kernel, d.reactors, d.tcpOptions()),
+		Transport:    sockets,
 		ISER:         d.iser,
 		Reservations: store,
 		Offload:      reactor.NewPool(1),
@@ -147,7 +148,7 @@ func (d *Daemon) build() error {
 	}
 	d.ctl = control.New(control.Config{
 		Engine: d.engine, Modules: m, Caller: reactor.Blocking{}, Reactors: d.reactors,
-		Watch: d.watch, TransportCounters: d.iser.Counters, Log: d.opt.Log, Version: Version, Stop: d.signal,
+		Watch: d.watch, TransportCounters: func() []iscsi.Counter { return append(sockets.Counters(), d.iser.Counters()...) }, Log: d.opt.Log, Version: Version, Stop: d.signal,
 	})
 	d.server = rpc.NewServer(d.ctl)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -283,9 +284,36 @@ func TestLimitsTable(t *testing.T) {
 			t.Errorf("%s is not in the table", name)
 		}
 	}
+	for _, name := range []string{"tcp_parse_panics", "iser_parse_panics"} {
+		if n, ok := counters[name]; !ok || n != 0 || !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("%s: %d, %v", name, n, ok)
+		}
+	}
 	for _, p := range rpc.LimitParams {
 		if _, left := options[p.Name]; left {
 			t.Errorf("%s is not in the table", p.Name)
+		}
+	}
+}
+
+// TestSecurityNamesTests: the tests that SECURITY.md says show something are there.
+func TestSecurityNamesTests(t *testing.T) {
+	const root = "../../../.."
+	text, err := os.ReadFile(root + "/SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z/]+)\\.(Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 10 {
+		t.Fatalf("only %d tests are named", len(named))
+	}
+	for _, n := range named {
+		files, _ := filepath.Glob(filepath.Join(root, n[1], "*_test.go"))
+		if !slices.ContainsFunc(files, func(f string) bool {
+			src, err := os.ReadFile(f)
+			return err == nil && bytes.Contains(src, []byte("func "+n[2]+"("))
+		}) {
+			t.Errorf("there is no %s.%s", n[1], n[2])
 		}
 	}
 }

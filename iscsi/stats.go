@@ -179,9 +179,10 @@ func sessionEnd(why error) int {
 	return endLost
 }
 
-// functionNames are the task management functions, by code (RFC 7143 §11.5.1).
+// functionNames are the task management functions, by code (RFC 7143 §11.5.1);
+// the first is any code that is none.
 var functionNames = [...]string{
-	pdu.TMFAbortTask: "abort_task", pdu.TMFAbortTaskSet: "abort_task_set", pdu.TMFClearTaskSet: "clear_task_set", pdu.TMFLUNReset: "lun_reset",
+	"unknown", pdu.TMFClearACA: "clear_aca", pdu.TMFAbortTask: "abort_task", pdu.TMFAbortTaskSet: "abort_task_set", pdu.TMFClearTaskSet: "clear_task_set", pdu.TMFLUNReset: "lun_reset",
 	pdu.TMFWarmReset: "target_warm_reset", pdu.TMFColdReset: "target_cold_reset", pdu.TMFReassign: "task_reassign",
 }
 

@@ -92,6 +92,15 @@ func TestNodeStats(t *testing.T) {
 	loggedOut(t, c, out.ITT(), pdu.LogoutSuccess)
 	g.Settle()
 	after := statsOf(t, g, iscsitest.Node)
+	for _, list := range [][]iscsi.Counter{after.Counters(), after.Logins, after.Logouts, after.Ends, after.TaskManagement} {
+		seen := map[string]bool{"": true}
+		for _, c := range list {
+			if seen[c.Name] {
+				t.Errorf("the name %q is none, or there twice", c.Name)
+			}
+			seen[c.Name] = true
+		}
+	}
 	n.PDUsIn++
 	n.PDUsOut++
 	if after.ConnCounts != n.ConnCounts || len(after.Sessions) != 0 {

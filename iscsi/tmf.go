@@ -43,6 +43,8 @@ func (c *Connection) manage(b pdu.BHS) {
 	}
 	if int(fn) < len(functionNames) {
 		c.tally.functions[fn]++
+	} else {
+		c.tally.functions[0]++
 	}
 	var ref *scsi.Task
 	var own *Task

@@ -112,6 +112,15 @@ func TestReadWrite(t *testing.T) {
 					t.Fatalf("%d bytes: read differs from what was written", n)
 				}
 			}
+			g.Settle()
+			// Seven of each, and two commands before; data that RDMA moves counts.
+			switch n, err := g.Engine.NodeStats(g, iscsitest.Node); {
+			case err != nil:
+				t.Error(err)
+			case n[0].Commands != 16, n[0].Reads != 7, n[0].Writes != 7, n[0].PDUsOut < 17, n[0].PDUsIn < 17,
+				n[0].BytesRead != n[0].BytesWritten, n[0].BytesRead != 512+1024+4096+8192+65536+262144+1<<20:
+				t.Errorf("counted %+v", n[0].ConnCounts)
+			}
 			if n := g.Fabric.Counts.NoReceive; n != 0 {
 				t.Errorf("%d sends found no receive", n)
 			}

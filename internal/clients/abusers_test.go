@@ -34,8 +34,7 @@ type abuser struct {
 
 // abusers are all ways. Each kind comes from addresses of its own, so that the
 // limits of one are not those of another. The pauses bound them: together they
-// make more than a thousand connections a second, of which three hundred are
-// sessions.
+// make well over a thousand connections a second, of which a third log in.
 func (a *abuse) abusers() []*abuser {
 	return []*abuser{
 		{name: "half-open", workers: 66, pause: 100 * time.Millisecond, hosts: 1, knock: halfOpen},

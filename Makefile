@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance clients abuse fuzz sim cover test-rig bench-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance clients abuse fuzz sim cover oracle test-rig bench-rig bench-quick docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -52,6 +52,11 @@ cover: ## statement coverage of iscsi and scsi by all tests, and what is missing
 test-rig: ## the kernel's initiator, in a QEMU guest; RIG_MINUTES=5 adds that much verified load
 	@scripts/setup.sh base rig
 	@$(DEV) test rig
+
+oracle: ## the dialogues against other targets: STGT as root here, LIO in the QEMU guest
+	@scripts/setup.sh base rig oracle
+	@$(DEV) oracle stgt
+	@$(DEV) oracle lio
 
 bench-rig: setup ## STGT, LIO and Spindle over TCP and iSER in a QEMU guest, into docs/performance.md
 	@scripts/setup.sh base rig

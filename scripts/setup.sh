@@ -3,12 +3,13 @@
 # and that are missing. Quick and silent when nothing is.
 #
 #   run   to try a served disk         base  to run the tests
-#   rig   to run the QEMU guest
+#   rig   to run the QEMU guest         oracle  STGT, to compare with
 set -euo pipefail
 
 declare -A group=(
     [run]="libiscsi-bin"
     [base]="gcc libc6-dev git libiscsi-bin qemu-utils qemu-block-extra tshark util-linux"
+    [oracle]="tgt"
     [rig]="qemu-system-x86 e2fsprogs kmod xz-utils"
 )
 

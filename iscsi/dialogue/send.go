@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,6 +171,9 @@ func (p *Player) defaults(op pdu.Opcode, b pdu.BHS) {
 	case pdu.LoginRequest:
 		b.SetImmediate()
 		copy(b.ISID(), []byte{0x80, 1, 2, 3, 4, 5}) // RFC 7143 §11.12.5: T=2, random
+		if c.last != nil && c.last.Opcode() == pdu.LoginRequest {
+			b.SetITT(c.last.ITT()) // one login is one task
+		}
 	case pdu.NopOut, pdu.TextRequest:
 		b.SetTTT(pdu.ReservedTag)
 	case pdu.DataOut:
@@ -238,6 +242,8 @@ func (p *Player) login(s *step, kv ...string) error {
 	st.data = append([]string{"InitiatorName=" + p.Vars["initiator"]}, kv...)
 	st.data = append(st.data, s.data...)
 	st.words = append([]string{"login", "T", "csg=1", "nsg=3"}, s.words...)
+	said := st.data
+	var header, data bool // digests, from full feature phase on
 	for range 4 {
 		if err := p.send(&st); err != nil {
 			return err
@@ -252,18 +258,42 @@ func (p *Player) login(s *step, kv ...string) error {
 		for t := pdu.ParseText(k.data); t.Next(); {
 			switch on := string(t.Value()) == pdu.ValueCRC32C; string(t.Key()) {
 			case pdu.KeyHeaderDigest:
-				c.headerDigest = on && k.bhs.Final()
+				header = on
 			case pdu.KeyDataDigest:
-				c.dataDigest = on && k.bhs.Final()
+				data = on
 			}
 		}
 		if k.bhs.Final() {
-			c.tsih = k.bhs.TSIH()
+			c.tsih, c.headerDigest, c.dataDigest = k.bhs.TSIH(), header, data
 			return nil
 		}
-		st.data = nil // it has something to say: hear it out
+		st.data = agree(k.data, said) // it has something to say: hear it out
+		said = append(said, st.data...)
 	}
 	return errors.New("no end to the login")
+}
+
+// agree answers the keys that a target brings up, which may not leave the stage
+// before: with what it says, where that is not more than a script expects of a
+// login that is silent on it.
+func agree(text []byte, said []string) (answers []string) {
+	for t := pdu.ParseText(text); t.Next(); {
+		key, value := string(t.Key()), string(t.Value())
+		switch key {
+		case pdu.KeyTargetAlias, pdu.KeyTargetAddress, pdu.KeyTargetPortalGroupTag, pdu.KeyMaxRecvData:
+			continue // declared
+		case pdu.KeyHeaderDigest, pdu.KeyDataDigest:
+			value = pdu.ValueNone
+		case pdu.KeyErrorRecoveryLevel:
+			value = "0"
+		case pdu.KeyMaxConnections, pdu.KeyMaxOutstandingR2T:
+			value = "1"
+		}
+		if !slices.ContainsFunc(said, func(s string) bool { return strings.HasPrefix(s, key+"=") }) {
+			answers = append(answers, key+"="+value)
+		}
+	}
+	return answers
 }
 
 // run plays a line that is not in the script.

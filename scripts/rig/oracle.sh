@@ -8,5 +8,6 @@ check "modules" modprobe -a target_core_mod target_core_file iscsi_target_mod ||
 played=$!
 tail -n +1 -F --pid=$played /run/said 2>/dev/null
 wait $played
+[[ ! -e /run/oracle.hangs ]] || say "of the targets $(wc -l </run/oracle.hangs) hang: $(tr '\n' ' ' </run/oracle.hangs)"
 passed=$(grep -c '^    --- PASS' /run/said) failed=$(grep -c '^    --- FAIL' /run/said)
 finish

@@ -41,7 +41,7 @@ type Options struct {
 	MaxBufferWaiters uint32 // commands of a reactor that wait for a data buffer; then TASK SET FULL
 
 	// At ErrorRecoveryLevel 1 and 2.
-	MaxRetainedData uint32 // bytes of read data a session keeps to be sent again
+	MaxRetainedData uint32 // bytes of data that a session keeps to be sent again
 	MaxSNACKReplays uint32 // times an answer may be sent again; then SNACK is refused
 
 	DisableCHAP bool

@@ -1,6 +1,8 @@
 package iscsi
 
 import (
+	"slices"
+
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
 )
@@ -103,14 +105,44 @@ func (s *Session) retain(t *Task) bool {
 	c.rec.tail = t
 	s.rec.bytes += uint64(t.SCSI.Data.Len)
 	s.rec.count++
-	for limit := s.e.inventory.Load().opt.MaxRetainedData; c.rec.head != nil &&
-		(s.rec.count > s.depth || limit > 0 && s.rec.bytes > uint64(limit)); {
-		s.e.reached(limitRetained, s.sh.r.Now(), "initiator", s.initiator)
-		c.rec.forgotten = c.rec.head.record().statSN + 1
-		s.unretain(c, c.rec.head)
-	}
+	c.boundRetained()
 	c.serveSNACKs()
 	return true
+}
+
+// boundRetained gives up the oldest of what c keeps, as far as that is too much.
+func (c *Connection) boundRetained() {
+	s := c.sess
+	limit := uint64(s.e.inventory.Load().opt.MaxRetainedData)
+	for s.rec.count > s.depth || len(c.rec.statuses) > MaxRetainedStatus || limit > 0 && s.rec.bytes > limit {
+		if !c.giveUp() {
+			return
+		}
+		s.e.reached(limitRetained, s.sh.r.Now(), "initiator", s.initiator)
+	}
+}
+
+// giveUp lets go of the oldest response that c keeps. False: there is none.
+func (c *Connection) giveUp() bool {
+	t, list := c.rec.head, c.rec.statuses
+	switch {
+	case len(list) > 0 && (t == nil || pdu.SNLess(list[0].statSN(), t.record().statSN)):
+		c.forgetUpTo(list[0].statSN())
+		c.releaseStatuses(list[0].statSN() + 1)
+	case t != nil:
+		c.forgetUpTo(t.record().statSN)
+		c.sess.unretain(c, t)
+	default:
+		return false
+	}
+	return true
+}
+
+// forgetUpTo notes that a response is kept no longer, and perhaps none before it.
+func (c *Connection) forgetUpTo(sn uint32) {
+	if !pdu.SNLess(sn, c.rec.forgotten) {
+		c.rec.forgotten = sn + 1
+	}
 }
 
 // unretain lets the oldest answered command of c go.
@@ -147,22 +179,19 @@ func (c *Connection) retainStatus(m *miscOut) {
 		copy(k.small[:], m.Data.Bytes())
 	}
 	c.rec.statuses = append(c.rec.statuses, k)
-	if pdu.SNLess(pdu.BHS(k.bhs[:]).StatSN(), c.acked) {
+	c.sess.rec.bytes += uint64(k.buf.Len)
+	if pdu.SNLess(k.statSN(), c.acked) {
 		c.releaseStatuses(c.acked)
 	}
-	if len(c.rec.statuses) > MaxRetainedStatus {
-		next := pdu.BHS(c.rec.statuses[0].bhs[:]).StatSN() + 1
-		if pdu.SNLess(c.rec.forgotten, next) {
-			c.rec.forgotten = next
-		}
-		c.releaseStatuses(next)
-	}
+	c.boundRetained()
 }
+
+func (k *keptStatus) statSN() uint32 { return pdu.BHS(k.bhs[:]).StatSN() }
 
 // releaseStatuses lets go of responses before sn.
 func (c *Connection) releaseStatuses(sn uint32) {
 	list := c.rec.statuses
-	for len(list) > 0 && pdu.SNLess(pdu.BHS(list[0].bhs[:]).StatSN(), sn) {
+	for len(list) > 0 && pdu.SNLess(list[0].statSN(), sn) {
 		k := list[0]
 		list = list[1:]
 		if k.acked = true; k.busy == 0 {
@@ -174,6 +203,7 @@ func (c *Connection) releaseStatuses(sn uint32) {
 
 func (k *keptStatus) drop(c *Connection) {
 	if !k.buf.Empty() {
+		c.sess.rec.bytes -= uint64(k.buf.Len)
 		c.sh.free(k.buf)
 		k.buf = mem.Ref{}
 	}
@@ -206,14 +236,12 @@ func (c *Connection) dropStatuses() {
 	c.rec.statuses, c.rec.asked = nil, nil
 }
 
-// reclaim gives up the oldest answered command of a session that keeps one, for
-// memory that a command needs now. False: there is none.
+// reclaim gives up the oldest response of a session that keeps data, for memory
+// that a command needs now. False: there is none.
 func (s *shard) reclaim() bool {
 	for _, c := range s.conns {
-		if c.rec != nil && c.rec.head != nil {
-			c.rec.forgotten = c.rec.head.record().statSN + 1
-			c.sess.unretain(c, c.rec.head)
-			return true
+		if c.rec != nil && (c.rec.head != nil || slices.ContainsFunc(c.rec.statuses, func(k *keptStatus) bool { return !k.buf.Empty() })) {
+			return c.giveUp()
 		}
 	}
 	return false

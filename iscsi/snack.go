@@ -263,7 +263,7 @@ func (c *Connection) statusAgain(sn uint32) bool {
 	}
 	limit := c.e.inventory.Load().opt.MaxSNACKReplays
 	for _, k := range c.rec.statuses {
-		if pdu.BHS(k.bhs[:]).StatSN() != sn {
+		if k.statSN() != sn {
 			continue
 		}
 		if k.resent++; limit > 0 && k.resent > limit {

@@ -152,3 +152,48 @@ func TestForgottenStatus(t *testing.T) {
 		t.Fatalf("StatSN %d, want %d", p.BHS.StatSN(), unack+10)
 	}
 }
+
+// Class 8, LyingLength: echoes that are never acknowledged keep no more memory than
+// a session may keep, and none that a command of another needs.
+func TestEchoesAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		limit uint32
+		first uint32 // of the echoes that is kept, of 64
+	}{{"by the session's limit", 4 << 20, 48}, {"by what others need", 0, 1}} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Memory: 24 << 20, Engine: level(1, func(o *iscsi.Options) { o.MaxRetainedData = tc.limit })})
+			c := g.Dial().Login("ErrorRecoveryLevel=1", "MaxRecvDataSegmentLength=262144")
+			attention(t, c, atPowerOn)
+			unack := c.ExpStatSN
+			data := pattern(256<<10, 1)
+			for range 64 {
+				b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+				b.SetTTT(pdu.ReservedTag)
+				b.SetExpStatSN(unack)
+				c.Send(b, nil, data)
+				if p := c.Expect(pdu.NopIn); len(p.Data) != len(data) {
+					t.Fatalf("%d bytes echoed", len(p.Data))
+				}
+				c.ExpStatSN++
+			}
+			other := dialAs(g, 77).Login("MaxRecvDataSegmentLength=262144")
+			attention(t, other, atPowerOn)
+			const writes = 12
+			for range writes {
+				w := other.Command(1, pdu.FlagWrite, 1<<20, iscsitest.Write10(0, 2048)...)
+				other.Send(w, nil, nil)
+			}
+			for range writes {
+				other.Expect(pdu.R2T)
+			}
+			if n := g.Engine.Stats.BufferWaits.Load() + g.Engine.Stats.TaskSetFull.Load(); n != 0 {
+				t.Errorf("%d commands waited", n)
+			}
+			if counter(g, "limit_retained_data") == 0 && tc.limit != 0 {
+				t.Error("not counted")
+			}
+			rejected(t, c, pdu.RejectSNACK, snack(c, pdu.SNACKStatus, pdu.ReservedTag, pdu.ReservedTag, unack+tc.first-1, 1, unack))
+		})
+	}
+}

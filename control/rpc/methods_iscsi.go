@@ -77,7 +77,7 @@ var LimitParams = []Param{
 	{Name: "reserved_sessions", Type: Uint32, Max: 65535, Doc: "of max_sessions, for initiators that have authenticated; at most half"},
 	{Name: "send_timeout", Type: Uint32, Max: 3600, Doc: "seconds that an initiator may take nothing of what is sent to it"},
 	{Name: "max_text_rounds", Type: Uint32, Max: 1 << 16, Doc: "Login Requests of a login, Text Requests of an exchange; 0 is 64"},
-	{Name: "max_retained_data", Type: Uint32, Max: 1<<31 - 1, Doc: "bytes of read data a session of ErrorRecoveryLevel 1 or 2 keeps to be sent again"},
+	{Name: "max_retained_data", Type: Uint32, Max: 1<<31 - 1, Doc: "bytes of data that a session of ErrorRecoveryLevel 1 or 2 keeps to be sent again: what was read, and echoes"},
 	{Name: "max_snack_replays", Type: Uint32, Max: 1 << 16, Doc: "times an answer may be sent again; then SNACK is refused"},
 	{Name: "max_registrants", Type: Uint32, Min: 1, Max: scsi.MaxRegistrants, Doc: "registrants a logical unit may have (persistent reservations)"},
 	{Name: "max_buffer_waiters", Type: Uint32, Max: 1 << 20, Doc: "commands of a reactor that wait for a data buffer; beyond is TASK SET FULL"},

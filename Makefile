@@ -49,7 +49,7 @@ sim: ## the simulator
 cover: ## statement coverage of iscsi and scsi by all tests, and what is missing
 	@$(DEV) cover
 
-test-rig: ## the kernel's initiator, in a QEMU guest; RIG_MINUTES=5 adds that much verified load
+test-rig: ## the kernel's initiator, in a QEMU guest; more with RIG_MINUTES=5, RIG_MOMENTS=200
 	@scripts/setup.sh base rig
 	@$(DEV) test rig
 

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"spindle/internal/rig"
@@ -33,6 +35,9 @@ func rigStage(ctx context.Context) (tally, error) {
 	}
 	var sum tally
 	scripts := []string{"tcp.sh", "iser.sh", "storm.sh", "scsi.sh"}
+	if os.Getenv(rigMoments) != "" {
+		scripts = append(scripts, "crash.sh")
+	}
 	if os.Getenv(rigMinutes) != "" {
 		scripts = append(scripts, "torture.sh")
 	}
@@ -47,8 +52,11 @@ func rigStage(ctx context.Context) (tally, error) {
 	return sum, nil
 }
 
-// rigMinutes names the variable that asks for the long job, and says how long.
-const rigMinutes = "RIG_MINUTES"
+// Variables that ask for more of the jobs than `make test` has time for.
+const (
+	rigMinutes = "RIG_MINUTES" // so long runs the long job
+	rigMoments = "RIG_MOMENTS" // so many moments of a crash are looked at
+)
 
 // rigJob boots the guest for a job against target, and believes its totals.
 func rigJob(ctx context.Context, script, target string) (tally, error) {
@@ -64,12 +72,16 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		Script: rigDir + script, Files: []string{rigDir + "lib.sh"},
 		Env: map[string]string{"TARGET": target}, Limit: 20 * time.Minute,
 	}
+	for _, v := range []string{rigMinutes, rigMoments} {
+		if text := os.Getenv(v); text != "" {
+			job.Env[v] = text
+		}
+	}
 	if text := os.Getenv(rigMinutes); text != "" {
 		n, err := strconv.ParseUint(text, 10, 16)
 		if err != nil {
 			return tally{}, fmt.Errorf("%s: %w", rigMinutes, err)
 		}
-		job.Env[rigMinutes] = text
 		job.Limit += 2 * time.Duration(n) * time.Minute // the last round, and a slow machine
 	}
 	if target == "spindle" {
@@ -77,10 +89,11 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		if err != nil {
 			return tally{}, err
 		}
-		if err := buildHostile(ctx); err != nil {
+		programs, err := buildPrograms(ctx, script)
+		if err != nil {
 			return tally{}, err
 		}
-		job.Files = append(append(job.Files, "bin/spindle", hostileTest), configs...)
+		job.Files = append(append(append(job.Files, "bin/spindle"), programs...), configs...)
 	}
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
@@ -100,15 +113,25 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 	return t, nil
 }
 
-// hostileTest is the raw initiator of internal/rig/hostile, for the guest.
-const hostileTest = "bin/hostile.test"
+// rigPrograms are what the jobs run beside the target, by their arguments of go:
+// the raw initiator, what looks at a crash, and a target to plant bugs in.
+var rigPrograms = map[string]map[string][]string{
+	"storm.sh": {"bin/hostile.test": {"test", "-c", "./internal/rig/hostile"}},
+	"crash.sh": {
+		"bin/crash":           {"build", "./internal/rig/crash/cmd"},
+		"bin/spindle-planted": {"build", "-tags", "simbugs", "./cmd/spindle"},
+	},
+}
 
-func buildHostile(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "test", "-c", "-o", hostileTest, "./internal/rig/hostile").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("go test -c ./internal/rig/hostile: %w\n%s", err, out)
+func buildPrograms(ctx context.Context, script string) (names []string, err error) {
+	for name, args := range rigPrograms[script] {
+		args = slices.Insert(slices.Clone(args), len(args)-1, "-o", name)
+		if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+		names = append(names, name)
 	}
-	return nil
+	return names, nil
 }
 
 func runRig(ctx context.Context, args []string) error {

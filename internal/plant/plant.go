@@ -6,6 +6,8 @@
 // none.
 package plant
 
+import "slices"
+
 // Bug names one planted bug.
 type Bug uint8
 
@@ -102,3 +104,9 @@ var names = [NumBugs]string{
 }
 
 func (b Bug) String() string { return names[b] }
+
+// Find is the bug of a name.
+func Find(name string) (Bug, bool) {
+	i := slices.Index(names[:], name)
+	return Bug(max(i, 0)), i >= 0
+}

@@ -88,13 +88,12 @@ func plantBug(name string) error {
 	if !plant.Enabled {
 		return fmt.Errorf("built without the tag simbugs: there is nothing to plant")
 	}
-	for b := plant.None; b < plant.NumBugs; b++ {
-		if b.String() == name {
-			plant.Set(b)
-			return nil
-		}
+	b, ok := plant.Find(name)
+	if !ok {
+		return fmt.Errorf("no bug %q", name)
 	}
-	return fmt.Errorf("no bug %q", name)
+	plant.Set(b)
+	return nil
 }
 
 // config is the run of a seed, with the actions to keep.

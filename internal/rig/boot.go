@@ -131,21 +131,30 @@ func (i *Image) qemuArgs(job Job, dir, console string) []string {
 	disk := func(id, file, more string) []string {
 		return []string{"-drive", "if=none,format=raw,id=" + id + ",file=" + file + more, "-device", "virtio-blk-pci,drive=" + id}
 	}
-	args := []string{
-		// Emulation only: a nested or absent KVM must not decide whether tests run.
-		"-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-la57,-svm", "-M", "q35,hpet=off",
-		"-smp", strconv.Itoa(max(job.CPUs, 2)), "-m", strconv.Itoa(max(job.MemMiB, 2048)),
-		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
-		"-kernel", i.path("vmlinux"), "-initrd", i.path("initrd"),
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check nowatchdog audit=0 apparmor=0 " +
-			"random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1" + tscFrequency("/proc/cpuinfo"),
-		"-serial", "file:" + console,
+	args := append(Machine(max(job.CPUs, 2), max(job.MemMiB, 2048)),
+		"-kernel", i.path("vmlinux"), "-initrd", i.path("initrd"), "-append", kernelArgs(),
+		"-serial", "file:"+console,
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off", "-device", "virtserialport,chardev=out,name=rig.out",
-		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-	}
+	)
 	args = append(args, disk("root", i.path("root.ext4"), ",snapshot=on,cache=unsafe,file.locking=off")...)
 	args = append(args, disk("job", filepath.Join(dir, "job.tar"), ",readonly=on")...)
 	return append(args, disk("scratch", filepath.Join(dir, "scratch"), ",cache=unsafe,discard=unmap")...)
+}
+
+// Machine are QEMU's arguments for a guest without disks, console and network.
+func Machine(cpus, memMiB int) []string {
+	return []string{
+		// Emulation only: a nested or absent KVM must not decide whether tests run.
+		"-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-la57,-svm", "-M", "q35,hpet=off",
+		"-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memMiB),
+		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
+		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+	}
+}
+
+func kernelArgs() string {
+	return "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check nowatchdog audit=0 apparmor=0 " +
+		"random.trust_cpu=on rcupdate.rcu_cpu_stall_suppress=1" + tscFrequency("/proc/cpuinfo")
 }
 
 // pack writes the job as a tar: "script", "env" and the files.

@@ -16,7 +16,7 @@ import (
 )
 
 // version changes whenever this package builds a different image from the same lists.
-const version = "2"
+const version = "3"
 
 // keep is how many images the cache holds: work on several branches at once
 // shall not build each other's away.
@@ -124,6 +124,9 @@ func (i *Image) build(ctx context.Context, script []byte) error {
 	}
 	i.say("making the images")
 	if err := i.initrd(ctx, release); err != nil {
+		return err
+	}
+	if err := i.bootPartition(ctx, release); err != nil {
 		return err
 	}
 	// No journal: a guest's writes live as long as the guest.

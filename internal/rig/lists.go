@@ -8,6 +8,7 @@ var packages = []string{
 	"dmsetup", "multipath-tools", "udev",
 	"libiscsi-bin", "open-iscsi", "tgt",
 	"ibverbs-providers", "ibverbs-utils", "perftest", "rdma-core", "rdmacm-utils",
+	"mtools", "syslinux", "syslinux-common", // run at the build, by the host
 	kernelPackage,
 }
 

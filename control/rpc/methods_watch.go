@@ -45,7 +45,10 @@ func watchMethods() []Method {
 		},
 		{
 			Name: "iscsi_target_node_get_stats", State: Runtime,
-			Params: one(Param{Name: "name", Type: String, Doc: "only this target node"}),
+			Params: one(
+				Param{Name: "name", Type: String, Doc: "only this target node"},
+				Param{Name: "sessions", Type: Bool, Doc: "false leaves the sessions out; they are told when not given"},
+			),
 			Result: "{tick_rate, nodes}; of each node name, counters (pdus_in, pdus_out, commands, num_read_ops, num_write_ops, bytes_read, bytes_written, " +
 				"read_latency_ticks, write_latency_ticks, commands_failed, commands_aborted, rejects, digest_errors), sessions_begun, logins, logouts, session_ends and " +
 				"task_management by kind, and sessions with the same counters, as have their connections",
@@ -107,6 +110,9 @@ func getNodeStats(r *request) (any, error) {
 	for _, n := range list {
 		sessions := []obj{}
 		for _, s := range n.Sessions {
+			if r.Has("sessions") && !r.Bool("sessions") {
+				break
+			}
 			conns := []obj{}
 			for _, c := range s.Conns {
 				conns = append(conns, obj{{"id", c.ID}, {"cid", c.CID}, {"initiator_addr", hostOf(c.Peer)}}.counts(c.Counters()))

@@ -185,6 +185,7 @@ func TestAuthMethods(t *testing.T) {
 		{"iscsi_target_node_enable_histogram", `{` + node + `,"enable":true,"granularity":4}`, "true", "histograms of iqn.2016-06.io.spdk:disk true"},
 		{"iscsi_target_node_get_histogram", `{` + node + `}`, `"granularity":4`, ""},
 		{"iscsi_target_node_get_stats", `{` + node + `}`, `"nodes":[{"name":"iqn.2016-06.io.spdk:Disk","pdus_in":0,"pdus_out":0,"commands":0,"num_read_ops":7`, ""},
+		{"iscsi_target_node_get_stats", `{"sessions":false}`, `"sessions":[]`, ""},
 		{"iscsi_target_node_get_stats", `null`, `"logins":{"accepts":1}`, ""},
 		{"iscsi_target_node_get_stats", `null`, `"connections":[{"id":1,"cid":2,"initiator_addr":"10.0.0.1","pdus_in":0`, ""},
 	} {

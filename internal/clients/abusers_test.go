@@ -19,7 +19,7 @@ import (
 const noiseNode = "iqn.2026-11.io.spindle:noise"
 
 // loginTimeout is the target's login_timeout under abuse, in seconds.
-const loginTimeout = 3
+const loginTimeout = 1
 
 // abuser is one way of misusing a portal.
 type abuser struct {

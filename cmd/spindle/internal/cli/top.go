@@ -117,10 +117,13 @@ type ioCounts struct {
 func look(c *rpc.Client) (*sight, error) {
 	var x sight
 	for _, q := range []struct {
-		method string
-		to     any
-	}{{"framework_get_reactors", &x.frame}, {"bdev_get_iostat", &x.disks}, {"iscsi_target_node_get_stats", &x.nodes}, {"iscsi_get_connections", &x.conns}} {
-		b, err := c.Call(q.method, nil)
+		method     string
+		params, to any
+	}{
+		{"framework_get_reactors", nil, &x.frame}, {"bdev_get_iostat", nil, &x.disks},
+		{"iscsi_target_node_get_stats", map[string]any{"sessions": false}, &x.nodes}, {"iscsi_get_connections", nil, &x.conns},
+	} {
+		b, err := c.Call(q.method, q.params)
 		if err == nil {
 			err = json.Unmarshal(b, q.to)
 		}

@@ -1,6 +1,10 @@
 package scsi
 
-import "slices"
+import (
+	"slices"
+
+	"spindle/internal/plant"
+)
 
 // EXTENDED COPY (LID1) copies between units of one target node. Each piece is
 // read and written by a child task of the same I_T nexus, which goes the way of
@@ -235,6 +239,9 @@ func (c *copier) parseSegment(b []byte, off int) int {
 // failed. With none left, open stays false.
 func (c *copier) nextSegment() bool {
 	for c.seg < c.count {
+		if plant.On(plant.CopyShort) && c.seg > 0 && c.seg == c.count-1 {
+			break
+		}
 		s := &c.segs[c.seg]
 		c.from, c.to = c.resolve(s.from), c.resolve(s.to)
 		if c.from == nil || c.to == nil {
@@ -322,6 +329,11 @@ func (c *copier) run(i *ITL, op byte, lba uint64, n, at uint32) Result {
 		return c.over(LUNNotSupported) // the unit went away
 	}
 	// A unit attention of that unit is told to a command of the initiator's.
+	if plant.On(plant.CopyOpen) {
+		open := *t.op
+		open.gate &^= gateReserved
+		t.op = &open
+	}
 	if g := i.gate & t.op.gate &^ gateUA; g != 0 && t.stopped(g) {
 		return c.over(0)
 	}
@@ -392,7 +404,11 @@ func (c *copier) segmentDone() {
 // abort ends the copy with COPY ABORTED, INFORMATION telling the segment. It
 // returns false.
 func (c *copier) abort(code Code) bool {
-	c.t.check(sense{key: CopyAborted, code: code, info: uint64(c.seg), has: hasInfo})
+	at := uint64(c.seg)
+	if plant.On(plant.CopyMiscounted) && at > 0 {
+		at--
+	}
+	c.t.check(sense{key: CopyAborted, code: code, info: at, has: hasInfo})
 	return false
 }
 

@@ -84,6 +84,9 @@ const (
 	PortsUntold            // SET TARGET PORT GROUPS tells nobody
 	WipeOpen               // commands run beside SANITIZE
 	ShortWipe              // SANITIZE leaves the last block
+	CopyOpen               // EXTENDED COPY goes past reservations
+	CopyShort              // EXTENDED COPY leaves out its last segment
+	CopyMiscounted         // COPY ABORTED tells of the segment before
 	NumBugs
 )
 
@@ -101,6 +104,7 @@ var names = [NumBugs]string{
 	"leaving forgotten",
 	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
 	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
+	"copy open", "copy short", "copy miscounted",
 }
 
 func (b Bug) String() string { return names[b] }

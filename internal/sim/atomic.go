@@ -26,6 +26,9 @@ func (in *initiator) whole(t *task, lu *lun, o *operation, at uint64, seen []val
 		}
 		s.count(AtomicsCompared)
 		older := func(v value) bool {
+			if !v.known() {
+				return false // copied from who knows when
+			}
 			p := &s.book.ops[v.number()]
 			return p.end < o.call && !p.vague
 		}

@@ -24,12 +24,13 @@ type operation struct {
 	lba       uint64
 	blocks    uint32
 	state     outcome
-	fua       bool // durable when good
-	atomic    bool // others see all of it or nothing
-	or        bool // it merges its value into what is there
-	wipe      bool // SANITIZE: reservations do not keep it out once it has begun
-	durable   bool // made so by a flush before a failed one
-	inside    int  // writes of it in the block layer
+	fua       bool    // durable when good
+	atomic    bool    // others see all of it or nothing
+	or        bool    // it merges its value into what is there
+	copied    *copied // EXTENDED COPY
+	wipe      bool    // SANITIZE: reservations do not keep it out once it has begun
+	durable   bool    // made so by a flush before a failed one
+	inside    int     // writes of it in the block layer
 	who       *initiator
 	nexus     uint8 // of who
 	val       value
@@ -63,11 +64,10 @@ func (b *book) write(o operation) int {
 	return len(b.ops) - 1
 }
 
-// enter and leave are the probe's: a write of v is in the block layer.
-func (b *book) enter(v value) {
-	n := v.number()
+// enter and leave are the probe's: a write of operation n is in the block layer.
+func (b *book) enter(n int) {
 	if n >= len(b.ops) {
-		b.s.fail("stale write", "a write of a value that no initiator has written reached the medium: %#x", uint64(v))
+		b.s.fail("stale write", "a write of a value that no initiator has written reached the medium: %d", n)
 		return
 	}
 	o := &b.ops[n]
@@ -82,8 +82,8 @@ func (b *book) enter(v value) {
 	o.inside++
 }
 
-func (b *book) leave(v value) {
-	if n := v.number(); n < len(b.ops) {
+func (b *book) leave(n int) {
+	if n < len(b.ops) {
 		b.ops[n].inside--
 	}
 }
@@ -104,6 +104,9 @@ func (b *book) over(n int, st outcome, why string) {
 	o.end, o.state = b.s.now(), st
 	if o.vague && st == good {
 		o.state = unsure
+	}
+	if o.copied != nil && st == without && o.copied.done() {
+		b.s.fail("copy", "%s: write %d (task %#x of initiator %d) was made all the same", why, n, o.itt, o.who.id)
 	}
 	if o.inside > 0 {
 		b.s.fail("answered early", "%s: write %d (task %#x of initiator %d, LUN %d block %d) is still in the block layer",
@@ -171,7 +174,7 @@ func (s *run) superseded(c *cell, call int64, durable bool, lu *lun) int64 {
 	last := int64(-1)
 	for i := range c.log {
 		e := &c.log[i]
-		if e.kind != linear.Write && e.kind != linear.Swap {
+		if e.kind != linear.Write && e.kind != linear.Swap || e.val == valueUnread {
 			continue
 		}
 		o := &s.book.ops[e.op]
@@ -213,7 +216,7 @@ func (s *run) candidates(c *cell, call int64, durable bool, lu *lun, f func(v va
 	}
 	for i := range c.log {
 		e := &c.log[i]
-		if !e.writes() {
+		if !e.writes() || e.val == valueUnread {
 			continue
 		}
 		if o := &s.book.ops[e.op]; o.state != without && o.end >= floor && !f(e.val, nil) {
@@ -229,6 +232,16 @@ func (s *run) look(lu *lun, lba uint64, b []byte, call int64, durable bool) (v v
 	v, pure := readValue(b, lba)
 	if pure {
 		hit := false
+		s.candidates(c, call, durable, lu, func(w value, raw []byte) bool {
+			hit = raw == nil && w == v
+			return !hit
+		})
+		if hit {
+			return v, true
+		}
+	}
+	if k, ok := s.blobOf[string(b)]; ok {
+		v, hit := value(blobMark<<48|uint64(k)), false
 		s.candidates(c, call, durable, lu, func(w value, raw []byte) bool {
 			hit = raw == nil && w == v
 			return !hit
@@ -386,7 +399,7 @@ func (s *run) history(lu *lun, c *cell, v value, read bool, at int64) (uint64, [
 		o := linear.Op{Call: e.call, End: e.end, Value: uint64(e.val), Old: uint64(e.old), Kind: e.kind}
 		if e.writes() {
 			w := &s.book.ops[e.op]
-			if w.state == without {
+			if w.state == without || e.val == valueUnread {
 				continue
 			}
 			o.Call, o.End = w.call, w.end

@@ -20,6 +20,7 @@ const (
 	classSame
 	classSwap
 	classOr
+	classCopy
 	classVerify
 	classNothing // no data, no effect
 	classReply   // data that must always be the same
@@ -113,7 +114,7 @@ func (in *initiator) command() {
 	lu := in.s.luns[t.lun]
 	t.gated, t.needs = true, needAll
 	var c cdb
-	if in.unready(t, lu, &c) {
+	if in.unready(t, lu, &c) || r.IntN(28) == 0 && in.copyBlocks(t, &c) {
 		in.submit(t, lu, &c)
 		return
 	}
@@ -258,7 +259,7 @@ func (in *initiator) open(t *task, o operation, flags value) value {
 	return v
 }
 
-// openZero is open of an operation that leaves zeroes.
+// openZero is open of an operation that leaves zeroes, or what is not known yet.
 func (in *initiator) openZero(t *task, o operation) {
 	o.who, o.nexus, o.itt = in, in.nexus, t.itt
 	t.op = in.s.book.write(o)
@@ -267,7 +268,11 @@ func (in *initiator) openZero(t *task, o operation) {
 	}
 	for i := range uint64(o.blocks) {
 		c := &o.lu.cells[o.lba+i]
-		c.log = append(c.log, entry{op: int32(t.op), kind: linear.Write})
+		e := entry{op: int32(t.op), kind: linear.Write}
+		if o.copied != nil {
+			e.val = valueUnread
+		}
+		c.log = append(c.log, e)
 	}
 }
 
@@ -282,7 +287,8 @@ func (in *initiator) writeSame(t *task, lu *lun) cdb {
 	t.lba, t.blocks = in.place(lu)
 	t.access = accessWrite
 	o := operation{lu: lu, lba: t.lba, blocks: t.blocks}
-	if r.IntN(2) == 0 { // zeroes, from no buffer
+	zero := !in.s.book.crosses(lu, t.lba, t.blocks)
+	if zero && r.IntN(2) == 0 { // zeroes, from no buffer
 		t.class = classZero
 		in.openZero(t, o)
 		return cdb16(0x93, 0x01, t.lba, t.blocks)
@@ -290,7 +296,7 @@ func (in *initiator) writeSame(t *task, lu *lun) cdb {
 	t.class, t.write = classSame, true
 	t.want, t.edtl = lu.blockSize, lu.blockSize
 	t.data = grow(t.data, int(lu.blockSize))
-	if r.IntN(3) == 0 {
+	if zero && r.IntN(3) == 0 {
 		clear(t.data)
 		in.openZero(t, o)
 		return cdb16(0x93, pick(r, byte(0), 0x08), t.lba, t.blocks)
@@ -308,7 +314,7 @@ func (in *initiator) guess(lu *lun, lba uint64) value {
 	v, last := c.initial, int64(-1)
 	for i := range c.log {
 		e := &c.log[i]
-		if !e.writes() {
+		if !e.writes() || e.val == valueUnread {
 			continue
 		}
 		if o := &in.s.book.ops[e.op]; o.state == good && o.end > last {

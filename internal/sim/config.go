@@ -88,6 +88,8 @@ const (
 	Swaps
 	SwapsDiffered
 	ORWrites
+	Copies
+	CopiesAborted
 	Merges
 	LongCDBs
 	Verifies
@@ -192,7 +194,7 @@ var stateNames = [numStates]string{
 	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
-	"Swaps", "SwapsDiffered", "ORWrites", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
+	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",

@@ -196,7 +196,11 @@ func (s *run) doubt(lu *lun) {
 		o.vague = true
 		for k := range uint64(o.blocks) {
 			c := &lu.cells[o.lba+k]
-			c.log = append(c.log, entry{op: int32(i), val: o.val, kind: o.kind()})
+			v := o.val
+			if o.copied != nil {
+				v = o.copied.vals[k]
+			}
+			c.log = append(c.log, entry{op: int32(i), val: v, kind: o.kind()})
 		}
 	}
 }

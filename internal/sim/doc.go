@@ -12,29 +12,31 @@
 // with one Config and the traces are equal.
 //
 // The initiators send READ and WRITE of every length (6 to 32 bytes, the last
-// behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE CACHE,
-// UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
+// behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
+// CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
 // PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, START STOP UNIT and
 // PREVENT ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT
-// GROUPS, SANITIZE OVERWRITE, commands that only look, and such as have to be
-// refused; every task management function; and units have TAS from birth or not.
+// GROUPS, SANITIZE OVERWRITE, EXTENDED COPY from unit to unit, commands that
+// only look, and such as have to be refused; every task management function;
+// and units have TAS from birth or not.
 //
 // What is checked: every command that was accepted is answered once or its
 // session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
-// bursts; residuals; each block is a linearizable register, also of what ORWRITE
-// merges into it; nothing that a flush, FUA or a cache that is off made durable
-// is lost with power; one READ does not see parts of an atomic command; nobody is
-// let in whose CHAP response is wrong, or kept out whose is right, by the secrets
-// of the moment, and the target answers a challenge of its initiators rightly or
-// not at all; registrations, reservations, mode parameters, whether the unit is
-// ready and the states of its paths are one object that every nexus sees alike,
-// and no write of a preempted nexus comes through its fence; unit attentions come
-// once; task management is answered after its tasks have ended; no byte arrives
-// that nobody wrote; over iSER, that memory is reached only while a command
-// advertises it, that the target has a receive for all its window lets come and
-// keeps to the RDMA READs its peer serves, and that a removed device is let go in
-// time; no reactor sleeps over its work; no turn is without bound; and in the end
-// every buffer, descriptor and session is home.
+// bursts; residuals; each block is a linearizable register, also of what
+// ORWRITE merges into it and EXTENDED COPY brings from another, which read its
+// own source; nothing that a flush, FUA or a cache that is off made durable is
+// lost with power; one READ does not see parts of an atomic command; nobody is
+// let in whose CHAP response is wrong, or kept out whose is right, by the
+// secrets of the moment, and the target answers a challenge of its initiators
+// rightly or not at all; registrations, reservations, mode parameters, whether
+// the unit is ready and the states of its paths are one object that every nexus
+// sees alike, and no write of a preempted nexus comes through its fence; unit
+// attentions come once; task management is answered after its tasks have ended;
+// no byte arrives that nobody wrote; over iSER, that memory is reached only
+// while a command advertises it, that the target has a receive for all its
+// window lets come and keeps to the RDMA READs its peer serves, and that a
+// removed device is let go in time; no reactor sleeps over its work; no turn is
+// without bound; and in the end every buffer, descriptor and session is home.
 //
 // Threading: a Machine and its runs belong to one goroutine; several Machines
 // run side by side.

@@ -264,6 +264,9 @@ func (in *initiator) endSession() {
 	for i := range in.units {
 		in.letGo(i)
 	}
+	for _, t := range in.tasks {
+		in.s.boxed = in.s.boxed || t.kind == kindManage && in.s.clk.T.Sub(t.at) >= 10*time.Second
+	}
 	in.old = append(in.old, in.tasks...)
 	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
 	in.conn = newConn(uint16(in.id))

@@ -285,6 +285,9 @@ func (in *initiator) refused(t *task, lu *lun, key scsi.Key, code scsi.Code) {
 func (s *run) over(t *task, st outcome, why string) {
 	s.book.over(t.op, st, why)
 	s.book.over(t.also, st, why)
+	for _, n := range t.copies {
+		s.book.over(n, st, why)
+	}
 	s.undone(t, st)
 	s.wiping(t, st)
 }

@@ -72,7 +72,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 		case pdu.TMFClearTaskSet:
 			s.cause(lu, causeClear)
 		}
-		if fn != pdu.TMFAbortTaskSet {
+		if in.excuseCopies(lu); fn != pdu.TMFAbortTaskSet {
 			s.excuseTasks(lu, t.stamp(in.id))
 			lu.resetting++
 			if fn != pdu.TMFClearTaskSet {
@@ -94,6 +94,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 func (s *run) excuseTasks(lu *lun, by uint64) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
+		in.excuseCopies(lu)
 		for _, t := range in.tasks {
 			if t.lun != place {
 				continue
@@ -136,6 +137,7 @@ func (in *initiator) managed(t *task, resp uint8) {
 		in.setEnded(t)
 	case resp == pdu.TMFNoLUN && lu != nil && (!lu.present || lu.unsteady || lu.changed > t.call):
 	case resp == pdu.TMFRejected && s.mayReject(in, t):
+		s.boxed = true
 		// Whoever was to be aborted may be or not.
 		in.maybeAll(t)
 	default:
@@ -244,6 +246,7 @@ func (in *initiator) aborted(t *task, resp uint8) {
 		if !s.mayReject(in, t) {
 			in.bad("task management", "ABORT TASK answered with %d", resp)
 		}
+		s.boxed = true
 		in.maybeAll(t)
 	default:
 		in.bad("task management", "ABORT TASK answered with %d", resp)

@@ -66,14 +66,19 @@ func (s *run) members(v value) []value {
 
 // fill writes the block that v leaves at lba, whatever it was made from.
 func (s *run) fill(v value, b []byte, lba uint64) {
-	if v>>48 != mergedMark {
+	switch v >> 48 {
+	default:
 		v.fill(b, lba)
 		return
+	case blobMark:
+		copy(b, s.blobs[v.number()])
+		return
+	case mergedMark:
 	}
 	clear(b)
 	part := make([]byte, len(b))
 	for _, m := range s.merged[v.number()] {
-		m.fill(part, lba)
+		s.fill(m, part, lba)
 		for i := range b {
 			b[i] |= part[i]
 		}
@@ -91,7 +96,7 @@ func (s *run) decode(lu *lun, c *cell, lba uint64, b []byte, call int64, durable
 	s.candidates(c, call, durable, lu, func(w value, raw []byte) bool {
 		if raw == nil {
 			for _, m := range s.members(w) {
-				m.fill(lu.want, lba)
+				s.fill(m, lu.want, lba)
 				if contains(b, lu.want) {
 					set = append(set, m)
 				}
@@ -121,15 +126,14 @@ func (c *cell) merges() bool {
 	return c.initial>>48 == mergedMark || slices.ContainsFunc(c.log, func(e entry) bool { return e.kind == linear.Or })
 }
 
-// merging is the value of the ORWRITE that a write of merged blocks belongs to,
-// 0 when that cannot be told: it is the only one of its range that is not over
-// and whose data is in it, or else the last one.
-func (b *book) merging(lu *lun, io *bdev.IO) (v value) {
+// merging is the ORWRITE that a write of merged blocks belongs to, 0 when there
+// is none and open when there are several: it is the only one of its range that
+// is not over and whose data is in it, or else the last one.
+func (b *book) merging(lu *lun, io *bdev.IO) (n, open int) {
 	first := io.Data.Bytes()[:lu.blockSize]
-	open := 0
 	for i := len(b.ops) - 1; i > 0; i-- {
 		o := &b.ops[i]
-		if !o.or || o.lu != lu || o.lba != io.LBA || o.blocks != io.Blocks || o.state != pending && (open != 0 || v != 0) {
+		if !o.or || o.lu != lu || o.lba != io.LBA || o.blocks != io.Blocks || o.state != pending && n != 0 {
 			continue
 		}
 		if o.val.fill(lu.part, io.LBA); !contains(first, lu.part) {
@@ -138,10 +142,7 @@ func (b *book) merging(lu *lun, io *bdev.IO) (v value) {
 		if o.state == pending {
 			open++
 		}
-		v = o.val
+		n = i
 	}
-	if open > 1 {
-		return 0
-	}
-	return v
+	return n, open
 }

@@ -45,33 +45,42 @@ type probeChannel struct {
 // entered is a write of an operation that is in the block layer since at.
 type entered struct {
 	at int64
-	v  value
+	n  int
 }
 
 // left is the end of the write that was submitted at at, if it is anybody's.
 func (c *probeChannel) left(at int64) {
 	for i, w := range c.writes {
 		if w.at == at {
-			c.p.s.book.leave(w.v)
+			c.p.s.book.leave(w.n)
 			c.writes = append(c.writes[:i], c.writes[i+1:]...)
 			return
 		}
 	}
 }
 
-// writeID is the value that a write's first block carries, 0 when it has none.
-func (p *probe) writeID(io *bdev.IO) value {
+// writer is the operation that a write belongs to, 0 when that cannot be told.
+func (p *probe) writer(io *bdev.IO) int {
 	if io.Op != bdev.Write || io.Data.Len < 8 {
 		return 0
 	}
-	v := value(binary.LittleEndian.Uint64(io.Data.Bytes()))
+	v, b := value(binary.LittleEndian.Uint64(io.Data.Bytes())), p.s.book
+	foreign := v.ours() && v.number() < len(b.ops) && b.ops[v.number()].lu != p.lu
 	switch {
-	case v.ours():
-		return v
+	case v.ours() && !foreign:
+		return v.number()
 	case v>>48&orMark == orMark:
-		return p.s.book.merging(p.lu, io)
+		if n, open := b.merging(p.lu, io); open > 1 {
+			return 0
+		} else if n != 0 {
+			return n
+		}
 	}
-	return 0
+	n := b.copying(p.lu, io, foreign)
+	if n != 0 {
+		b.wrote(n, io)
+	}
+	return n
 }
 
 // Submit implements bdev.Channel.
@@ -81,10 +90,10 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 		s.fail("block layer", "submission to a closed channel of LUN %d", c.p.lu.id)
 	}
 	s.submits++
-	id, at := c.p.writeID(io), s.now()
-	if id != 0 {
-		s.book.enter(id)
-		c.writes = append(c.writes, entered{at, id})
+	n, at := c.p.writer(io), s.now()
+	if n != 0 {
+		s.book.enter(n)
+		c.writes = append(c.writes, entered{at, n})
 	}
 	io.Push(c, uint64(at))
 	c.inside = true

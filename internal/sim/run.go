@@ -51,10 +51,13 @@ type run struct {
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
 	auth    authState
-	seen    []value // scratch: what a READ saw
-	merged  [][]value
-	started int64 // instant at which the target started last
-	jobs    []job // blocking work that waits
+	seen    []value        // scratch: what a READ saw
+	merged  [][]value      // by number, what blocks were merged from
+	blobs   [][]byte       // by number, what was copied
+	blobOf  map[string]int // the numbers of these
+	boxed   bool           // the time box of a function has closed: its nexus may be fenced
+	started int64          // instant at which the target started last
+	jobs    []job          // blocking work that waits
 	deedState
 }
 
@@ -75,6 +78,7 @@ const (
 func Run(m *Machine, cfg Config) (rep *Report) {
 	rep = &Report{Seed: cfg.Seed}
 	s := &run{cfg: cfg, m: m, rep: rep, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5eed)), book: &m.book, conns: map[int]*initiator{}}
+	s.blobOf = map[string]int{}
 	s.store = &store{s: s, files: map[string][]byte{}}
 	s.book.reset(s)
 	m.linear.Or = func(a, b uint64) uint64 { return uint64(s.or(value(a), value(b))) }

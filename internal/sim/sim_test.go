@@ -143,3 +143,27 @@ func TestValues(t *testing.T) {
 		t.Error("a block of another place is not seen")
 	}
 }
+
+func TestMadeValues(t *testing.T) {
+	s := &run{blobOf: map[string]int{}}
+	a, b, got, want := valueOf(1), value(orMark<<48|2), make([]byte, 512), make([]byte, 512)
+	v := s.or(a, b)
+	if s.or(b, a) != v || s.or(v, b) != v || s.or(0, b) != b || s.or(a, 0) != a || s.or(rawMark, b) != rawMark {
+		t.Error("merging depends on the order, or counts twice")
+	}
+	a.fill(got, 9)
+	b.fill(want, 9)
+	for i := range want {
+		want[i] |= got[i]
+	}
+	if s.fill(v, got, 9); !slices.Equal(got, want) {
+		t.Error("a merged block is not that of its parts")
+	}
+	w := s.blob(want)
+	if clear(got); w == v || s.blob(got) != 0 || s.blob(want) != w {
+		t.Errorf("a copied block has the value %#x, or another", w)
+	}
+	if s.fill(w, got, 3); !slices.Equal(got, want) {
+		t.Error("a copied block depends on its place")
+	}
+}

@@ -361,6 +361,9 @@ func (lu *lun) config() iscsi.LUN {
 	return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas, Removable: lu.removable}
 }
 
+// uuid names the bdev of lu.
+func (lu *lun) uuid() bdev.UUID { return bdev.UUID{0: byte(lu.id>>8) + 1, 1: byte(lu.id)} }
+
 // build makes the bdev of lu: module, stacked devices, probe.
 func (s *run) build(c reactor.Caller, lu *lun) {
 	var dev bdev.Device
@@ -397,7 +400,7 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 	}
 	lu.probe, err = newProbe(s, lu, dev)
 	s.must(err)
-	lu.bdev = bdev.New(fmt.Sprintf("Disk%d", lu.id), bdev.UUID{0: byte(lu.id) + 1}, lu.probe)
+	lu.bdev = bdev.New(fmt.Sprintf("Disk%d", lu.id), lu.uuid(), lu.probe)
 	lu.medium.begin(s, lu)
 }
 

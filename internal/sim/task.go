@@ -57,6 +57,8 @@ type task struct {
 	old         []value // COMPARE AND WRITE, VERIFY: what it expects
 	access      access
 	needs       needs
+	copies      []int  // EXTENDED COPY: its segments, in the book
+	excused     bool   // ... others may have ended its tasks
 	wipe        int    // SANITIZE: in the book
 	later       bool   // ... it does not wait for its end
 	service     uint8  // of PERSISTENT RESERVE IN
@@ -87,7 +89,7 @@ func (in *initiator) newTask(k taskKind) *task {
 	} else {
 		t = new(task)
 	}
-	*t = task{kind: k, conn: in.conn, itt: in.nextITT, resets: t.resets[:0], data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], lun: -1}
+	*t = task{kind: k, conn: in.conn, itt: in.nextITT, resets: t.resets[:0], data: t.data[:0], got: t.got[:0], refs: t.refs[:0], old: t.old[:0], copies: t.copies[:0], lun: -1}
 	in.nextITT++
 	return t
 }

@@ -14,8 +14,10 @@ type value uint64
 
 const (
 	valueMark   = 0x5eed
-	orMark      = 0xa110 // merged into what was there
-	mergedMark  = 0x0c0b // several of these: the number is that in run.merged
+	orMark      = 0xa110           // merged into what was there
+	mergedMark  = 0x0c0b           // several of these: the number is that in run.merged
+	blobMark    = 0xb10b           // copied from another unit: in run.blobs
+	valueUnread = value(1<<64 - 1) // it is not known yet
 	valueSame   = 1 << 47
 	valueNumber = 1<<40 - 1
 )

@@ -92,6 +92,9 @@ func (in *initiator) good(t *task, lu *lun) {
 		s.count(Swaps)
 	case classOr:
 		s.count(ORWrites)
+	case classCopy:
+		s.count(Copies)
+		in.copyGood(t)
 	}
 	s.over(t, good, "GOOD")
 }
@@ -192,6 +195,9 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 		}
 	case scsi.NotReady:
 		in.notReady(t, lu, code)
+	case scsi.CopyAborted:
+		in.admitted(t, lu)
+		in.copyAborted(t, code, b)
 	case scsi.MediumError, scsi.DataProtect:
 		if code == scsi.SanitizeFailed && t.wipe == 0 {
 			in.notReady(t, lu, code)

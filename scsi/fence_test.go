@@ -3,6 +3,7 @@ package scsi
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"spindle/bdev"
 )
@@ -462,5 +463,39 @@ func TestSenseInformation(t *testing.T) {
 		if n := s.encode(b[:], true); b[n-infoDescriptor+2] != 0x80 || be.Uint64(b[n-8:]) != tc.info {
 			t.Errorf("%#x in descriptor format: % x", tc.info, b[:n])
 		}
+	}
+}
+
+// TestOvertaken: a command on its way home from another reactor finds there what
+// the one that came before it has changed.
+func TestOvertaken(t *testing.T) {
+	wipe, pattern := overwrite(sanitizeImmed, 1, fill(0xaa, 4))
+	for _, tc := range []struct {
+		name   string
+		first  []byte
+		list   []byte
+		second string
+		want   string
+	}{
+		{"by nothing", cdb("00"), nil, "15 10", "good"},
+		{"by SET TARGET PORT GROUPS", cdb("a4 0a 00 00 00 00 00 00 00 08"), []byte{0, 0, 0, 0, 3, 0, 0, 2}, "15 10", "02/040C"},
+		{"by RESERVE", cdb("16"), nil, "15 10", "conflict"},
+		{"by an eject", cdb("1b 00 00 00 02"), nil, "48 1f", "02/3A00"},
+		{"by SANITIZE", wipe, pattern, "15 10", "02/041B"},
+		{"by write protection", cdb("15 10 00 00 10"), append(fill(0, 4), 0x0a, 10, 0, 0x10, 8, 0, 0, 0, 0xff, 0xff, 0, 0), "48 1f", "07/2702"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := newBench(t, 2)
+			g.dev.SetPorts([]uint16{1, 2})
+			g.add(0, newDisk(512, 100, bdev.CapWriteZeroes), LUNOptions{Removable: true})
+			a, b := g.via("a", 0, 1), g.via("b", 1, 2)
+			second := b.start(0, cdb(tc.second), nil, 0, AttrSimple)
+			first := a.start(0, tc.first, tc.list, 0, AttrSimple)
+			g.turns(20)
+			g.Advance(time.Second)
+			if first.outcome() != "good" || second.outcome() != tc.want {
+				t.Errorf("%s, and the second %s, want %s", first.outcome(), second.outcome(), tc.want)
+			}
+		})
 	}
 }

@@ -221,10 +221,7 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 	switch c.kind {
 	case callCommand:
 		r.except = c.task
-		// Another command may have come home first.
-		if t := c.task; !t.op.worksIn(lu.current.state) {
-			t.check(lu.condition(lu.current))
-		} else {
+		if t := c.task; !t.overtaken(lu.current) {
 			t.op.home(lu, t, r)
 		}
 	case callReset:
@@ -246,6 +243,15 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 			lu.change(r).erased = false
 		}
 	}
+}
+
+// overtaken ends a task that may not run any more because another has come home
+// before it. False: it may.
+func (t *Task) overtaken(s *snapshot) bool {
+	if g := s.gates(t.Nexus.ID) & t.op.gate; g != 0 && t.barred(g, s) {
+		return true
+	}
+	return t.op.flags&cmdWrites != 0 && s.protect != 0 && t.protected(s) == Done
 }
 
 // change starts a new snapshot for r, a copy of the current one.

@@ -119,8 +119,7 @@ func (c *command) worksIn(s unitState) bool {
 }
 
 // unready ends a task that needs the unit to be ready. False: it does not.
-func (t *Task) unready() bool {
-	s := t.View.snap
+func (t *Task) unready(s *snapshot) bool {
 	if t.op.worksIn(s.state) {
 		return false
 	}

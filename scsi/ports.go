@@ -192,8 +192,8 @@ func (lu *LogicalUnit) applyPorts(r *round) {
 
 // unreachable ends a task that its path's state does not let through. False: it
 // does (SPC-5 §5.17.2).
-func (t *Task) unreachable() bool {
-	p := t.View.snap.port(t.Nexus.ID.TPGT)
+func (t *Task) unreachable(s *snapshot) bool {
+	p := s.port(t.Nexus.ID.TPGT)
 	switch {
 	case p == nil || p.state.active() || plant.On(plant.PathOpen):
 		return false

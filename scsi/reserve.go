@@ -109,14 +109,19 @@ func (p *reservations) gates(id NexusID) uint8 {
 
 // regate works the gates of the I_T_L nexus out from the installed snapshot.
 func (i *ITL) regate() {
-	s := i.view.snap
-	i.gate = i.gate&^gateShared | s.pr.gates(i.nexus.ID)
+	i.gate = i.gate&^gateShared | i.view.snap.gates(i.nexus.ID)
+}
+
+// gates is what the shared state keeps a nexus from.
+func (s *snapshot) gates(id NexusID) uint8 {
+	g := s.pr.gates(id)
 	if s.state != unitReady {
-		i.gate |= gateState
+		g |= gateState
 	}
-	if p := s.port(i.nexus.ID.TPGT); p != nil && !p.state.active() {
-		i.gate |= gatePath
+	if p := s.port(id.TPGT); p != nil && !p.state.active() {
+		g |= gatePath
 	}
+	return g
 }
 
 func prepReserve(t *Task) Result {

@@ -67,7 +67,7 @@ func (t *Task) Prepare() Result {
 	}
 	r := c.prepare(t)
 	if c.flags&cmdWrites != 0 && t.View.snap.protect != 0 && (r == Ready || t.Want > t.EDTL) {
-		return t.protected()
+		return t.protected(t.View.snap)
 	}
 	return r
 }
@@ -90,11 +90,11 @@ func (t *Task) prepareUnknown() Result {
 // wrong has been told so before; how much the initiator sends for it has not,
 // because nobody wants that any more. One that asks for no block at all changes
 // nothing that is protected (SBC-4 §5.36: zero blocks are not an error).
-func (t *Task) protected() Result {
+func (t *Task) protected(s *snapshot) Result {
 	if t.op.flags&cmdMedium != 0 && t.Want == 0 && t.blocks == 0 {
 		return Ready
 	}
-	if t.View.snap.protect&protectSoftware != 0 {
+	if s.protect&protectSoftware != 0 {
 		return t.fail(DataProtect, SoftwareWriteProtected)
 	}
 	return t.fail(DataProtect, WriteProtected)
@@ -111,10 +111,19 @@ func (t *Task) stopped(g uint8) bool {
 		t.Status = Busy
 	case g&gateUA != 0:
 		t.check(sense{key: UnitAttention, code: t.itl.takeUA()})
-	case g&gatePath != 0 && t.unreachable():
+	default:
+		return t.barred(g, t.View.snap)
+	}
+	return true
+}
+
+// barred ends a task that the shared state of its unit keeps out. False: it does not.
+func (t *Task) barred(g uint8, s *snapshot) bool {
+	switch {
+	case g&gatePath != 0 && t.unreachable(s):
 	case g&gateReserved != 0:
 		t.Status = ReservationConflict
-	case g&gateState != 0 && t.unready():
+	case g&gateState != 0 && t.unready(s):
 	default:
 		return false
 	}
@@ -130,7 +139,7 @@ func (t *Task) keptOut() bool {
 	if g := t.itl.gate & t.op.gate & gateShared; g != 0 && t.stopped(g) {
 		return true
 	}
-	return t.op.flags&cmdWrites != 0 && t.View.snap.protect != 0 && t.protected() == Done
+	return t.op.flags&cmdWrites != 0 && t.View.snap.protect != 0 && t.protected(t.View.snap) == Done
 }
 
 // Execute runs a prepared task. Done: it has its status. Waiting: TaskDone

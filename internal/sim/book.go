@@ -105,7 +105,7 @@ func (b *book) over(n int, st outcome, why string) {
 	if o.vague && st == good {
 		o.state = unsure
 	}
-	if o.copied != nil && st == without && o.copied.done() {
+	if o.copied != nil && st == without && o.copied.begun() {
 		b.s.fail("copy", "%s: write %d (task %#x of initiator %d) was made all the same", why, n, o.itt, o.who.id)
 	}
 	if o.inside > 0 {

@@ -90,6 +90,8 @@ const (
 	ORWrites
 	Copies
 	CopiesAborted
+	CopiesPartial
+	CopyPieces
 	Merges
 	LongCDBs
 	Verifies
@@ -194,7 +196,7 @@ var stateNames = [numStates]string{
 	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
-	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
+	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",

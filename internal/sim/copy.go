@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"crypto/sha1"
+	"slices"
 
 	"spindle/bdev"
 	"spindle/internal/sim/linear"
@@ -17,6 +18,9 @@ import (
 // maxCopied bounds the segments of a copy.
 const maxCopied = 3
 
+// copyPiece is how much a copy reads and writes at a time, in bytes.
+const copyPiece = 256 << 10
+
 // copied is the source of a segment, and what it has written.
 type copied struct {
 	from *lun
@@ -24,8 +28,11 @@ type copied struct {
 	vals []value // by block; valueUnread until it was written
 }
 
-// done tells whether the segment was written.
-func (c *copied) done() bool { return c.vals[0] != valueUnread }
+// begun and done tell whether any of the segment was written, and all.
+func (c *copied) begun() bool {
+	return slices.ContainsFunc(c.vals, func(v value) bool { return v != valueUnread })
+}
+func (c *copied) done() bool { return !slices.Contains(c.vals, valueUnread) }
 
 // naa is the designator of a unit, as its VPD page 83h has it.
 func (lu *lun) naa() (n [16]byte) {
@@ -56,7 +63,10 @@ func (in *initiator) copyBlocks(t *task, c *cdb) bool {
 		from, to := s.luns[i], s.luns[k]
 		lba, n := in.place(from)
 		dest, m := in.place(to)
-		if n = min(n, m); i == k || from.blockSize != to.blockSize || s.book.crosses(to, dest, n) {
+		if n = min(n, m); r.IntN(6) == 0 { // all of it
+			lba, dest, n = 0, 0, uint32(min(from.area, to.area))
+		}
+		if i == k || from.blockSize != to.blockSize || s.book.crosses(to, dest, n) {
 			continue
 		}
 		in.openCopy(t, operation{lu: to, lba: dest, blocks: n}, copied{from: from, lba: lba})
@@ -113,7 +123,7 @@ func (b *book) crosses(lu *lun, lba uint64, n uint32) bool {
 func (b *book) copying(lu *lun, io *bdev.IO, foreign bool) (n int) {
 	for i := len(b.ops) - 1; i > 0; i-- {
 		o := &b.ops[i]
-		if o.copied == nil || o.lu != lu || o.lba != io.LBA || o.blocks != io.Blocks {
+		if o.copied == nil || o.lu != lu || !o.isPiece(io) {
 			continue
 		}
 		if o.state == pending && o.end == linear.Forever {
@@ -129,13 +139,27 @@ func (b *book) copying(lu *lun, io *bdev.IO, foreign bool) (n int) {
 	return n
 }
 
-// wrote learns what segment n writes, and that its source held that.
+// isPiece tells whether a write is of a piece of a copy.
+func (o *operation) isPiece(io *bdev.IO) bool {
+	at, piece := io.LBA-o.lba, uint64(copyPiece/o.lu.blockSize)
+	return io.LBA >= o.lba && at < uint64(o.blocks) && at%piece == 0 && uint64(io.Blocks) == min(piece, uint64(o.blocks)-at)
+}
+
+// wrote learns what a piece of segment n writes, and that its source held that.
 func (b *book) wrote(n int, io *bdev.IO) {
 	s, o := b.s, &b.ops[n]
 	c := o.copied
 	data, size := io.Data.Bytes(), int(o.lu.blockSize)
-	for i := range c.vals {
-		block := data[i*size:][:size]
+	first := int(io.LBA - o.lba)
+	if first > 0 {
+		s.count(CopyPieces)
+	}
+	if first > 0 && c.vals[first-1] == valueUnread {
+		s.fail("copy", "write %d (task %#x of initiator %d) writes block %d of LUN %d, and none before it", n, o.itt, o.who.id, io.LBA, o.lu.id)
+		return
+	}
+	for i := first; i < first+int(io.Blocks); i++ {
+		block := data[(i-first)*size:][:size]
 		v := s.blob(block)
 		if old := c.vals[i]; old != valueUnread && old != v {
 			s.fail("copy", "write %d (task %#x of initiator %d) writes block %d of LUN %d a second time, and something else", n, o.itt, o.who.id, o.lba+uint64(i), o.lu.id)
@@ -260,8 +284,8 @@ func (in *initiator) copyAborted(t *task, code scsi.Code, b []byte) {
 			s.book.over(n, unsure, "COPY ABORTED")
 			continue
 		}
-		if i < at && !o.copied.done() || i > at && o.copied.done() {
-			in.bad("copy", "task %#x: COPY ABORTED at segment %d, and segment %d is written: %v", t.itt, at, i, o.copied.done())
+		if i < at && !o.copied.done() || i > at && o.copied.begun() {
+			in.bad("copy", "task %#x: COPY ABORTED at segment %d, and segment %d is written: %v", t.itt, at, i, o.copied.begun())
 			return
 		}
 		if i < at {
@@ -269,6 +293,9 @@ func (in *initiator) copyAborted(t *task, code scsi.Code, b []byte) {
 		} else if i > at {
 			s.book.over(n, without, "COPY ABORTED before it")
 		}
+	}
+	if o.copied.begun() && !o.copied.done() {
+		s.count(CopiesPartial)
 	}
 	s.book.over(t.copies[at], unsure, "COPY ABORTED")
 }

@@ -108,7 +108,7 @@ func (s *run) draw() {
 	}
 	p.abortive = r.IntN(10) == 0
 	p.deedEvery = pick(r, 0, 20, 60, 60)
-	p.ported, p.sanitized = r.IntN(4) == 0, r.IntN(3) == 0
+	p.ported, p.sanitized = r.IntN(5) == 0, r.IntN(3) == 0
 	p.storeFails = !s.cfg.Calm && r.IntN(4) == 0
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
@@ -199,13 +199,14 @@ func (p *plan) drawOptions(s *run) {
 // drawLUNs gives the node two to five logical units.
 func (s *run) drawLUNs() {
 	r := s.rng
+	size := pick(r, uint32(512), 512, 4096)
 	add := func(id uint16, k lunKind) *lun {
-		lu := &lun{id: id, kind: k, blockSize: pick(r, uint32(512), 512, 4096)}
+		lu := &lun{id: id, kind: k, blockSize: pick(r, size, size, size, 512, 4096)}
 		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
-		lu.removable = r.IntN(5) == 0
-		lu.area = uint64(pick(r, 48, 128, 256))
+		lu.removable = r.IntN(6) == 0
+		lu.area = uint64(pick(r, 48, 128, 256, 512))
 		if lu.blockSize == 4096 {
-			lu.area /= 4
+			lu.area /= pick(r, uint64(2), 4)
 		}
 		lu.blocks = lu.area
 		s.luns = append(s.luns, lu)

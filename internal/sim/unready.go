@@ -238,6 +238,8 @@ func (in *initiator) unready(t *task, lu *lun, c *cdb) bool {
 	}
 	often := func(n int, now bool) bool { return now && r.IntN(3) == 0 || r.IntN(n) == 0 }
 	switch {
+	case t.lun == p.contended && r.IntN(3) != 0: // others fight for it
+		return false
 	case lu.removable && often(24, st.cond == isEjected):
 		*c = in.moveMedium(t, lu)
 	case p.ported && often(24, st.cutOff(needActive, in.port())):

@@ -118,7 +118,7 @@ func (in *initiator) command() {
 		in.submit(t, lu, &c)
 		return
 	}
-	if t.lun == in.s.plan.contended && r.IntN(4) == 0 {
+	if t.lun == in.s.plan.contended && r.IntN(in.stake(lu)) == 0 {
 		switch k := r.IntN(24); {
 		case k < 13:
 			c = in.reserve(t, lu)

@@ -106,10 +106,30 @@ func (in *initiator) victim(st *shared) uint64 {
 		return 9
 	}
 	g := st.regs[r.IntN(int(st.count))]
-	if g.nexus == in.nexus {
+	for i := 0; i < 3 && !in.rival(g.nexus); i++ {
 		g = st.regs[r.IntN(int(st.count))]
 	}
 	return g.key
+}
+
+// stake is how seldom an initiator fights for a unit: those that are not
+// registered yet do so soon, so that there are writes of registrants to fence.
+func (in *initiator) stake(lu *lun) int {
+	if st := in.likely(lu); st.keyOf(in.nexus) == 0 {
+		return 2
+	}
+	return 5
+}
+
+// rival tells whether a nexus is that of another initiator's session, which may
+// have commands under way.
+func (in *initiator) rival(nexus uint8) bool {
+	for _, o := range in.s.inits {
+		if o != in && o.phase == full && o.nexus == nexus {
+			return true
+		}
+	}
+	return false
 }
 
 // neighbour is a nexus to move a reservation to.

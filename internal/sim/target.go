@@ -66,6 +66,7 @@ type lun struct {
 	spare     bool // comes and goes
 	tas       bool // TAS is 1 by default
 	removable bool
+	writes    time.Duration // what a delayed write takes, as a rule
 	ramIndex  int
 	path      string
 	disk      *simring.Disk
@@ -128,6 +129,10 @@ func (s *run) draw() {
 		if p.power && r.IntN(2) == 0 {
 			p.contended = 1 // a file, whose cache matters then
 		}
+		// Writes take their time there, so that a fence has some to wait for.
+		lu := s.luns[p.contended]
+		lu.writes = pick(r, lu.writes, 300*time.Microsecond, time.Millisecond)
+		lu.delayed = lu.delayed || lu.writes > usualWrite
 	}
 	for i := range p.initiators {
 		s.inits = append(s.inits, newInitiator(s, i))
@@ -196,6 +201,9 @@ func (p *plan) drawOptions(s *run) {
 	p.digests = [2]bool{r.IntN(8) == 0, r.IntN(8) == 0}
 }
 
+// usualWrite is what a delayed write takes.
+const usualWrite = 30 * time.Microsecond
+
 // drawLUNs gives the node two to five logical units.
 func (s *run) drawLUNs() {
 	r := s.rng
@@ -203,7 +211,7 @@ func (s *run) drawLUNs() {
 	add := func(id uint16, k lunKind) *lun {
 		lu := &lun{id: id, kind: k, blockSize: pick(r, size, size, size, 512, 4096)}
 		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
-		lu.removable = r.IntN(6) == 0
+		lu.removable, lu.writes = r.IntN(6) == 0, usualWrite
 		lu.area = uint64(pick(r, 48, 128, 256, 512))
 		if lu.blockSize == 4096 {
 			lu.area /= pick(r, uint64(2), 4)
@@ -391,7 +399,7 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 	}
 	if lu.delayed {
 		lu.delay, err = delay.New(delay.Config{Base: dev, Latency: [delay.NumKinds]time.Duration{
-			20 * time.Microsecond, 2 * time.Millisecond, 30 * time.Microsecond, 5 * time.Millisecond}})
+			20 * time.Microsecond, 2 * time.Millisecond, lu.writes, 5 * time.Millisecond}})
 		s.must(err)
 		dev = lu.delay
 	}

@@ -340,32 +340,43 @@ func TestWriteFailure(t *testing.T) {
 }
 
 // Data that no R2T has asked for yet, because the R2T waits for an initiator that
-// does not read: the tag is known from the one before. It ends the command.
+// does not read: the tag is known from the one before. It ends the command, or is
+// dropped where data is recovered, and asked for.
 func TestDataBeforeR2T(t *testing.T) {
-	g := iscsitest.New(t, iscsitest.Options{World: simring.Config{SocketBuffer: 2048}})
-	c := g.Dial().Login("InitialR2T=Yes", "ImmediateData=No", "MaxBurstLength=512", "FirstBurstLength=512", "MaxOutstandingR2T=1")
-	attention(t, c, atPowerOn)
-	w := c.Command(1, pdu.FlagWrite, 1536, iscsitest.Write10(9, 3)...)
-	c.Send(w, nil, nil)
-	r2t := c.Expect(pdu.R2T).BHS
-	r := c.Command(1, pdu.FlagRead, 64<<10, iscsitest.Read10(0, 128)...)
-	c.Send(r, nil, nil) // in the way of all that follows
-	const pings = iscsi.ConnectionOuts - 2
-	for range pings {
-		b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
-		b.SetTTT(pdu.ReservedTag)
-		c.Send(b, nil, nil)
-	}
-	g.Settle()
-	for i := range uint32(2) {
-		c.Send(c.DataOutBHS(w.ITT(), r2t.TTT(), 0, i*512, true), nil, pattern(512, 1))
+	for _, level := range []uint32{0, 1} {
+		o := options(func(o *iscsi.Options) { o.ErrorRecoveryLevel = level })
+		g := iscsitest.New(t, iscsitest.Options{Engine: o, World: simring.Config{SocketBuffer: 2048}})
+		c := g.Dial().Login("InitialR2T=Yes", "ImmediateData=No", "MaxBurstLength=512", "FirstBurstLength=512",
+			"MaxOutstandingR2T=1", fmt.Sprintf("ErrorRecoveryLevel=%d", level))
+		attention(t, c, atPowerOn)
+		w := c.Command(1, pdu.FlagWrite, 1536, iscsitest.Write10(9, 3)...)
+		c.Send(w, nil, nil)
+		r2t := c.Expect(pdu.R2T).BHS
+		r := c.Command(1, pdu.FlagRead, 64<<10, iscsitest.Read10(0, 128)...)
+		c.Send(r, nil, nil) // in the way of all that follows
+		const pings = iscsi.ConnectionOuts - 2
+		for range pings {
+			b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+			b.SetTTT(pdu.ReservedTag)
+			c.Send(b, nil, nil)
+		}
 		g.Settle()
+		data := pattern(1536, 1)
+		for i := range uint32(2) {
+			// The second has a number that is wrong, too, where that makes no difference.
+			c.Send(c.DataOutBHS(w.ITT(), r2t.TTT(), i*level, i*512, true), nil, data[i*512:][:512])
+			g.Settle()
+		}
+		good(t, c, r.ITT(), nil)
+		for range pings {
+			c.Expect(pdu.NopIn)
+			c.ExpStatSN++
+		}
+		if level == 0 {
+			sense(t, c.Finish(w.ITT(), nil), 0xb, 0x0c0d)
+		} else {
+			good(t, c, w.ITT(), data)
+		}
+		alive(t, c)
 	}
-	good(t, c, r.ITT(), nil)
-	for range pings {
-		c.Expect(pdu.NopIn)
-		c.ExpStatSN++
-	}
-	sense(t, c.Finish(w.ITT(), nil), 0xb, 0x0c0d)
-	alive(t, c)
 }

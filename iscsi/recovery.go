@@ -261,7 +261,7 @@ func (t *Task) recoverBurst() {
 	k := t.record()
 	k.r2tLen = 0
 	t.dataSN = 0
-	if t.final {
+	if t.final && t.r2ts > 0 { // none when the R2T itself still waits for its turn
 		t.r2ts--
 	}
 	t.final = true

@@ -491,10 +491,27 @@ func (s *run) die(power bool) {
 	}
 }
 
+// tallied checks that the statistics have every session ended, and more commands
+// received than answered.
+func (s *run) tallied(c reactor.Caller) {
+	list, err := s.engine.NodeStats(c, "")
+	s.must(err)
+	for _, n := range list {
+		ends := uint64(0)
+		for _, e := range n.Ends {
+			ends += e.Value
+		}
+		if len(n.Sessions) != 0 || ends != n.Begun || n.Reads+n.Writes > n.Commands {
+			s.fail("statistics", "node %q: %d sessions began and %d ended, %d are left; %+v", n.Name, n.Begun, ends, len(n.Sessions), n.ConnCounts)
+		}
+	}
+}
+
 // shutdown ends the target in order and checks that nothing is left of it.
 func (s *run) shutdown() {
 	s.await("shutdown", func(c reactor.Caller) {
 		s.engine.Shutdown(c, 0)
+		s.tallied(c)
 		for _, n := range s.engine.Nodes() {
 			s.must(s.engine.RemoveNode(c, n.Name))
 		}

@@ -49,7 +49,7 @@ sim: ## the simulator
 cover: ## statement coverage of iscsi and scsi by all tests, and what is missing
 	@$(DEV) cover
 
-test-rig: ## the kernel's initiator, in a QEMU guest; more with RIG_MINUTES=5, RIG_MOMENTS=200
+test-rig: ## the kernel's initiator, in a QEMU guest; more with RIG_MINUTES=5, RIG_MOMENTS=200, RIG_SUITES=all
 	@scripts/setup.sh base rig
 	@$(DEV) test rig
 

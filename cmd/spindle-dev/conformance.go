@@ -84,14 +84,12 @@ func (f form) run(ctx context.Context, e *conformance.Expectation) formRun {
 	return r
 }
 
-func printRuns(runs []formRun) (sum tally, err error) {
-	fmt.Printf("\n  %-16s %5s %5s %5s %5s %6s\n", "form", "tests", "pass", "skip", "fail", "s")
+// printRuns prints the table and the differences; it is one that a test passes
+// on no form.
+func printRuns(runs []formRun) (tally, error) {
+	sum := printTable(runs)
 	var all [][]conformance.Result
 	for _, r := range runs {
-		n := conformance.Count(r.results)
-		fmt.Printf("  %-16s %5d %5d %5d %5d %6.0f\n", r.name, len(r.results), n[conformance.Pass], n[conformance.Skip],
-			n[conformance.Fail]+n[conformance.None], r.took.Seconds())
-		sum.add(tally{passed: n[conformance.Pass], skipped: n[conformance.Skip], failed: len(r.diffs)})
 		all = append(all, r.results)
 	}
 	never, tests := conformance.NeverPassed(all...)
@@ -100,6 +98,21 @@ func printRuns(runs []formRun) (sum tally, err error) {
 		fmt.Println("  on none:", strings.Join(never, ", "))
 		sum.failed += len(never)
 	}
+	return sum, printDifferences(runs)
+}
+
+func printTable(runs []formRun) (sum tally) {
+	fmt.Printf("\n  %-22s %5s %5s %5s %5s %6s\n", "form", "tests", "pass", "skip", "fail", "s")
+	for _, r := range runs {
+		n := conformance.Count(r.results)
+		fmt.Printf("  %-22s %5d %5d %5d %5d %6.0f\n", r.name, len(r.results), n[conformance.Pass], n[conformance.Skip],
+			n[conformance.Fail]+n[conformance.None], r.took.Seconds())
+		sum.add(tally{passed: n[conformance.Pass], skipped: n[conformance.Skip], failed: len(r.diffs)})
+	}
+	return sum
+}
+
+func printDifferences(runs []formRun) (err error) {
 	for _, r := range runs {
 		for _, d := range r.diffs {
 			fmt.Printf("  %s: difference: %s\n", r.name, d)
@@ -111,7 +124,7 @@ func printRuns(runs []formRun) (sum tally, err error) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", r.name, r.err))
 		}
 	}
-	return sum, err
+	return err
 }
 
 func readExpectation() (*conformance.Expectation, error) {

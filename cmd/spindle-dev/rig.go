@@ -38,6 +38,9 @@ func rigStage(ctx context.Context) (tally, error) {
 	if os.Getenv(rigMoments) != "" {
 		scripts = append(scripts, "crash.sh")
 	}
+	if os.Getenv(rigSuites) != "" {
+		scripts = append(scripts, suitesScript)
+	}
 	if os.Getenv(rigMinutes) != "" {
 		scripts = append(scripts, "torture.sh")
 	}
@@ -56,6 +59,7 @@ func rigStage(ctx context.Context) (tally, error) {
 const (
 	rigMinutes = "RIG_MINUTES" // so long runs the long job
 	rigMoments = "RIG_MOMENTS" // so many moments of a crash are looked at
+	rigSuites  = "RIG_SUITES"  // FORM@TRANSPORT, those of libiscsi's suite; or all
 )
 
 // rigJob boots the guest for a job against target, and believes its totals.
@@ -76,6 +80,14 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		if text := os.Getenv(v); text != "" {
 			job.Env[v] = text
 		}
+	}
+	if script == suitesScript {
+		if job.Results, err = os.MkdirTemp("", "spindle-suites-"); err != nil {
+			return tally{}, err
+		}
+		runs := wantedRuns()
+		job.Env[rigSuites] = runs
+		job.Limit += time.Duration(len(strings.Fields(runs))) * 10 * time.Minute
 	}
 	if text := os.Getenv(rigMinutes); text != "" {
 		n, err := strconv.ParseUint(text, 10, 16)
@@ -109,6 +121,10 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 		return t, err
 	case !found:
 		return t, fmt.Errorf("%s ended without totals", script)
+	case script == suitesScript:
+		judged, err := judgeSuites(job.Results)
+		t.add(judged)
+		return t, err
 	}
 	return t, nil
 }

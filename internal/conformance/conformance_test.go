@@ -100,6 +100,32 @@ func TestCompare(t *testing.T) {
 			t.Errorf("differences %q", d)
 		}
 	})
+	t.Run("a list over it", func(t *testing.T) {
+		over, err := e.Over(strings.NewReader("tests 2\nA.one malloc fail by this way\nB.two all skip by this way\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			name, form string
+			one, two   Outcome
+			want       []string
+		}{
+			{"its lines go before", "malloc", Fail, Skip, nil},
+			{"what it says nothing of", "file", Skip, Skip, nil},
+			{"the other's outcome", "malloc", Skip, Skip, []string{"A.one: skip, expected fail", "line 2: A.one fail is not needed"}},
+			{"a stale line", "file", Skip, Fail, []string{"B.two: fail, expected skip", "line 3: B.two skip is not needed"}},
+		} {
+			d := over.Compare(c.form, run(c.one, c.two, Pass)[:2])
+			if len(d) != len(c.want) {
+				t.Fatalf("%s: differences %q, want %q", c.name, d, c.want)
+			}
+			for i, w := range c.want {
+				if !strings.Contains(d[i], w) {
+					t.Errorf("%s: difference %q, want %q", c.name, d[i], w)
+				}
+			}
+		}
+	})
 	for _, bad := range []string{"", "tests x", "tests 3\nA.one all skip", "tests 3\nA.one all maybe because"} {
 		if _, err := ReadExpectation(strings.NewReader(bad)); err == nil {
 			t.Errorf("%q is accepted", bad)

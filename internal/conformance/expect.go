@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -23,6 +24,7 @@ type exception struct {
 	outcome    Outcome
 	reason     string
 	at         int
+	below      bool // another list is over it
 }
 
 // ReadExpectation reads the file: "tests N", then a line for each exception.
@@ -42,7 +44,7 @@ func ReadExpectation(r io.Reader) (*Expectation, error) {
 			}
 			e.Tests = v
 		case len(f) >= 4 && (Outcome(f[2]) == Skip || Outcome(f[2]) == Fail):
-			e.lines = append(e.lines, exception{f[0], f[1], Outcome(f[2]), strings.Join(f[3:], " "), n})
+			e.lines = append(e.lines, exception{f[0], f[1], Outcome(f[2]), strings.Join(f[3:], " "), n, false})
 		default:
 			return nil, fmt.Errorf("line %d: want SUITE.TEST FORM skip|fail REASON, have %q", n, in.Text())
 		}
@@ -51,6 +53,21 @@ func ReadExpectation(r io.Reader) (*Expectation, error) {
 		return nil, fmt.Errorf("no line \"tests N\"")
 	}
 	return e, in.Err()
+}
+
+// Over reads a list that is over this one: the number of tests is its own, its
+// lines go before those here, and those here need not be needed.
+func (e *Expectation) Over(r io.Reader) (*Expectation, error) {
+	over, err := ReadExpectation(r)
+	if err != nil {
+		return nil, err
+	}
+	below := slices.Clone(e.lines)
+	for i := range below {
+		below[i].below = true
+	}
+	over.lines = append(below, over.lines...)
+	return over, nil
 }
 
 // Compare lists the differences between a run of every test on one form of LUN
@@ -63,7 +80,7 @@ func (e *Expectation) Compare(form string, rs []Result) (diffs []string) {
 	d, needed := e.judge(form, rs)
 	diffs = append(diffs, d...)
 	for _, x := range e.lines {
-		if x.covers(form) && !needed[x.at] {
+		if x.covers(form) && !x.below && !needed[x.at] {
 			diffs = append(diffs, fmt.Sprintf("line %d: %s %s is not needed any more", x.at, x.test, x.outcome))
 		}
 	}
@@ -85,7 +102,9 @@ func (e *Expectation) judge(form string, rs []Result) (diffs []string, needed ma
 		for _, x := range e.lines {
 			if x.matches(form, r) {
 				want, why = x.outcome, " ("+x.reason+")"
-				needed[x.at] = needed[x.at] || r.Outcome == x.outcome
+				if !x.below && r.Outcome == x.outcome {
+					needed[x.at] = true
+				}
 			}
 		}
 		if r.Outcome != want {

@@ -116,6 +116,30 @@ lun() {
     return 1
 }
 
+# sg TRANSPORT LUN prints its SCSI generic device, which is there for a LUN that
+# cannot be written or has no medium as well.
+sg() {
+    local sid g
+    sid=$(iscsiadm -m session | sed -n "s/^$1: \[\([0-9]*\)\].*/\1/p" | head -n 1)
+    for g in /sys/class/iscsi_session/session"${sid:-none}"/device/target*/*:"$2"/scsi_generic/*; do
+        [[ -c /dev/${g##*/} ]] && echo "/dev/${g##*/}" && return
+    done
+    return 1
+}
+
+# suites FORM TRANSPORT LUN: those of SUITES run to their ends by SG_IO. What became
+# of their tests is in a log that the host compares with what is expected.
+suites() {
+    local suite dev log=/run/logs/$1@$2
+    dev=$(sg "$2" "$3") && mkdir -p /run/logs || return
+    for suite in $SUITES; do
+        timeout 200 stdbuf -oL iscsi-test-cu --dataloss --test="SCSI.$suite" "$dev" >>"$log" 2>&1
+    done
+    tail -n 3 "$log"
+    [[ $(grep -c '^Run Summary' "$log") == $(wc -w <<<"$SUITES") ]]
+}
+leave_logs() { umount /scratch && tar -cf /dev/vdc -C /run/logs .; }
+
 # in_state TRANSPORT STATE: the session over it is there and usable, or not.
 in_state() {
     local sid

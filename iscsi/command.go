@@ -69,7 +69,7 @@ func (t *Task) fill(b pdu.BHS, ahs []byte) {
 	t.lun, t.edtl = b.LUN(), b.EDTL()
 	t.gathered = gathered{}
 	t.r2tWait = false
-	t.badAHS = false
+	t.badAHS, t.missed = false, false
 	if len(ahs) == 0 {
 		q.CDBLen = pdu.CDBLen
 		*(*[pdu.CDBLen]byte)(q.CDB[:]) = [pdu.CDBLen]byte(b.CDB())
@@ -440,6 +440,7 @@ func (c *Connection) resumeHeld(t *Task) {
 	}
 	early := t.SCSI.Data
 	n := b.DataLen()
+	t.final = t.final || t.missed // what it missed is asked for (RFC 7143 §11.8), the rest not waited for
 	t.SCSI.Data = mem.Ref{}
 	t.prepare(b.LUN())
 	if n > 0 && t.state == taskData && t.need > 0 {

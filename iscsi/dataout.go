@@ -18,6 +18,9 @@ func (c *Connection) dataOutHeader(p *PDU) {
 	} else if t = s.lookup(b.ITT()); t != nil && t.final {
 		t = nil // nothing unsolicited is expected of it
 	}
+	if t != nil && t.state == taskHeld && t.conn == c && !plant.On(plant.UnaskedForgotten) {
+		t.missed = true
+	}
 	if t == nil || t.state != taskData || t.conn != c || t.SCSI.Data.Empty() || t.fetching {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -53,7 +54,7 @@ type behind struct {
 // fence sends a response by way of f.
 func (s *Session) fence(f *fence) {
 	switch {
-	case !s.shared:
+	case !s.shared, plant.On(plant.FenceForgotten):
 		f.send()
 	case s.fenced != nil:
 		s.behind = append(s.behind, behind{f: f})
@@ -115,7 +116,7 @@ func (f *fence) over() {
 	f.send()
 	switch {
 	case s.fenced != f:
-	case f.c.phase == phaseDead:
+	case f.c.phase == phaseDead, f.c.closing != nil:
 		s.lower()
 	case len(s.behind) > 0:
 		s.hurry()

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"slices"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/clock"
 )
@@ -44,7 +45,7 @@ func (s *Session) join(q *registration) {
 	case s.node == nil || c.tp.Traits().Name != s.transport:
 		q.answer(pdu.LoginCannotInclude, "a session of another kind")
 		return
-	case q.s.user != s.user:
+	case q.s.user != s.user && !plant.On(plant.StrangerJoins):
 		// Whoever began the session has proven to be somebody: its connections are
 		// for nobody else.
 		q.answer(pdu.LoginAuthFailed, "not who began the session")
@@ -64,10 +65,16 @@ func (s *Session) join(q *registration) {
 			return
 		}
 		s.sh.r.Disarm(&q.timer)
+		if s.ending || s.ended { // while it waited
+			s.joining--
+			q.answer(pdu.LoginNoSession, "the session is ending")
+			s.maybeClosed()
+			return
+		}
 		q.window = s.window
 		q.answer(pdu.LoginSuccess, "")
 	}
-	if old == nil {
+	if old == nil || plant.On(plant.EarlyReplacement) {
 		admit()
 		return
 	}
@@ -136,7 +143,7 @@ func (s *Session) connClosed(c *Connection) {
 		s.forgetHeld(c)
 	case s.rec != nil:
 		s.lose(c)
-	case len(s.conns) > 0:
+	case (len(s.conns) > 0 || s.joining > 0) && !plant.On(plant.SessionSurvives):
 		s.fail()
 	}
 	switch {
@@ -197,6 +204,10 @@ func (c *Connection) leave(why error) {
 func (c *Connection) quiesce(done func()) {
 	s := c.sess
 	c.onQuiet = done
+	if plant.On(plant.EarlyLogout) {
+		c.onQuiet = nil
+		done()
+	}
 	s.forgetHeld(c)
 	for i := range s.tasks {
 		if t := &s.tasks[i]; t.conn == c && t.SCSI.View != nil && t.state != taskResponding {

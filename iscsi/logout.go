@@ -94,6 +94,9 @@ func (c *Connection) logoutToRecover(itt uint32, cid uint16) {
 
 // logoutResponse answers a Logout Request (RFC 7143 §11.15).
 func (c *Connection) logoutResponse(itt uint32, resp uint8) {
+	if c.closing != nil {
+		return // it has had its own, which is the last
+	}
 	q := &c.sess.params
 	c.withOut(func(o *Out) {
 		o.BHS.Clear(pdu.LogoutResp)

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"slices"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
 )
@@ -87,6 +88,9 @@ func (t *Task) cut() {
 // SNACK and, at level 2, for another connection. False: it is not to be kept.
 func (s *Session) retain(t *Task) bool {
 	c := t.conn
+	if plant.On(plant.RetainedForgotten) && t.itt%4 == 1 {
+		return false
+	}
 	if s.ending || c.leaving || c.phase != phaseFull && !c.recover {
 		return false
 	}
@@ -107,6 +111,7 @@ func (s *Session) retain(t *Task) bool {
 	s.rec.count++
 	c.boundRetained()
 	c.serveSNACKs()
+	s.openWindow() // its PDUs may have left with an older one
 	return true
 }
 
@@ -160,6 +165,17 @@ func (s *Session) unretain(c *Connection, t *Task) {
 		return
 	}
 	t.release()
+}
+
+// copying keeps a task that is not to be retained while copies of it are on their
+// way: they use its memory.
+func (t *Task) copying() bool {
+	k := t.record()
+	if k.busy == 0 || plant.On(plant.CopyFreed) {
+		return false
+	}
+	t.state, k.acked = taskRetained, true
+	return true
 }
 
 // sentAgain is told that a copy of t's data or response has left.
@@ -250,7 +266,7 @@ func (s *shard) reclaim() bool {
 // dropPDU is about a Data-Out PDU that is not to be used: what it brought is asked
 // for again when its sequence is over.
 func (t *Task) dropPDU(b pdu.BHS) {
-	if b.Final() {
+	if b.Final() && !plant.On(plant.RecoverySkipped) {
 		t.recoverBurst()
 	}
 }

@@ -538,3 +538,38 @@ func TestRetainedIsReclaimed(t *testing.T) {
 	}
 	alive(t, c)
 }
+
+// The session is replaced with an answer half sent and a copy of its beginning
+// queued behind it.
+func TestSessionEndsWithCopyUnderWay(t *testing.T) {
+	g, c := recoverable(t, level(1), "MaxRecvDataSegmentLength=8192")
+	r := c.Command(1, pdu.FlagRead, 1<<20, iscsitest.Read10(0, 2048)...)
+	c.Send(r, nil, nil)
+	g.Settle()
+	c.Send(request(c, pdu.SNACKData, r.ITT(), pdu.ReservedTag, 0, 1), nil, nil)
+	g.Settle()
+	n := g.Dial().Login()
+	attention(t, n, atPowerOn)
+	alive(t, n)
+}
+
+// The window opens between the stamping of a response and its leaving: what keeps
+// the response tells of it.
+func TestWindowOpensWhileResponseLeaves(t *testing.T) {
+	o := level(1, func(o *iscsi.Options) { o.MaxQueueDepth = 1 })
+	g, c := recoverable(t, o, "MaxRecvDataSegmentLength=262144", "MaxBurstLength=262144")
+	kept := c.Command(1, 0, 0, 0)
+	c.Send(kept, nil, nil)
+	good(t, c, kept.ITT(), nil)
+	r := c.Command(1, pdu.FlagRead, 192<<10, iscsitest.Read10(0, 384)...)
+	r.SetExpStatSN(c.ExpStatSN - 1) // kept is not acknowledged
+	c.Send(r, nil, nil)
+	g.Settle() // the connection is full
+	ack(c, c.ExpStatSN)
+	g.Settle()
+	good(t, c, r.ITT(), nil)
+	g.Settle()
+	if p, ok := c.TryRecv(); pdu.SNLess(c.MaxCmdSN, r.CmdSN()+1) {
+		t.Fatalf("the window is shut: %d to %d (%v, % x)", c.ExpCmdSN, c.MaxCmdSN, ok, p.BHS)
+	}
+}

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
 )
@@ -333,6 +334,9 @@ func (c *Connection) dataAgain(t *Task, k *record, a *snack) {
 	end := off+n == p.Data.Len
 	o := c.copyOf(t, k)
 	h := pdu.DataInHeader{ITT: t.itt, DataLen: n, DataSN: a.from, Offset: off}
+	if plant.On(plant.WrongCopy) {
+		h.Offset++
+	}
 	if b := t.sess.params.maxBurst; end || b > 0 && (off+n)%b == 0 {
 		h.Flags = pdu.FlagFinal
 	}

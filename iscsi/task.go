@@ -62,6 +62,7 @@ type Task struct {
 	badAHS   bool // its additional header segments are malformed
 	r2tWait  bool // waits for a free Out
 	unkept   bool // held, its immediate data not: there was no memory
+	missed   bool // unsolicited Data-Out came while it was held, and is not kept
 
 	gathered
 
@@ -187,7 +188,7 @@ func (t *Task) OutSent(o *Out) {
 	if f := s.fenced; f != nil && f.task == t && !t.reply.Unsent {
 		f.leaves(o.BHS.StatSN())
 	}
-	if s.rec != nil && s.retain(t) {
+	if s.rec != nil && (s.retain(t) || t.copying()) {
 		return
 	}
 	t.release()
@@ -209,6 +210,7 @@ func (t *Task) TaskAbort(*scsi.Task) {
 	case taskBuffer:
 		t.sess.sh.unwait(t)
 	case taskHeld:
+		t.SCSI.Status = scsi.Good // what the last one in its place was told is not told of it
 		t.sess.unhold(t)
 	case taskResponding, taskDraining, taskFree:
 		return // its end is under way

@@ -22,6 +22,9 @@ func (c *Connection) manage(b pdu.BHS) {
 			both: fn != pdu.TMFAbortTask && resp == pdu.TMFComplete,
 		}
 		f.send = func() {
+			if c.closing != nil {
+				return // nothing follows a Logout Response (RFC 7143 §11.14)
+			}
 			c.withOut(func(o *Out) {
 				fillTMFResponse(o, itt, resp)
 				c.misc(o).then = func() { f.leaves(o.BHS.StatSN()) }
@@ -75,6 +78,7 @@ func (c *Connection) manage(b pdu.BHS) {
 	}
 	s.beginAbort(c, own)
 	s.abortHeld(b)
+	s.tellOvertaking(b)
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
 		Fn: fn, LUN: b.LUN(), Ref: ref,
@@ -121,6 +125,23 @@ func (s *Session) abortHeld(b pdu.BHS) {
 			t.TaskAbort(&t.SCSI)
 		}
 		t = next
+	}
+}
+
+// tellOvertaking ends the commands that came before a task set function although
+// their CmdSN is not lower, by other connections. The function does not cover
+// them, and its response says nothing of them (RFC 7143 §11.5): each has its own.
+func (s *Session) tellOvertaking(b pdu.BHS) {
+	if !s.shared || b.TMF() == pdu.TMFAbortTask {
+		return
+	}
+	every := b.TMF() == pdu.TMFWarmReset || b.TMF() == pdu.TMFColdReset
+	for i := range s.tasks {
+		t := &s.tasks[i]
+		live := t.state == taskBuffer || t.state == taskData || t.state == taskExecuting
+		if live && t.SCSI.View != nil && !pdu.SNLess(t.cmdSN, b.CmdSN()) && (every || t.lun == b.LUN()) {
+			t.SCSI.AbortTold()
+		}
 	}
 }
 

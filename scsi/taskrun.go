@@ -310,6 +310,10 @@ func (t *Task) End() {
 // Preconditions: runs on the task's reactor, between Begin and End.
 func (t *Task) Abort() { t.abort(false) }
 
+// AbortTold is Abort of a task that ends with TASK ABORTED.
+// Preconditions: those of Abort.
+func (t *Task) AbortTold() { t.abort(true) }
+
 func (t *Task) abort(tas bool) {
 	if t.flags&taskAborted != 0 || t.state == taskOut {
 		return

@@ -48,6 +48,16 @@ const (
 	StaleSecret            // a rotation of secrets has no effect
 	WrongProof             // the target proves the initiator's secret
 	UnlimitedGuesses       // an address that fails CHAP does not wait
+	StrangerJoins          // a connection joins the session of another user
+	FenceForgotten         // a function is answered before what went ahead of it by other connections
+	SessionSurvives        // a session outlives the loss of a connection
+	EarlyLogout            // a connection is logged out with its tasks under way
+	EarlyReplacement       // ... or replaced
+	RecoverySkipped        // data that came broken is not asked for again
+	WrongCopy              // what is sent again has another offset
+	RetainedForgotten      // what was answered is not kept for SNACK
+	CopyFreed              // ... or not while copies of it are on their way
+	UnaskedForgotten       // data that came for a command before its turn is not asked for
 	ReservationShut        // registrants are kept out of a reservation for registrants
 	Unfenced               // PREEMPT does not wait for the writes of those it removes
 	PreemptUntold          // PREEMPT tells nobody
@@ -97,6 +107,8 @@ var names = [NumBugs]string{
 	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
 	"lost wake", "endless work", "forgotten starving",
 	"auth skipped", "cut response", "reflected challenge", "repeated challenge", "stale secret", "wrong proof", "unlimited guesses",
+	"stranger joins", "fence forgotten", "session survives", "early logout", "early replacement",
+	"recovery skipped", "wrong copy", "retained forgotten", "copy freed", "unasked forgotten",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 	"aborted untold", "write protect open", "write back", "modes untold",
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",

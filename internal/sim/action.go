@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"spindle/iscsi/pdu"
@@ -25,6 +26,9 @@ func (in *initiator) act() {
 	}
 	if in.asked && r.IntN(4) == 0 {
 		in.logout()
+		return
+	}
+	if in.connects() {
 		return
 	}
 	// Without room in the window only immediate requests may go.
@@ -165,16 +169,42 @@ func (in *initiator) sendTargets() {
 	in.send(b, []byte("SendTargets=\x00"))
 }
 
-// logout ends the session in order.
+// logout ends the session in order, or one of its connections.
 func (in *initiator) logout() {
 	r := in.rng
+	k := in.other(in.conn)
+	if slices.ContainsFunc(in.tasks, func(t *task) bool { return t.kind == kindLogout }) {
+		in.ping()
+		return
+	}
+	several := len(in.conns) > 1 || len(in.adrift) > 0
+	if several && k != nil && !in.joining() && r.IntN(3) == 0 {
+		in.logoutOf(k)
+		return
+	}
+	reason := pick(r, byte(pdu.LogoutCloseSession), pdu.LogoutCloseConnection)
+	if several && (k == nil || in.joining() || len(in.adrift) > 0) {
+		reason = pdu.LogoutCloseSession
+	}
 	t := in.newTask(kindLogout)
-	b := in.request(t, pdu.LogoutReq, pdu.FlagFinal|pick(r, byte(pdu.LogoutCloseSession), pdu.LogoutCloseConnection), true)
+	t.session = reason == pdu.LogoutCloseSession || !several
+	b := in.request(t, pdu.LogoutReq, pdu.FlagFinal|reason, true)
 	b.SetCID(in.cid)
 	in.tasks = append(in.tasks, t)
 	in.send(b, nil)
-	in.phase, in.parting, in.bursts = loggingOut, in.s.clk.T, in.bursts[:0]
-	in.letGoAll()
+	for _, c := range in.conns {
+		if c == in.conn || t.session && c.phase == full {
+			c.phase, c.parting, c.bursts = loggingOut, in.s.clk.T, c.bursts[:0]
+		}
+		if t.session && c != in.conn {
+			c.excuse("its session is logged out")
+			c.done = true
+		}
+	}
+	if t.session {
+		in.failing = true
+		in.letGoAll()
+	}
 }
 
 func (in *initiator) letGoAll() {
@@ -190,7 +220,10 @@ func (in *initiator) quit(k int) {
 	switch {
 	case k < 987:
 		s.count(Vanished)
-		in.link.vanish()
+		if in.link.vanish(); len(in.conns) > 1 && !in.failing {
+			in.driftOff()
+			return
+		}
 		in.drop()
 	case k < 991:
 		s.count(HalfClosed)
@@ -198,13 +231,23 @@ func (in *initiator) quit(k int) {
 		in.link.halfClose()
 		in.letGoAll()
 		in.phase, in.parting = loggingOut, s.clk.T
+		in.leaveOthers()
 	case k < 995:
 		s.count(ResetByPeer)
 		in.link.reset()
 		in.drop()
+		in.leaveOthers()
 	default:
 		s.count(ClosedByPeer)
 		in.drop()
+		in.leaveOthers()
+	}
+}
+
+// leaveOthers is the end of a connection by us without a word: the others end, too.
+func (in *initiator) leaveOthers() {
+	if n := len(in.conns); n > 1 || n == 1 && in.link == nil {
+		in.failSession("we ended a connection of its session")
 	}
 }
 
@@ -228,7 +271,7 @@ func (in *initiator) text(b pdu.BHS, data []byte) {
 	q.SetITT(t.itt)
 	q.SetTTT(b.TTT())
 	q.SetCmdSN(in.cmdSN)
-	q.SetExpStatSN(in.expStatSN)
+	q.SetExpStatSN(in.acknowledged())
 	in.send(q, nil)
 }
 
@@ -239,14 +282,32 @@ func (in *initiator) loggedOut(b pdu.BHS) {
 		return
 	}
 	in.s.count(Logouts)
-	if b.Response() != pdu.LogoutSuccess {
+	gone := t.victim != nil && (in.failing || t.victim.again && b.Response() == pdu.LogoutCIDNotFound)
+	if b.Response() != pdu.LogoutSuccess && !gone {
 		in.bad("logout", "response %d", b.Response())
 	}
-	for _, o := range in.tasks {
-		in.s.over(o, unsure, "the session logged out")
+	in.remove(t)
+	switch {
+	case t.victim != nil:
+		in.s.count(ConnectionsLoggedOutByOthers)
+		in.forget(t.victim, "another connection logged it out")
+	case t.session:
+		for _, o := range in.tasks {
+			in.s.over(o, unsure, "the session logged out")
+		}
+		in.tasks = in.tasks[:0]
+		in.excuse("logged out")
+		for _, c := range in.conns {
+			c.done, c.mute = true, c != in.conn
+			in.doom(c, "logged out")
+		}
+	default:
+		in.s.count(ConnectionsLoggedOut)
+		in.part(in.conn, "logged out")
+		in.endTasks(in.conn, "its connection logged out")
+		in.plug(in.conn)
+		in.doom(in.conn, "logged out")
 	}
-	in.tasks = in.tasks[:0]
-	in.excuse("logged out")
 }
 
 // async takes an Asynchronous Message.
@@ -254,6 +315,10 @@ func (in *initiator) async(b pdu.BHS) {
 	if b.AsyncEvent() == pdu.AsyncLogoutRequest {
 		in.s.count(LogoutsAsked)
 		in.asked = true
+		return
+	}
+	if b.AsyncEvent() == pdu.AsyncDropSession && in.excused != "" {
+		in.failSession("the target drops the session")
 		return
 	}
 	in.bad("protocol", "asynchronous event %d", b.AsyncEvent())
@@ -266,6 +331,10 @@ func (in *initiator) rejected(b pdu.BHS, data []byte) {
 		in.bad("protocol", "Reject of nothing: % x", data)
 		return
 	}
+	if about := pdu.BHS(data[:pdu.HeaderLen]); about.Opcode() == pdu.SNACK {
+		in.snackRejected(b, about)
+		return
+	}
 	t := in.find(pdu.BHS(data).ITT())
 	ok := t != nil
 	if ok {
@@ -273,7 +342,7 @@ func (in *initiator) rejected(b pdu.BHS, data []byte) {
 		case pdu.RejectImmediate:
 			ok = t.imm
 		case pdu.RejectDataDigest:
-			ok = t.broken
+			ok = t.broken || t.spoiled
 		case pdu.RejectResources:
 			ok = in.s.arenaFailures() > 0
 		default:
@@ -285,7 +354,15 @@ func (in *initiator) rejected(b pdu.BHS, data []byte) {
 		return
 	}
 	if t.kind == kindLogout {
-		in.phase = full
+		in.phase, in.failing = full, false
+		if t.victim != nil || len(in.conns) > 1 {
+			in.abandon()
+			return
+		}
+	}
+	if in.sess.level > 0 && t.kind == kindPing && b.Response() == pdu.RejectDataDigest {
+		in.retry(t)
+		return
 	}
 	if t.kind == kindCommand && b.Response() == pdu.RejectDataDigest {
 		return // its SCSI Response follows (RFC 7143 §7.8)

@@ -132,7 +132,7 @@ func (in *initiator) missed(t *task) string {
 		return ""
 	}
 	for _, o := range in.tasks {
-		if o.lun == t.lun && o.gated && o.call < t.call {
+		if o.lun == t.lun && o.gated && (o.call < t.call || o.conn != t.conn) {
 			return ""
 		}
 	}

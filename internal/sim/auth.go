@@ -196,7 +196,7 @@ func (in *initiator) unsettled() {
 	s, p := in.s, &in.penance
 	if p.waits(s.clk.T) {
 		s.count(AddressesMadeToWait)
-		in.excuse("its address has to wait")
+		in.conn.excuse("its address has to wait")
 		return
 	}
 	if in.login.proof.list != nil && in.login.requests > 0 && in.excused != "login refused" {

@@ -115,8 +115,17 @@ func (in *initiator) drawProof() {
 		p.algorithms = []string{"4", "99"}
 	}
 	p.user = s.auth.history[0].secrets[in.id].User
+	if in.joins && in.user == "" && !ask.Require && r.IntN(4) != 0 {
+		p.list = pick(r, nil, []string{"None"})
+		if l.stage = pdu.StageSecurity; p.list == nil {
+			l.stage = pdu.StageOperational
+		}
+	}
 	p.mutual = ask.Mutual || r.IntN(2) == 0
-	if p.fault == faultNone && !ask.Mutual && r.IntN(8) == 0 {
+	if p.fault == faultNone && in.joins && in.user != "" {
+		p.user = in.user
+		p.mutual = ask.Mutual || p.mutual && in.user != "single" && in.user != "twin"
+	} else if p.fault == faultNone && !ask.Mutual && r.IntN(8) == 0 {
 		p.user = pick(r, "single", "twin")
 		p.mutual = r.IntN(4) == 0
 	}
@@ -270,6 +279,14 @@ func (in *initiator) challenged(v string) {
 	a.challenges[string(p.challenge)] = true
 }
 
+// loginUser is who the login says it is, "" when it does not authenticate.
+func (in *initiator) loginUser() string {
+	if p := &in.login.proof; p.method == "CHAP" {
+		return p.user
+	}
+	return ""
+}
+
 // any tells whether one of the configurations that may judge the login is so.
 func (in *initiator) any(is func(c *authConfig) bool) bool {
 	a, p := &in.s.auth, &in.login.proof
@@ -375,7 +392,8 @@ func (in *initiator) refusedProof(st pdu.LoginStatus) bool {
 	if st != pdu.LoginAuthFailed {
 		return false
 	}
-	if !in.any(in.denies) {
+	stranger := in.joins && in.loginUser() != in.user
+	if !stranger && !in.any(in.denies) {
 		in.bad("authentication", "user %q has proven who it is by method %q, and is refused", in.login.proof.user, in.login.proof.method)
 	}
 	in.denied()

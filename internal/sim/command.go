@@ -477,6 +477,9 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 func (in *initiator) transmit(t *task, b pdu.BHS) {
 	s, r := in.s, in.rng
 	p := &in.prm
+	if t.broken && in.sess.level > 0 {
+		t.broken, t.spoil = false, true
+	}
 	first := uint32(0)
 	if t.write {
 		first = min(p.firstBurst, t.edtl)
@@ -495,6 +498,7 @@ func (in *initiator) transmit(t *task, b pdu.BHS) {
 	if imm > 0 {
 		s.count(WritesImmediate)
 	}
+	t.immediate = imm
 	if t.asked = imm; more {
 		s.count(WritesUnsolicited)
 		t.asked = first

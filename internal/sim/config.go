@@ -74,6 +74,22 @@ const (
 	SecretsRotated
 	PoliciesChanged
 	AddressesMadeToWait
+	ConnectionsJoined
+	ConnectionsReplaced
+	ConnectionsLoggedOut
+	ConnectionsLoggedOutByOthers
+	ConnectionsAdrift
+	ConnectionsTooMany
+	SessionsFailed
+	GapsPlugged
+	DataSNACKs
+	StatusSNACKs
+	DataACKs
+	CopiesReceived
+	SNACKsRefused
+	DataSpoiled
+	R2TsRecovering
+	RequestsSentAgain
 	Reads
 	Writes
 	WritesImmediate
@@ -194,6 +210,9 @@ var stateNames = [numStates]string{
 	"Logins", "LoginsRefused", "Reinstatements", "Discoveries",
 	"LoginsCHAP", "LoginsMutual", "CHAPMD5", "CHAPSHA1", "CHAPSHA256", "CHAPSHA3", "LoginsDenied", "ChallengesReflected",
 	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
+	"ConnectionsJoined", "ConnectionsReplaced", "ConnectionsLoggedOut", "ConnectionsLoggedOutByOthers", "ConnectionsAdrift",
+	"ConnectionsTooMany", "SessionsFailed", "GapsPlugged",
+	"DataSNACKs", "StatusSNACKs", "DataACKs", "CopiesReceived", "SNACKsRefused", "DataSpoiled", "R2TsRecovering", "RequestsSentAgain",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",

@@ -42,6 +42,14 @@ type conn struct {
 	parting                clock.Time // when it began to log out
 	asked                  bool       // the target wants a logout
 	deaf                   clock.Time // it reads nothing before
+
+	joins    bool       // a session that exists
+	replaces *conn      // whose place it takes
+	denial   bool       // its login was refused
+	done     bool       // its end ends nothing else
+	again    bool       // it has been logged out before, as far as anybody knows
+	mute     bool       // what it says has been overtaken: another told of its end
+	doomed   clock.Time // the target has to close it by then; 0 is never
 }
 
 func newConn(cid uint16) *conn {

@@ -28,7 +28,11 @@
 // lost with power; one READ does not see parts of an atomic command; nobody is
 // let in whose CHAP response is wrong, or kept out whose is right, by the
 // secrets of the moment, and the target answers a challenge of its initiators
-// rightly or not at all; registrations, reservations, mode parameters, whether
+// rightly or not at all; sessions of several connections keep one window and each
+// connection its own StatSN and tasks, one that is logged out or replaced has
+// ended with its tasks, and the loss of one ends all; at ErrorRecoveryLevel 1 and
+// 2 broken data is asked for again and its command suffers nothing, and what is
+// asked for by SNACK is the same; registrations, reservations, mode parameters, whether
 // the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; unit
 // attentions come once; task management is answered after its tasks have ended;

@@ -28,25 +28,41 @@ type initiator struct {
 	portal int
 
 	// The session.
+	sess               params // what the leading login negotiated
+	tsih               uint16
+	user               string     // who has authenticated
+	began              int64      // instant of the leading login
+	adrift             []*conn    // vanished, and still in the session
+	unacked            []sentSN   // CmdSNs that may not have been received
+	failing            bool       // it ends with a connection that was lost
+	parted             clock.Time // a connection of it ended last
 	cmdSN              uint32
 	expCmdSN, maxCmdSN uint32 // the newest that any connection told
 	nextITT            uint32
 	tasks              []*task
 	free               []*task
-	units              []unit   // by place in run.luns
-	nexus              uint8    // the model's number of its I_T nexus
-	old                []*task  // of the session before, of the same nexus
-	plain              bool     // the next command counts in the window
-	graves             []uint32 // tags of commands that task management ended
+	units              []unit  // by place in run.luns
+	nexus              uint8   // the model's number of its I_T nexus
+	old                []*task // of the session before, of the same nexus
+	plain              bool    // the next command counts in the window
+	graves             []grave // tags of commands that task management ended
 
 	penance  penance
-	steppers []*conn // scratch
-	replay   []byte  // a CHAP response that was right once
+	replicas []replica // that are to come
+	steppers []*conn   // scratch
+	replay   []byte    // a CHAP response that was right once
 
 	next  int // action
 	total int
 	limit int // tasks outstanding
 	wake  clock.Time
+}
+
+// grave is the tag of a command that a task management function has ended. When
+// the function came by another connection, data and R2Ts may be on their way.
+type grave struct {
+	itt  uint32
+	late bool
 }
 
 func newInitiator(s *run, id int) *initiator {
@@ -102,7 +118,7 @@ func (in *initiator) ready() bool {
 // canStep tells whether a step on c would do something now.
 func (in *initiator) canStep(c *conn) bool {
 	l := c.link
-	if c.deaf <= in.s.clk.T && l.ready() {
+	if c.deaf <= in.s.clk.T && l.ready() || c.doomed != 0 && c.doomed <= in.s.clk.T {
 		return true
 	}
 	if l.queued() {
@@ -126,13 +142,16 @@ func (in *initiator) due() clock.Time {
 		if c.deaf > now {
 			at = min(at, c.deaf)
 		}
+		if c.doomed != 0 {
+			at = min(at, c.doomed)
+		}
 	}
 	return at
 }
 
 // mayAct tells whether there is room for one more task.
 func (in *initiator) mayAct() bool {
-	return in.owed() < in.limit && !pdu.SNLess(in.maxCmdSN, in.cmdSN) || in.stuckFor()
+	return in.owed() < in.limit && !pdu.SNLess(in.maxCmdSN, in.cmdSN) || len(in.adrift) > 0 || in.stuckFor()
 }
 
 // owed counts the tasks that must have an answer.
@@ -172,6 +191,7 @@ func (in *initiator) step() {
 	if in.link == nil || in.s.failed() {
 		return
 	}
+	in.closedInTime()
 	switch {
 	case in.link.queued():
 	case len(in.bursts) > 0:
@@ -198,42 +218,52 @@ const farewell = 5 * time.Second
 
 // lost is the end of the connection by the target or the network.
 func (in *initiator) lost() {
-	s := in.s
+	s, c := in.s, in.conn
 	if in.excused == "" && in.phase == loggingIn && (s.w.Faults.QueueFull > 0 || s.plan.options.MaxPendingLogins < 10) {
 		in.excused = "logins may be dropped"
 	}
 	if in.phase == loggingOut && in.link.why() != nil {
-		in.excuse("data met a closed socket")
+		c.excuse("data met a closed socket")
 	}
 	if in.phase == loggingOut && s.clk.T.Sub(in.parting) >= farewell {
-		in.excuse("its last words took too long")
+		c.excuse("its last words took too long")
 	}
 	if in.phase == loggingIn {
 		in.unsettled()
 	}
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
-		in.excuse("cold reset")
+		c.excuse("cold reset")
 	}
 	if in.phase == loggingIn && (!s.stable() || in.dialled < s.steadySince) {
-		in.excuse("the target is changing")
+		c.excuse("the target is changing")
 	}
 	if in.overRDMA() && in.phase == loggingIn && (!s.fab.stable() || in.dialled < s.fab.steadySince) {
-		in.excuse("the fabric is changing")
+		c.excuse("the fabric is changing")
 	}
 	if !in.heard && s.plan.options.MaxPendingLogins < 10 {
-		in.excuse("too many logins")
+		c.excuse("too many logins")
 	}
 	if in.excused == "" && s.arenaFailures() != in.failures {
 		in.excused = "no memory"
 	}
 	if in.excused == "" {
-		s.fail("session", "initiator %d: the connection ended (%v, in phase %v) and nobody had a reason", in.id, in.link.why(), in.phase)
+		s.fail("session", "initiator %d: connection %d ended (%v, in phase %v) and nobody had a reason", in.id, c.cid, c.link.why(), c.phase)
 	}
-	s.line("initiator %d: connection lost (%s)", in.id, in.excused)
+	s.line("initiator %d.%d: connection lost (%s)", in.id, c.cid, c.excused)
 	if in.phase == full {
 		s.count(SessionsLost)
 	}
 	in.drop()
+	switch {
+	case len(in.conns) == 0:
+	case in.stranded():
+		in.abandon()
+	case c.done:
+	case c.phase == loggingIn:
+		in.joinFailed(c)
+	default:
+		in.failSession("a connection of its session was lost")
+	}
 }
 
 // drop forgets the connection.
@@ -270,6 +300,8 @@ func (in *initiator) endSession() {
 	in.old = append(in.old, in.tasks...)
 	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
 	in.conn = newConn(uint16(in.id))
+	in.replicas = in.replicas[:0]
+	in.adrift, in.unacked, in.failing = in.adrift[:0], in.unacked[:0], false
 	clear(in.units)
 	most := 2 * time.Millisecond
 	if !in.s.stable() {

@@ -20,10 +20,11 @@ type params struct {
 	maxSend                  uint32 // what the target did
 	wholeBuffer              bool   // over iSER: a write's buffer begins with its first byte
 	targetRecv               uint32 // over iSER, as we offer it
+	connections, level       uint32
 }
 
 // defaults of RFC 7143 §13.
-var defaults = params{initialR2T: true, immediate: true, maxBurst: 262144, firstBurst: 65536, outstanding: 1, maxRecv: 8192, maxSend: 8192}
+var defaults = params{initialR2T: true, immediate: true, maxBurst: 262144, firstBurst: 65536, outstanding: 1, maxRecv: 8192, maxSend: 8192, connections: 1}
 
 // login is a login on its way.
 type login struct {
@@ -96,6 +97,10 @@ func (in *initiator) drawKeys() params {
 		outstanding: pick(r, uint32(1), 2, 4),
 		maxRecv:     pick(r, uint32(512), 700, 1024, 3000, 4096, 8192, 65536),
 	}
+	p.connections, p.level = pick(r, uint32(1), 4, 4), pick(r, uint32(0), 2)
+	if p.level > 0 {
+		p.connections = 1
+	}
 	p.targetRecv = pick(r, uint32(8192), 8192, 8192, 65536, 4096)
 	p.firstBurst = min(p.maxBurst, pick(r, uint32(512), 2048, 16384, 65536))
 	return p
@@ -121,7 +126,7 @@ func (in *initiator) keys() []byte {
 	}
 	b = append(b, l.answers...)
 	l.answers = nil
-	if l.stage != pdu.StageOperational || l.offered[pdu.KeyMaxBurst] || l.offered[pdu.KeyMaxRecvData] && l.discovery {
+	if l.stage != pdu.StageOperational || l.offered[pdu.KeyMaxBurst] || l.offered[pdu.KeyMaxRecvData] && (l.discovery || in.joins) {
 		return b
 	}
 	offer := func(k, v string, may bool) {
@@ -146,14 +151,14 @@ func (in *initiator) keys() []byte {
 	offer(pdu.KeyHeaderDigest, digest(o.headerDigest, in.s.plan.digests[0]), true)
 	offer(pdu.KeyDataDigest, digest(o.dataDigest, in.s.plan.digests[1]), true)
 	offer(pdu.KeyMaxRecvData, strconv.Itoa(int(o.maxRecv)), in.overRDMA() && !l.discovery)
-	if l.discovery {
+	if l.discovery || in.joins { // the rest is the leading login's
 		return b
 	}
 	offer(pdu.KeyInitialR2T, yes(o.initialR2T), true)
 	offer(pdu.KeyImmediateData, yes(o.immediate), true)
 	offer(pdu.KeyMaxOutstandingR2T, strconv.Itoa(int(o.outstanding)), true)
-	offer(pdu.KeyErrorRecoveryLevel, pick(r, "0", "2"), true)
-	offer(pdu.KeyMaxConnections, pick(r, "1", "4"), true)
+	offer(pdu.KeyErrorRecoveryLevel, strconv.Itoa(int(o.level)), true)
+	offer(pdu.KeyMaxConnections, strconv.Itoa(int(o.connections)), true)
 	if l.split && l.requests < 2 {
 		return b // the rest with the next request
 	}
@@ -210,13 +215,16 @@ func (in *initiator) sendLogin() {
 		next = pdu.StageOperational
 	}
 	fl := byte(l.stage << 2)
-	if l.stage == pdu.StageSecurity || l.offered[pdu.KeyMaxBurst] || l.discovery {
+	if l.stage == pdu.StageSecurity || l.offered[pdu.KeyMaxBurst] || l.discovery || in.joins {
 		fl |= pdu.FlagTransit | next
 	}
 	b.SetFlags(fl)
 	copy(b.ISID(), in.isid[:])
 	b.SetITT(l.itt)
 	b.SetCID(in.cid)
+	if in.joins {
+		b.SetTSIH(in.tsih)
+	}
 	b.SetCmdSN(in.cmdSN)
 	if in.statKnown {
 		b.SetExpStatSN(in.expStatSN)
@@ -271,14 +279,21 @@ func (in *initiator) loginRefused(st pdu.LoginStatus) {
 	s := in.s
 	s.count(LoginsRefused)
 	s.line("initiator %d: login refused with %04x", in.id, uint16(st))
-	if in.refusedProof(st) {
-		in.excuse("login refused")
+	defer in.turnedAway()
+	if in.refusedProof(st) || in.mayRefuseJoin(st) {
 		return
 	}
 	if s.stable() && s.steadySince < in.dialled && st != pdu.LoginUnavailable && s.arenaFailures() == in.failures {
 		s.fail("login", "initiator %d: refused with status %04x", in.id, uint16(st))
 	}
-	in.excuse("login refused")
+}
+
+// turnedAway excuses the end of a login that was refused.
+func (in *initiator) turnedAway() {
+	if in.denial = true; !in.joins {
+		in.letGoAll()
+	}
+	in.conn.excuse("login refused")
 }
 
 // negotiate takes the keys of a response.
@@ -350,6 +365,10 @@ func (in *initiator) key(k, v string, answer bool) {
 		number(&p.maxBurst, o.maxBurst)
 	case pdu.KeyFirstBurst:
 		number(&p.firstBurst, o.firstBurst)
+	case pdu.KeyErrorRecoveryLevel:
+		number(&p.level, o.level)
+	case pdu.KeyMaxConnections:
+		number(&p.connections, o.connections)
 	case pdu.KeyMaxOutstandingR2T:
 		number(&p.outstanding, o.outstanding)
 	case pdu.KeyMaxRecvData: // declared, not negotiated
@@ -377,6 +396,14 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	if in.overRDMA() {
 		in.enterRDMA()
 	}
+	in.proved()
+	if l.proof.method == "CHAP" {
+		in.penance = penance{}
+	}
+	if in.joins {
+		in.joined(b)
+		return
+	}
 	in.phase = full
 	in.expCmdSN, in.maxCmdSN = b.ExpCmdSN(), b.MaxCmdSN()
 	in.lastExpCmd, in.lastMaxCmd = in.expCmdSN, in.maxCmdSN
@@ -384,10 +411,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		s.fail("login", "initiator %d: ExpCmdSN %d, TSIH %d in the final response", in.id, in.expCmdSN, b.TSIH())
 	}
 	s.count(Logins)
-	in.proved()
-	if l.proof.method == "CHAP" {
-		in.penance = penance{}
-	}
+	in.sess, in.tsih, in.user, in.began = in.prm, b.TSIH(), in.loginUser(), in.dialled
 	if in.prm.headerDigest {
 		s.count(HeaderDigests)
 	}
@@ -446,7 +470,7 @@ func (in *initiator) send(b pdu.BHS, data []byte) {
 
 func (in *initiator) sent(b pdu.BHS) {
 	if in.s.cfg.Trace {
-		in.s.line("initiator %d > %s", in.id, brief(b, false))
+		in.s.line("initiator %d.%d > %s", in.id, in.cid, brief(b, false))
 	}
 }
 
@@ -480,7 +504,7 @@ func opName(o pdu.Opcode) string {
 		pdu.NopOut: "nop-out", pdu.SCSICommand: "command", pdu.TMFRequest: "tmf", pdu.LoginRequest: "login", pdu.TextRequest: "text",
 		pdu.DataOut: "data-out", pdu.LogoutReq: "logout", pdu.NopIn: "nop-in", pdu.SCSIResponse: "response", pdu.TMFResponse: "tmf-rsp",
 		pdu.LoginResponse: "login-rsp", pdu.TextResponse: "text-rsp", pdu.DataIn: "data-in", pdu.LogoutResp: "logout-rsp", pdu.R2T: "r2t",
-		pdu.AsyncMessage: "async", pdu.Reject: "reject",
+		pdu.SNACK: "snack", pdu.AsyncMessage: "async", pdu.Reject: "reject",
 	}
 	return names[o]
 }

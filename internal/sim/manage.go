@@ -12,7 +12,7 @@ import (
 func (in *initiator) abortTask() {
 	var list []*task
 	for _, t := range in.tasks {
-		if t.kind == kindCommand {
+		if t.kind == kindCommand && t.conn == in.conn { // RFC 7143 §11.5.1
 			if t.maybe && in.rng.IntN(2) == 0 {
 				list = append(list[:0], t)
 				break
@@ -143,6 +143,7 @@ func (in *initiator) managed(t *task, resp uint8) {
 	default:
 		in.bad("task management", "function %d answered with %d", t.fn, resp)
 	}
+	in.overtakes(t)
 	in.overAll(t, resp == pdu.TMFComplete)
 	in.remove(t)
 }
@@ -184,6 +185,11 @@ func (in *initiator) maybeAll(t *task) {
 func (in *initiator) setEnded(t *task) {
 	refs := append([]*task(nil), t.refs...)
 	for _, o := range refs {
+		if o.conn != t.conn && (o.imm || t.fn == pdu.TMFWarmReset || t.fn == pdu.TMFColdReset || o.conn.phase != full) {
+			o.maybe = true // it may come after the function, or its answer when nothing acknowledges it any more
+			o.excuses++
+			continue
+		}
 		in.kill(o)
 	}
 }
@@ -261,12 +267,13 @@ func (in *initiator) kill(t *task) {
 	u := &in.units[t.lun]
 	u.lost = max(u.lost, t.call)
 	in.s.over(t, unsure, "task management")
-	in.graves = append(in.graves, t.itt)
+	in.graves = append(in.graves, grave{t.itt, t.conn != in.conn})
 	in.remove(t)
 }
 
 // answered fails when a task that must have an answer by now has none.
 func (in *initiator) answered(when string) {
+	in.uncopied()
 	for _, t := range in.tasks {
 		if !t.maybe && t.conn.link != nil && t.conn.excused == "" {
 			in.bad("no answer", "%s: %v %#x (CmdSN %d, sent at instant %d) has no answer", when, t.kind, t.itt, t.cmdSN, t.call)

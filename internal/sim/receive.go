@@ -15,7 +15,10 @@ func (in *initiator) message(b pdu.BHS, data []byte) {
 	}
 	s.mix(uint64(in.id)<<32 | uint64(b[0])<<24 | uint64(len(data)))
 	if s.cfg.Trace {
-		s.line("initiator %d < %s", in.id, brief(b, true))
+		s.line("initiator %d.%d < %s", in.id, in.cid, brief(b, true))
+	}
+	if in.mute {
+		return
 	}
 	if in.phase == loggingIn {
 		in.loginResponse(b, data)
@@ -33,6 +36,17 @@ func (in *initiator) bad(rule, format string, args ...any) {
 func (in *initiator) pdu(b pdu.BHS, data []byte) {
 	in.heard = true
 	in.window(b)
+	if len(in.replicas) > 0 && in.cameAgain(b, data) {
+		return
+	}
+	in.answer(b, data)
+	if op := b.Opcode(); op == pdu.SCSIResponse || op == pdu.TMFResponse || op == pdu.NopIn && b.ITT() != pdu.ReservedTag {
+		in.loseStatus(b, data)
+	}
+}
+
+// answer takes a PDU that came for the first time.
+func (in *initiator) answer(b pdu.BHS, data []byte) {
 	switch b.Opcode() {
 	case pdu.DataIn:
 		in.dataIn(b, data)
@@ -105,7 +119,10 @@ func (in *initiator) statSN(b pdu.BHS, status bool) {
 func (in *initiator) expectTask(b pdu.BHS, k taskKind) *task {
 	t := in.find(b.ITT())
 	switch {
-	case t == nil && slices.Contains(in.graves, b.ITT()):
+	case t == nil && (b.Opcode() == pdu.R2T || b.Opcode() == pdu.DataIn && b.Flags()&pdu.FlagStatus == 0) &&
+		slices.Contains(in.graves, grave{b.ITT(), true}):
+	case t == nil && in.failing: // its function may have been answered because this connection was given up
+	case t == nil && slices.ContainsFunc(in.graves, func(g grave) bool { return g.itt == b.ITT() }):
 		in.bad("task management", "after the function that ended its task was answered: %s", brief(b, true))
 	case t == nil:
 		in.bad("one answer", "answer to a task that is none: %s", brief(b, true))
@@ -146,17 +163,19 @@ func (in *initiator) dataIn(b pdu.BHS, data []byte) {
 		in.bad("Data-In", "a sequence of MaxBurstLength %d does not end: %s", in.prm.maxBurst, brief(b, true))
 	case fl&pdu.FlagFinal != 0 && !status && end%in.prm.maxBurst != 0 && end < min(t.want, t.edtl) && t.class == classRead:
 		in.bad("Data-In", "a sequence ends early: %s", brief(b, true))
-	case b.TTT() != pdu.ReservedTag:
-		in.bad("Data-In", "tag without A bit: %s", brief(b, true))
+	case b.TTT() != pdu.ReservedTag != (fl&pdu.FlagAck != 0) || fl&pdu.FlagAck != 0 && in.sess.level == 0:
+		in.bad("Data-In", "tag without A bit, or A bit: %s", brief(b, true))
 	}
 	t.dataSN++
 	t.got = append(t.got, data...)
 	if end > in.prm.maxBurst {
 		in.s.count(ReadsBursts)
 	}
-	if !status {
+	if in.acks(b); !status {
+		in.loseData(b, data)
 		return
 	}
+	in.holdCopies(t.itt, b.StatSN())
 	in.statSN(b, true)
 	in.residual(t, b, b.Status())
 	in.ended(t, b.Status(), nil)
@@ -168,6 +187,7 @@ func (in *initiator) response(b pdu.BHS, data []byte) {
 	if t == nil {
 		return
 	}
+	in.holdCopies(t.itt, b.StatSN())
 	in.link.answered(t, b)
 	switch {
 	case b.Response() != pdu.RespCompleted:
@@ -245,6 +265,15 @@ func (in *initiator) r2t(b pdu.BHS) {
 		return
 	}
 	n, p := b.Desired(), &in.prm
+	if t.r2tSN == 0 && t.write && b.Offset() == t.immediate {
+		// A command that waits for others to come first need not keep what follows
+		// it unasked (RFC 7143 §11.8: every R2T within the command is honoured).
+		t.asked = t.immediate
+	}
+	if t.spoiled && !t.recovered && b.Offset() == t.spoiledAt {
+		in.s.count(R2TsRecovering)
+		t.recovered, t.asked = true, t.spoiledAt
+	}
 	switch {
 	case in.overRDMA():
 		in.bad("R2T", "over iSER: %s", brief(b, true))
@@ -270,6 +299,9 @@ func (in *initiator) r2t(b pdu.BHS) {
 	t.r2tSN++
 	t.r2ts++
 	t.asked += n
+	if in.phase != full { // what was sent last is on its way, and no more
+		return
+	}
 	in.bursts = append(in.bursts, burst{t: t, ttt: b.TTT(), off: b.Offset(), to: b.Offset() + n})
 }
 
@@ -298,7 +330,7 @@ func (in *initiator) nopIn(b pdu.BHS, data []byte) {
 		p.SetITT(pdu.ReservedTag)
 		p.SetTTT(b.TTT())
 		p.SetCmdSN(in.cmdSN)
-		p.SetExpStatSN(in.expStatSN)
+		p.SetExpStatSN(in.acknowledged())
 		in.send(p, nil)
 	default:
 		in.statSN(b, false)

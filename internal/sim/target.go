@@ -183,6 +183,8 @@ func (p *plan) drawOptions(s *run) {
 	o.ImmediateData = r.IntN(4) != 0
 	o.InitialR2T = r.IntN(4) == 0
 	o.NopInInterval = pick(r, uint32(0), 5, 30)
+	o.MaxConnsPerSession = pick(r, uint32(1), 2, 2, 3)
+	o.ErrorRecoveryLevel = pick(r, uint32(0), 0, 1, 2)
 	o.NopTimeout = pick(r, uint32(5), 30)
 	if r.IntN(8) == 0 {
 		o.MaxPendingLogins = 2

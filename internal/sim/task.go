@@ -22,16 +22,17 @@ func (k taskKind) String() string {
 
 // task is a request of an initiator that waits for its answer.
 type task struct {
-	kind    taskKind
-	conn    *conn // its connection allegiance
-	itt     uint32
-	cmdSN   uint32
-	imm     bool
-	call    int64  // instant it was sent
-	lun     int    // place in run.luns
-	maybe   bool   // it may never be answered: others may have ended it
-	excuses int    // for how many reasons
-	excuser uint64 // stamp of the function that was one of them
+	kind      taskKind
+	conn      *conn // its connection allegiance
+	itt       uint32
+	cmdSN     uint32
+	imm       bool
+	call      int64  // instant it was sent
+	lun       int    // place in run.luns
+	maybe     bool   // it may never be answered: others may have ended it
+	overtaken bool   // a task set function that does not cover it may have found it
+	excuses   int    // for how many reasons
+	excuser   uint64 // stamp of the function that was one of them
 
 	// SCSI commands.
 	class       class
@@ -43,6 +44,10 @@ type task struct {
 	gated       bool // a unit attention stops it
 	illegal     bool // it has to be refused with ILLEGAL REQUEST
 	broken      bool // we break a rule with it: it may fail
+	spoil       bool // a PDU of its data is to be broken
+	spoiled     bool // ... and was, at spoiledAt
+	recovered   bool // ... and asked for again
+	spoiledAt   uint32
 	op          int  // in the book
 	also        int  // ... of its second range
 	atomic      bool // WRITE ATOMIC
@@ -50,6 +55,7 @@ type task struct {
 	got         []byte
 	dataSN      uint32
 	r2tSN       uint32
+	immediate   uint32 // bytes that went with the command
 	asked       uint32 // end of what was sent or solicited
 	r2ts        uint32 // outstanding
 	solicited   bool
@@ -65,6 +71,10 @@ type task struct {
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
 	mem         buffer // over iSER: what it advertises
+
+	// Logout.
+	session bool  // of all connections
+	victim  *conn // of another connection
 
 	// Task management.
 	fn     uint8
@@ -142,11 +152,12 @@ func (in *initiator) request(t *task, op pdu.Opcode, flags byte, imm bool) pdu.B
 	b.SetFlags(flags)
 	b.SetITT(t.itt)
 	b.SetCmdSN(in.cmdSN)
-	b.SetExpStatSN(in.expStatSN)
+	b.SetExpStatSN(in.acknowledged())
 	t.cmdSN, t.imm, t.call = in.cmdSN, imm, in.s.now()
 	if imm {
 		b.SetImmediate()
 	} else {
+		in.unacknowledged(in.cmdSN)
 		in.cmdSN++
 	}
 	return b
@@ -177,14 +188,16 @@ func (in *initiator) sendBurst() {
 	b.SetITT(q.t.itt)
 	b.SetTTT(q.ttt)
 	b.SetLUN(lunField(in.s.luns[q.t.lun].id))
-	b.SetExpStatSN(in.expStatSN)
+	b.SetExpStatSN(in.acknowledged())
 	b.SetDataSN(q.sn)
 	b.SetOffset(q.off)
 	last := q.off+n == q.to
 	if last {
 		b.SetFlags(pdu.FlagFinal)
 	}
-	if q.t.broken {
+	if q.t.spoil {
+		in.spoil(q.t, b, q.t.data[q.off:q.off+n])
+	} else if q.t.broken {
 		in.breakData(b, q.t.data[q.off:q.off+n])
 	} else {
 		in.send(b, q.t.data[q.off:q.off+n])

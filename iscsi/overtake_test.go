@@ -1,0 +1,165 @@
+package iscsi_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"spindle/bdev"
+	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
+)
+
+// Data that follows a write unasked comes while the write waits for a command of
+// another connection: it is asked for when its turn has come.
+func TestUnsolicitedDataOfHeldCommand(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g, "InitialR2T=No", "ImmediateData=Yes", "FirstBurstLength=2048")
+	data := pattern(4096, 4)
+	for _, now := range []uint32{0, 512} {
+		first := a.Command(1, 0, 0, 0)
+		w := b.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(9, 8)...)
+		w.SetFlags(w.Flags() &^ pdu.FlagFinal)
+		b.Send(w, nil, data[:now])
+		b.Send(b.DataOutBHS(w.ITT(), pdu.ReservedTag, 0, now, false), nil, data[now:1024])
+		silent(t, g, b)
+		a.Send(first, nil, nil)
+		good(t, a, first.ITT(), nil)
+		g.Settle()
+		b.Send(b.DataOutBHS(w.ITT(), pdu.ReservedTag, 1, 1024, true), nil, data[1024:2048]) // asked for already
+		good(t, b, w.ITT(), data)
+		if r := a.Do(a.Command(1, pdu.FlagRead, 4096, iscsitest.Read10(9, 8)...), nil, 0); !bytes.Equal(r.Data, data) {
+			t.Fatalf("%d bytes of immediate data: other data was written", now)
+		}
+	}
+}
+
+// A command that is aborted before its turn has no answer, whatever became of
+// the one that had its place before.
+func TestHeldCommandIsAbortedInSilence(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	other := dialAs(g, 7).Login()
+	attention(t, other, atPowerOn)
+	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
+	good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+	attention(t, a, 0x2a01)
+	hold(t, dev, bdev.Write, 1)
+	w := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...)
+	b.Send(w, nil, pattern(512, 3))
+	g.Settle()
+	m := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+	other.Send(m, nil, nil)
+	g.Settle()
+	dev.ResumePending()
+	if r := b.Finish(w.ITT(), nil); r.Status != 0x40 {
+		t.Fatalf("status %02x, want TASK ABORTED", r.Status)
+	}
+	managed(t, other, m.ITT(), pdu.TMFComplete)
+	g.Settle()
+	first := a.Command(1, 0, 0, 0)
+	held := b.Command(1, 0, 0, 0)
+	b.Send(held, nil, nil)
+	silent(t, g, b)
+	abort := tmf(b, pdu.TMFAbortTask, 1, held.ITT(), held.CmdSN())
+	b.Send(abort, nil, nil)
+	g.Advance(6 * time.Second) // nothing acknowledges what a was answered
+	a.Discard()
+	managed(t, b, abort.ITT(), pdu.TMFComplete)
+	a.Send(first, nil, nil)
+	good(t, a, first.ITT(), nil)
+	silent(t, g, b)
+	alive(t, b)
+}
+
+// A command that comes before a task set function by another connection, and is
+// not before it in the order of CmdSN, is told of its end.
+func TestCommandBeyondTaskSetFunction(t *testing.T) {
+	for _, fn := range []byte{pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset} {
+		g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+		a, b := pair(g)
+		hold(t, dev, bdev.Write, 2)
+		before := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(8, 1)...)
+		m := tmf(a, fn, 1, 0, 0)
+		beyond := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...)
+		for _, w := range []pdu.BHS{before, beyond} {
+			b.Send(w, nil, pattern(512, 3))
+		}
+		g.Settle()
+		a.Send(m, nil, nil)
+		silent(t, g, a)
+		dev.ResumePending()
+		if r := b.Finish(beyond.ITT(), nil); r.Status != 0x40 {
+			t.Fatalf("function %d: status %02x, want TASK ABORTED", fn, r.Status)
+		}
+		g.Advance(6 * time.Second) // nothing acknowledges it
+		managed(t, a, m.ITT(), pdu.TMFComplete)
+		g.Close()
+	}
+}
+
+// The leading connection fails while another is about to join, at any moment: at
+// ErrorRecoveryLevel 0 nothing is left of the session.
+func TestLeaderFailsWhileAnotherJoins(t *testing.T) {
+	for turns := range 12 {
+		g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+		a := g.Dial().Login("MaxConnections=4")
+		n := a.DialInto(1)
+		n.Send(n.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+		for range turns {
+			g.Turn()
+		}
+		a.Peer.Reset()
+		g.Settle()
+		g.Settle()
+		if k := len(g.Engine.Connections(g)); k != 0 {
+			t.Fatalf("after %d turns: %d connections live on", turns, k)
+		}
+		g.Close()
+	}
+}
+
+// The session fails while a login waits to take a connection's place.
+func TestSessionFailsWhileConnectionIsReplaced(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	hold(t, dev, bdev.Write, 1)
+	b.Send(b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 3))
+	g.Settle()
+	n := a.DialInto(1)
+	n.Send(n.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+	silent(t, g, n)
+	a.Peer.Reset()
+	g.Settle()
+	dev.ResumePending()
+	if p := n.Expect(pdu.LoginResponse); p.BHS.LoginStatus() != pdu.LoginNoSession {
+		t.Fatalf("login: status %04x", uint16(p.BHS.LoginStatus()))
+	}
+	g.Until("session gone", func() bool { return len(g.Engine.Connections(g)) == 0 })
+}
+
+// RFC 7143 §11.14: the Logout Response is the last PDU of its connection.
+func TestNothingFollowsLogoutResponse(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	cmd := a.Command(1, 0, 0, 0)
+	a.Send(cmd, nil, nil)
+	good(t, a, cmd.ITT(), nil)
+	m := tmf(b, pdu.TMFAbortTaskSet, 1, 0, 0)
+	b.Send(m, nil, nil)
+	silent(t, g, b) // until a acknowledges
+	a.Expect(pdu.NopIn)
+	out := logoutOf(b, pdu.LogoutCloseConnection, 1)
+	b.Send(out, nil, nil)
+	ack := a.Immediate(pdu.NopOut, pdu.FlagFinal)
+	ack.SetITT(pdu.ReservedTag)
+	ack.SetTTT(0)
+	a.Send(ack, nil, nil)
+	loggedOut(t, b, out.ITT(), pdu.LogoutSuccess)
+	g.Settle()
+	if p, ok := b.TryRecv(); ok {
+		t.Fatalf("after the Logout Response: % x", p.BHS)
+	}
+	b.ExpectClosed()
+	alive(t, a)
+}

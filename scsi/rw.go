@@ -202,6 +202,9 @@ func doWrite(t *Task) action {
 
 //spindle:hot
 func (t *Task) durable() bool {
+	if plant.On(plant.LostMerge) && t.CDB[0] == opORWrite16 {
+		return false
+	}
 	return t.View.snap.through || t.op.length != 6 && t.CDB[1]&cdbFUA != 0
 }
 

@@ -97,6 +97,7 @@ const (
 	CopyOpen               // EXTENDED COPY goes past reservations
 	CopyShort              // EXTENDED COPY leaves out its last segment
 	CopyMiscounted         // COPY ABORTED tells of the segment before
+	LostMerge              // ORWRITE does not heed FUA, nor a cache that is off
 	NumBugs
 )
 
@@ -116,7 +117,7 @@ var names = [NumBugs]string{
 	"leaving forgotten",
 	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
 	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
-	"copy open", "copy short", "copy miscounted",
+	"copy open", "copy short", "copy miscounted", "lost merge",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -363,6 +363,12 @@ func (b *book) closeMedium(lu *lun, power bool) {
 		if s.failed() {
 			return
 		}
+		if lost && ok {
+			if n := s.lostMerge(lu, c, v); n != 0 {
+				s.fail("durability", "LUN %d (%v) block %d lacks ORWRITE %d: %s", lu.id, lu.kind, lba, n, s.describe(c))
+				return
+			}
+		}
 		if !s.m.linear.Check(s.history(lu, c, v, ok && !lost, at)) {
 			s.fail("linearizability", "LUN %d (%v) block %d: no order of its writes explains its reads: %s", lu.id, lu.kind, lba, s.describe(c))
 			return

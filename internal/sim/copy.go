@@ -63,8 +63,10 @@ func (in *initiator) copyBlocks(t *task, c *cdb) bool {
 		from, to := s.luns[i], s.luns[k]
 		lba, n := in.place(from)
 		dest, m := in.place(to)
-		if n = min(n, m); r.IntN(6) == 0 { // all of it
-			lba, dest, n = 0, 0, uint32(min(from.area, to.area))
+		n = min(n, m)
+		all := min(from.area, to.area)
+		if k := r.IntN(6); k == 0 || k < 4 && all*uint64(to.blockSize) > copyPiece {
+			lba, dest, n = 0, 0, uint32(all)
 		}
 		if i == k || from.blockSize != to.blockSize || s.book.crosses(to, dest, n) {
 			continue

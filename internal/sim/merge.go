@@ -16,7 +16,7 @@ func (in *initiator) orWrite(t *task, lu *lun) cdb {
 	t.lba, t.blocks = in.place(lu)
 	t.want = t.blocks * lu.blockSize
 	t.edtl = t.want
-	o := operation{lu: lu, lba: t.lba, blocks: t.blocks, atomic: true, or: true, fua: r.IntN(4) == 0}
+	o := operation{lu: lu, lba: t.lba, blocks: t.blocks, atomic: true, or: true, fua: r.IntN(2) == 0}
 	v := in.open(t, o, 0)
 	t.data = grow(t.data, int(t.want))
 	for i := range t.blocks {
@@ -124,6 +124,32 @@ func contains(b, part []byte) bool {
 // merges tells whether c may hold a value that was merged from others.
 func (c *cell) merges() bool {
 	return c.initial>>48 == mergedMark || slices.ContainsFunc(c.log, func(e entry) bool { return e.kind == linear.Or })
+}
+
+// lostMerge is an ORWRITE that was durable and is not in v, which block c holds
+// after a loss of power, although nothing written since can have replaced it; 0
+// is none.
+func (s *run) lostMerge(lu *lun, c *cell, v value) int {
+	list := s.members(v)
+	base := slices.DeleteFunc(slices.Clone(list), func(m value) bool { return m>>48 == orMark })
+	replaces := func(e entry) bool {
+		if !e.writes() || e.kind == linear.Or || e.val == valueUnread {
+			return false
+		}
+		return slices.Contains(base, e.val) || e.val == 0 && len(base) == 0
+	}
+	for i := range c.log {
+		e := &c.log[i]
+		o := &s.book.ops[e.op]
+		if e.kind != linear.Or || o.state != good || !lu.isDurable(o) || slices.Contains(list, e.val) {
+			continue
+		}
+		later := func(w entry) bool { return replaces(w) && s.book.ops[w.op].end >= o.call }
+		if !slices.ContainsFunc(c.log, later) {
+			return int(e.op)
+		}
+	}
+	return 0
 }
 
 // merging is the ORWRITE that a write of merged blocks belongs to, 0 when there

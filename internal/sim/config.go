@@ -142,6 +142,7 @@ const (
 	PortsRead
 	PathsShut
 	Sanitizes
+	Erasures
 	SanitizeExits
 	NotReadys
 	NotReadysSanitize
@@ -219,7 +220,7 @@ var stateNames = [numStates]string{
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",
-	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "SanitizeExits", "NotReadys", "NotReadysSanitize",
+	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "NotReadys", "NotReadysSanitize",
 	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",

@@ -67,6 +67,7 @@ type task struct {
 	excused     bool   // ... others may have ended its tasks
 	wipe        int    // SANITIZE: in the book
 	later       bool   // ... it does not wait for its end
+	erase       bool   // ... it leaves zeroes
 	service     uint8  // of PERSISTENT RESERVE IN
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way

@@ -280,8 +280,8 @@ type wipe struct {
 	faults uint64 // of the unit, by then
 }
 
-// sanitize is SANITIZE OVERWRITE (SBC-4 §5.24): it leaves its pattern in every
-// block, whatever becomes of its command.
+// sanitize is SANITIZE (SBC-4 §5.24): it leaves its pattern in every block, or
+// zeroes when it erases, whatever becomes of its command.
 func (in *initiator) sanitize(t *task, lu *lun) (c cdb) {
 	r := in.rng
 	t.class, t.access, t.needs = classChange, accessWrite, needAll&^needQuiet
@@ -290,23 +290,34 @@ func (in *initiator) sanitize(t *task, lu *lun) (c cdb) {
 		c.b[0], c.b[1] = 0x48, 0x1f
 		return c
 	}
-	t.write, t.change.kind = true, doSanitize
-	t.later = r.IntN(2) == 0
-	v := in.open(t, operation{lu: lu, blocks: uint32(lu.area), fua: true, wipe: true}, valueSame)
+	t.change.kind, t.later = doSanitize, r.IntN(2) == 0
+	o := operation{lu: lu, blocks: uint32(lu.area), fua: true, wipe: true}
+	c.b[0], c.b[1] = 0x48, 0x20|byte(b2i(t.later))<<7 // AUSE: a failure can be left
+	var v value
+	if t.erase = r.IntN(3) == 0; t.erase {
+		in.openZero(t, o)
+		c.b[1] |= pick(r, byte(2), 3) // BLOCK ERASE, CRYPTOGRAPHIC ERASE
+	} else {
+		v = in.open(t, o, valueSame)
+		c.b[1] |= 1
+	}
 	lu.wiping = true
 	lu.wipes = append(lu.wipes, wipe{op: t.op, faults: lu.faults})
 	t.wipe, t.op = t.op, 0
+	if r.IntN(3) != 0 {
+		in.wake = in.s.clk.T.Add(time.Duration(r.IntN(100)) * time.Millisecond)
+	}
+	if t.erase {
+		return c
+	}
+	t.write = true
 	t.data = append(grow(t.data, 0), make([]byte, 4+lu.blockSize)...)
 	t.data[0] = pick(r, byte(1), 1, 2) // passes
 	be.PutUint16(t.data[2:], uint16(lu.blockSize))
 	v.fill(t.data[4:], 0)
 	t.want = uint32(len(t.data))
 	t.edtl = t.want
-	c.b[0], c.b[1] = 0x48, 0x21|byte(b2i(t.later))<<7 // AUSE: a failure can be left
 	be.PutUint16(c.b[7:], uint16(t.want))
-	if r.IntN(3) != 0 {
-		in.wake = in.s.clk.T.Add(time.Duration(r.IntN(100)) * time.Millisecond)
-	}
 	return c
 }
 

@@ -67,7 +67,9 @@ func (in *initiator) good(t *task, lu *lun) {
 	case classSense:
 		in.sensed(t, u)
 	case classChange:
-		s.count(changeStates[t.change.kind])
+		if s.count(changeStates[t.change.kind]); t.erase {
+			s.count(Erasures)
+		}
 		in.changed(t, lu, resGood)
 	case classModes:
 		in.showed(t, lu)
@@ -236,7 +238,7 @@ func (in *initiator) mayRefuse(t *task, code scsi.Code) bool {
 	case scsi.InvalidRelease, scsi.InvalidFieldInParam, scsi.RemovalPrevented:
 		return t.class == classChange // its model has judged it
 	case scsi.InvalidFieldInCDB: // a page or a reply that the unit does not have
-		return t.class == classReply || t.class == classSame || t.class == classZero
+		return t.class == classReply || t.class == classSame || t.class == classZero || t.erase
 	}
 	return false
 }

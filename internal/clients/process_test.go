@@ -3,6 +3,7 @@ package clients
 import (
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -46,6 +47,10 @@ func TestSignals(t *testing.T) {
 // TestHangup: SIGHUP ends neither a service nor what nohup started; when the
 // terminal of a target goes, the target goes too.
 func TestHangup(t *testing.T) {
+	// What this process ignores, started by nohup, its children would; what it hears they do not.
+	hear := make(chan os.Signal, 1)
+	signal.Notify(hear, syscall.SIGHUP)
+	defer signal.Stop(hear)
 	for _, wrap := range [][]string{nil, {"nohup"}} {
 		t.Run("lives "+strings.Join(wrap, ""), func(t *testing.T) {
 			target := start(t, testbed.Options{Wrap: wrap})

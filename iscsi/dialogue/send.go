@@ -241,6 +241,9 @@ func (p *Player) login(s *step, kv ...string) error {
 	st := *s
 	st.data = append([]string{"InitiatorName=" + p.Vars["initiator"]}, kv...)
 	st.data = append(st.data, s.data...)
+	if !slices.ContainsFunc(s.data, func(l string) bool { return strings.HasPrefix(l, pdu.KeyMaxRecvData) }) {
+		st.data = append(st.data, pdu.KeyMaxRecvData+"=8192") // the default, in words: LIO knows none
+	}
 	st.words = append([]string{"login", "T", "csg=1", "nsg=3"}, s.words...)
 	said := st.data
 	var header, data bool // digests, from full feature phase on

@@ -62,6 +62,7 @@ type connRecovery struct {
 	statuses   []*keptStatus // likewise
 	forgotten  uint32        // StatSNs before it may be kept no longer
 	asked      []snack       // not yet served
+	serving    bool          // they are being served
 }
 
 // newRecovery makes the records of a session's tasks.

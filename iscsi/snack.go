@@ -219,8 +219,17 @@ func (c *Connection) snackRenew(b pdu.BHS) uint8 {
 	return c.again(t, k, uint64(n), snack{kind: pdu.SNACKRData})
 }
 
-// serveSNACKs sends again what is asked for, as far as there are Outs.
+// serveSNACKs sends again what is asked for, as far as there are Outs. One that
+// a dead transport hands back at once comes here again: it is served already.
 func (c *Connection) serveSNACKs() {
+	if rec := c.rec; !rec.serving {
+		rec.serving = true
+		c.serveAsked()
+		rec.serving = false
+	}
+}
+
+func (c *Connection) serveAsked() {
 	for len(c.rec.asked) > 0 && c.outCount > outReserve && c.phase == phaseFull {
 		a := &c.rec.asked[0]
 		if a.kind == pdu.SNACKStatus {

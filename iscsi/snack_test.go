@@ -197,3 +197,28 @@ func TestEchoesAreBounded(t *testing.T) {
 		})
 	}
 }
+
+// What is asked for again when the connection has ended leaves for nowhere, one
+// thing after the other: each gives its place to the next at once.
+func TestSNACKBehindTheEnd(t *testing.T) {
+	g, c := slow(t)
+	unack := c.ExpStatSN
+	for range 8 {
+		r := c.Command(1, 0, 0)
+		r.SetExpStatSN(unack)
+		c.Send(r, nil, nil)
+		c.Expect(pdu.SCSIResponse)
+	}
+	r := c.Command(1, pdu.FlagRead, 32<<10, iscsitest.Read10(5, 64)...)
+	r.SetExpStatSN(unack)
+	c.Send(r, nil, nil)
+	for range 8 {
+		snack(c, pdu.SNACKStatus, pdu.ReservedTag, pdu.ReservedTag, unack, 8, unack)
+	}
+	g.Settle()
+	c.Peer.Reset()
+	g.Settle()
+	next := g.Dial().Login()
+	attention(t, next, atPowerOn)
+	alive(t, next)
+}

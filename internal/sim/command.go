@@ -211,7 +211,7 @@ func (in *initiator) writeCommand(t *task, lu *lun) cdb {
 	case k == 1:
 		o.fua = true // WRITE AND VERIFY makes it durable
 		c = in.sized(0x2e, 0xae, 0x8e, pick(r, byte(0), 0x02), t.lba, n)
-	case k == 2 && (lu.kind == kindRAM || r.IntN(4) == 0):
+	case k == 2 && (lu.kind == kindRAM || r.IntN(4) == 0), k > 12 && lu.kind == kindRAM:
 		o.atomic, t.atomic = true, true
 		c = in.writeAtomic(t.lba, n)
 	default:

@@ -229,6 +229,7 @@ func (in *initiator) endTasks(v *conn, why string) {
 		}
 		if t.kind == kindManage {
 			if in.maybeAll(t); t.fn != pdu.TMFAbortTask {
+				in.overtakes(t)
 				in.overAll(t, false)
 			}
 		}

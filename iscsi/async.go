@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 )
@@ -51,6 +52,9 @@ func (s *Session) sendAsync(m *AsyncMessage) {
 		for _, k := range s.conns {
 			if k.phase == phaseFull {
 				k.async(m.Event, 0, 0, m.Seconds)
+				if plant.On(plant.AsyncTwice) {
+					k.async(m.Event, 0, 0, m.Seconds)
+				}
 			}
 		}
 	case pdu.AsyncDropConnection:

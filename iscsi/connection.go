@@ -323,9 +323,19 @@ func (c *Connection) Closed(why error) {
 		c.slots = mem.Ref{}
 	}
 	c.logClosed(was, why)
-	for _, fn := range c.onClosed {
-		fn()
+	over := func() {
+		for _, fn := range c.onClosed {
+			fn()
+		}
 	}
+	if quiet := c.onQuiet; quiet != nil { // it failed while its tasks were ending
+		c.onQuiet = func() {
+			quiet()
+			over()
+		}
+		return
+	}
+	over()
 }
 
 // settleTasks frees what only this connection kept: tasks that were aborted

@@ -211,6 +211,10 @@ func (c *Connection) quiesce(done func()) {
 	s.forgetHeld(c)
 	for i := range s.tasks {
 		if t := &s.tasks[i]; t.conn == c && t.SCSI.View != nil && t.state != taskResponding {
+			if t.state == taskParked && t.SCSI.Aborted() {
+				t.vanish() // it has ended, with TASK ABORTED for a connection that never came
+				continue
+			}
 			t.SCSI.Abort()
 		}
 	}

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"net/netip"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/login"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
@@ -322,7 +323,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		if p.Status = inv.access(n, c.portalTag, id.InitiatorName, c.peer.Addr()); p.Status != pdu.LoginSuccess {
 			return p
 		}
-		if p.Redirect = n.cfg.redirect(c.portalTag); p.Redirect != "" {
+		if p.Redirect = n.cfg.redirect(c.portalTag); p.Redirect != "" && !plant.On(plant.RedirectionIgnored) {
 			p.Status = pdu.LoginMovedTemporarily
 			return p
 		}

@@ -138,6 +138,36 @@ func TestSessionFailsWhileConnectionIsReplaced(t *testing.T) {
 	g.Until("session gone", func() bool { return len(g.Engine.Connections(g)) == 0 })
 }
 
+// A connection fails while its tasks end for another that is to take its place,
+// or for a logout: neither is told before they have.
+func TestConnectionFailsWhileItsTasksEnd(t *testing.T) {
+	for _, logout := range []bool{false, true} {
+		g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+		a, b := pair(g)
+		hold(t, dev, bdev.Write, 1)
+		b.Send(b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 3))
+		g.Settle()
+		n, out := a, logoutOf(a, pdu.LogoutCloseConnection, 1)
+		if logout {
+			a.Send(out, nil, nil)
+		} else {
+			n = a.DialInto(1)
+			n.Send(n.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+		}
+		silent(t, g, n)
+		b.Peer.Reset()
+		silent(t, g, n)
+		dev.ResumePending()
+		if logout {
+			loggedOut(t, a, out.ITT(), pdu.LogoutSuccess)
+		} else if p := n.Expect(pdu.LoginResponse); p.BHS.LoginStatus() != pdu.LoginSuccess {
+			t.Fatalf("login: status %04x", uint16(p.BHS.LoginStatus()))
+		}
+		alive(t, a)
+		g.Close()
+	}
+}
+
 // RFC 7143 §11.14: the Logout Response is the last PDU of its connection.
 func TestNothingFollowsLogoutResponse(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})

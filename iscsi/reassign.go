@@ -3,6 +3,7 @@ package iscsi
 import (
 	"slices"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -52,13 +53,24 @@ func (s *Session) waits() bool {
 	return !s.ending && s.rec != nil && slices.ContainsFunc(s.rec.lost, func(l *lostConn) bool { return l.conn.recover })
 }
 
-// lostCID finds a connection that was lost.
-func (s *Session) lostCID(cid uint16) *lostConn {
+// lostCID finds the connection of a CID that was lost last.
+func (s *Session) lostCID(cid uint16) (last *lostConn) {
 	if s.rec == nil {
 		return nil
 	}
 	for _, l := range s.rec.lost {
 		if l.conn.cid == cid {
+			last = l
+		}
+	}
+	return last
+}
+
+// lostOf finds a connection among those that were lost: several may have had its
+// CID, one after the other.
+func (s *Session) lostOf(c *Connection) *lostConn {
+	for _, l := range s.rec.lost {
+		if l.conn == c {
 			return l
 		}
 	}
@@ -118,7 +130,7 @@ func (c *Connection) reassign(b pdu.BHS) {
 	}
 	var l *lostConn
 	if t != nil && t.conn != c {
-		l = s.lostCID(t.conn.cid)
+		l = s.lostOf(t.conn)
 	}
 	switch {
 	case s.params.errorRecoveryLevel < 2:
@@ -162,8 +174,9 @@ func (t *Task) takeOver(c *Connection, exp uint32) {
 	case taskExecuting:
 		t.conn = c
 	case taskParked:
-		t.conn = c
-		t.respond()
+		if t.conn = c; !plant.On(plant.ParkedForgotten) {
+			t.respond()
+		}
 	case taskSuspended, taskData:
 		t.conn = c
 		t.dataSN, t.r2ts = 0, 0
@@ -181,7 +194,7 @@ func (t *Task) takeOver(c *Connection, exp uint32) {
 		t.state = taskResponding
 		k, p := t.record(), &t.reply
 		p.Off, p.DataSN = 0, 0
-		if last := k.pdus(p.Data.Len); exp != 0 && !pdu.SNLess(last, exp) && !pdu.SNLess(exp, k.baseSN) {
+		if last := k.pdus(p.Data.Len); exp != 0 && !plant.On(plant.ResumedAnew) && !pdu.SNLess(last, exp) && !pdu.SNLess(exp, k.baseSN) {
 			p.Off, p.DataSN = min(k.offset(exp), p.Data.Len), exp
 		}
 		*k = record{gen: t.gen, segment: c.sendLimit(), maxBurst: k.maxBurst, baseOff: p.Off, baseSN: p.DataSN, ackedSN: p.DataSN}

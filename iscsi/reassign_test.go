@@ -423,3 +423,59 @@ func TestLostAndOver(t *testing.T) {
 		})
 	}
 }
+
+// TestReassignAfterSecondLoss: two connections of one CID are lost, one after the
+// other, and a third takes over what each of them left.
+func TestReassignAfterSecondLoss(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+	a := g.Dial().Login("ErrorRecoveryLevel=2")
+	attention(t, a, atPowerOn)
+	hold(t, dev, bdev.Write, 2)
+	var tasks []pdu.BHS
+	c := a
+	for n := range byte(2) {
+		w := c.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(uint32(5+n), 1)...)
+		c.Send(w, nil, pattern(512, n))
+		g.Settle()
+		tasks = append(tasks, w)
+		old := c
+		c = a.DialInto(a.CID).Login()
+		old.ExpectClosed()
+	}
+	for _, w := range tasks {
+		m := reassign(c, w.ITT(), 0)
+		c.Send(m, nil, nil)
+		managed(t, c, m.ITT(), pdu.TMFComplete)
+	}
+	dev.ResumePending()
+	for _, w := range tasks {
+		good(t, c, w.ITT(), nil)
+	}
+	alive(t, c)
+}
+
+// TestAbortedTaskWithoutConnection: a task that another nexus aborts, with TAS,
+// while no connection has it waits to be taken over; a session that takes the
+// place of its own does not wait for it.
+func TestAbortedTaskWithoutConnection(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+	other := dialAs(g, 7).Login()
+	attention(t, other, atPowerOn)
+	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
+	good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+	c := g.Dial().Login("ErrorRecoveryLevel=2")
+	attention(t, c, atPowerOn)
+	hold(t, dev, bdev.Write, 1)
+	c.Send(c.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(5, 1)...), nil, pattern(512, 1))
+	g.Settle()
+	c.Peer.Reset()
+	g.Settle()
+	fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+	other.Send(fn, nil, nil)
+	g.Settle()
+	dev.ResumePending()
+	g.Settle()
+	n := g.Dial().Login()
+	attention(t, n, atPowerOn)
+	alive(t, n)
+}

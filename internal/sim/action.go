@@ -217,6 +217,7 @@ func (in *initiator) letGoAll() {
 func (in *initiator) quit(k int) {
 	s := in.s
 	in.link.flush()
+	broken := (k < 987 || k >= 991) && in.lives(in.conn)
 	switch {
 	case k < 987:
 		s.count(Vanished)
@@ -224,7 +225,7 @@ func (in *initiator) quit(k int) {
 			in.driftOff()
 			return
 		}
-		in.drop()
+		in.leave(broken)
 	case k < 991:
 		s.count(HalfClosed)
 		in.excuse("we closed our direction")
@@ -235,13 +236,22 @@ func (in *initiator) quit(k int) {
 	case k < 995:
 		s.count(ResetByPeer)
 		in.link.reset()
-		in.drop()
+		in.leave(broken)
 		in.leaveOthers()
 	default:
 		s.count(ClosedByPeer)
-		in.drop()
+		in.leave(broken)
 		in.leaveOthers()
 	}
+}
+
+// leave drops the connection, and its session unless that lives on.
+func (in *initiator) leave(lives bool) {
+	if lives {
+		in.breakOff()
+		return
+	}
+	in.drop()
 }
 
 // leaveOthers is the end of a connection by us without a word: the others end, too.
@@ -311,17 +321,18 @@ func (in *initiator) loggedOut(b pdu.BHS) {
 }
 
 // async takes an Asynchronous Message.
-func (in *initiator) async(b pdu.BHS) {
+func (in *initiator) async(b pdu.BHS, data []byte) {
 	if b.AsyncEvent() == pdu.AsyncLogoutRequest {
 		in.s.count(LogoutsAsked)
 		in.asked = true
 		return
 	}
 	if b.AsyncEvent() == pdu.AsyncDropSession && in.excused != "" {
+		in.s.count(SessionsDropped)
 		in.failSession("the target drops the session")
 		return
 	}
-	in.bad("protocol", "asynchronous event %d", b.AsyncEvent())
+	in.informed(b, data)
 }
 
 // rejected takes a Reject: it answers the request whose header it carries.

@@ -84,6 +84,7 @@ func (in *initiator) drawProof() {
 	s, r, l := in.s, in.dice, &in.login
 	p := &l.proof
 	*p = proof{since: len(s.auth.history) - 1}
+	l.sentSince = max(len(s.redirected)-1, 0)
 	c := s.auth.now()
 	if !s.auth.on() {
 		if l.stage == pdu.StageSecurity {
@@ -382,6 +383,7 @@ func (in *initiator) answeredFirst() {
 		return
 	}
 	p.until = len(in.s.auth.history)
+	in.login.sentUntil = len(in.s.redirected)
 	if in.s.clk.T < in.penance.from {
 		in.bad("authentication", "served after %d failures in a row, before its time", in.penance.sure)
 	}

@@ -90,6 +90,13 @@ const (
 	DataSpoiled
 	R2TsRecovering
 	RequestsSentAgain
+	ConnectionsBroken
+	TasksReassigned
+	TasksNotFound
+	Redirections
+	LoginsRedirected
+	AsyncMessages
+	SessionsDropped
 	Reads
 	Writes
 	WritesImmediate
@@ -214,6 +221,7 @@ var stateNames = [numStates]string{
 	"ConnectionsJoined", "ConnectionsReplaced", "ConnectionsLoggedOut", "ConnectionsLoggedOutByOthers", "ConnectionsAdrift",
 	"ConnectionsTooMany", "SessionsFailed", "GapsPlugged",
 	"DataSNACKs", "StatusSNACKs", "DataACKs", "CopiesReceived", "SNACKsRefused", "DataSpoiled", "R2TsRecovering", "RequestsSentAgain",
+	"ConnectionsBroken", "TasksReassigned", "TasksNotFound", "Redirections", "LoginsRedirected", "AsyncMessages", "SessionsDropped",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",

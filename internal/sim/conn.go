@@ -43,6 +43,8 @@ type conn struct {
 	asked                  bool       // the target wants a logout
 	deaf                   clock.Time // it reads nothing before
 
+	before, events [numEvents]int // asynchronous messages ordered before, and received since
+
 	joins    bool       // a session that exists
 	replaces *conn      // whose place it takes
 	denial   bool       // its login was refused

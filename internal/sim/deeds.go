@@ -56,6 +56,14 @@ func (s *run) reconfigure() {
 		s.fab.reconfigure()
 		return
 	}
+	switch r.IntN(14) {
+	case 0:
+		s.begin("redirect logins", s.redirect)
+		return
+	case 1:
+		s.begin("send asynchronous messages", s.order)
+		return
+	}
 	if s.auth.on() && r.IntN(3) == 0 {
 		s.reauthenticate()
 		return

@@ -32,7 +32,9 @@
 // connection its own StatSN and tasks, one that is logged out or replaced has
 // ended with its tasks, and the loss of one ends all; at ErrorRecoveryLevel 1 and
 // 2 broken data is asked for again and its command suffers nothing, and what is
-// asked for by SNACK is the same; registrations, reservations, mode parameters, whether
+// asked for by SNACK is the same; a task whose connection is lost is taken over by
+// another and answered once; logins are redirected while they are to be, and
+// nothing is told by Asynchronous Message that nobody ordered; registrations, reservations, mode parameters, whether
 // the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; unit
 // attentions come once; task management is answered after its tasks have ended;

@@ -32,6 +32,7 @@ type initiator struct {
 	tsih               uint16
 	user               string     // who has authenticated
 	began              int64      // instant of the leading login
+	broken             *conn      // lost, and the session lives
 	adrift             []*conn    // vanished, and still in the session
 	unacked            []sentSN   // CmdSNs that may not have been received
 	failing            bool       // it ends with a connection that was lost
@@ -84,10 +85,11 @@ func (in *initiator) overRDMA() bool { return in.link == &in.rdma }
 // draw makes rng that of action number n, whatever came before it.
 func (in *initiator) draw(n int) { in.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(n)<<8) }
 
-// roll makes dice that of the next login.
+// roll makes dice that of the next login, which hears of what is ordered from now on.
 func (in *initiator) roll() {
 	in.conn.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(in.logins)<<8|1)
 	in.logins++
+	in.before, in.events = in.s.done, [numEvents]int{}
 }
 
 // through tells whether the initiator has made its actions.
@@ -170,7 +172,12 @@ func (in *initiator) stuckFor() bool { return in.owed() < in.limit+4 && in.next%
 
 // step makes one step, on one of the connections that can.
 func (in *initiator) step() {
-	if len(in.conns) == 0 {
+	switch {
+	case len(in.conns) > 0:
+	case in.broken != nil:
+		in.mend()
+		return
+	default:
 		in.dial()
 		return
 	}
@@ -209,6 +216,9 @@ func (in *initiator) excuse(why string) {
 	in.letGoAll() // what it has reserved is the next one's
 	for _, c := range in.conns {
 		c.excuse(why)
+	}
+	if in.broken != nil {
+		in.broken.excuse(why)
 	}
 }
 
@@ -253,6 +263,10 @@ func (in *initiator) lost() {
 	if in.phase == full {
 		s.count(SessionsLost)
 	}
+	if c.joins && c.phase == loggingIn && len(in.conns) == 1 { // it was to save the session
+		in.drop()
+		return
+	}
 	in.drop()
 	switch {
 	case len(in.conns) == 0:
@@ -275,13 +289,17 @@ func (in *initiator) drop() {
 	c.link.close()
 	c.link = nil
 	in.conns = slices.DeleteFunc(in.conns, func(k *conn) bool { return k == c })
-	if len(in.conns) == 0 {
+	if len(in.conns) == 0 && in.broken == nil {
 		in.endSession()
 	}
 }
 
 // dropAll forgets all connections.
 func (in *initiator) dropAll() {
+	if in.broken != nil && len(in.conns) == 0 {
+		in.endSession()
+	}
+	in.broken = nil
 	for len(in.conns) > 0 {
 		in.conn = in.conns[0]
 		in.drop()
@@ -300,7 +318,7 @@ func (in *initiator) endSession() {
 	in.old = append(in.old, in.tasks...)
 	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
 	in.conn = newConn(uint16(in.id))
-	in.replicas = in.replicas[:0]
+	in.replicas, in.broken = in.replicas[:0], nil
 	in.adrift, in.unacked, in.failing = in.adrift[:0], in.unacked[:0], false
 	clear(in.units)
 	most := 2 * time.Millisecond

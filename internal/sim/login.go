@@ -38,7 +38,9 @@ type login struct {
 	reinstate bool
 	requests  int
 	proof     proof
-	sent      clock.Time // the last request
+
+	sentSince, sentUntil int        // the redirections that it may have met, by place
+	sent                 clock.Time // the last request
 }
 
 // dial opens a connection and begins a login.
@@ -248,7 +250,11 @@ func (in *initiator) loginResponse(b pdu.BHS, data []byte) {
 		return
 	}
 	in.answeredFirst()
-	if st := b.LoginStatus(); st != pdu.LoginSuccess {
+	if st := b.LoginStatus(); st == pdu.LoginMovedTemporarily {
+		in.sentAway(data)
+		in.turnedAway()
+		return
+	} else if st != pdu.LoginSuccess {
 		in.negotiate(data)
 		in.untold()
 		in.loginRefused(st)
@@ -397,6 +403,9 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.enterRDMA()
 	}
 	in.proved()
+	if !in.mayBeSent(false) {
+		in.bad("redirection", "let in by a portal that sends logins away")
+	}
 	if l.proof.method == "CHAP" {
 		in.penance = penance{}
 	}
@@ -432,7 +441,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		s.count(Reinstatements)
 	}
 	for _, t := range in.old {
-		if t.kind == kindManage && t.fn != pdu.TMFAbortTask {
+		if t.forSet() {
 			in.overAll(t, false)
 		}
 		s.over(t, unsure, "the session was reinstated")

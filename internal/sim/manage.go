@@ -111,6 +111,9 @@ func (s *run) excuseTasks(lu *lun, by uint64) {
 func (in *initiator) managed(t *task, resp uint8) {
 	s := in.s
 	switch t.fn {
+	case pdu.TMFReassign:
+		in.reassigned(t, resp)
+		return
 	case pdu.TMFAbortTask:
 		s.count(AbortTask)
 		in.aborted(t, resp)

@@ -89,11 +89,14 @@ func (in *initiator) join(v *conn) {
 	if err := in.dialTCP(p); err != nil {
 		in.refusals(s, p)
 		if in.conn = was; v != nil {
-			in.abandon()
+			in.giveIn()
 		}
 		return
 	}
 	in.phase, in.dialled, in.failures = loggingIn, in.began, s.arenaFailures()
+	if v != nil && v.excused != "" && v.excused != "another takes its place" {
+		c.excuse(v.excused)
+	}
 	for _, k := range in.conns {
 		if !k.done && k.excused != "" { // the session may end
 			c.excuse(k.excused)
@@ -132,7 +135,12 @@ func (in *initiator) joined(b pdu.BHS) {
 	s.count(ConnectionsJoined)
 	if v := c.replaces; v != nil {
 		s.count(ConnectionsReplaced)
-		in.forget(v, "another connection took its place")
+		if in.sess.level < 2 {
+			in.forget(v, "another connection took its place")
+		} else {
+			c.joins = false // it is all that the session has, and may be lost as well
+			in.takesOver(v)
+		}
 	}
 	n := 0
 	for _, k := range in.conns {
@@ -175,7 +183,7 @@ func (in *initiator) mayRefuseJoin(st pdu.LoginStatus) bool {
 func (in *initiator) joinFailed(c *conn) {
 	switch {
 	case c.replaces != nil:
-		in.abandon() // whether the other one has ended nobody knows
+		in.giveIn() // whether the other one has ended nobody knows
 	case !c.denial:
 		in.excuse("a connection may have joined its session, and is lost")
 	}
@@ -228,7 +236,7 @@ func (in *initiator) endTasks(v *conn, why string) {
 			in.adrift = append(in.adrift, t.victim)
 		}
 		if t.kind == kindManage {
-			if in.maybeAll(t); t.fn != pdu.TMFAbortTask {
+			if in.maybeAll(t); t.forSet() {
 				in.overtakes(t)
 				in.overAll(t, false)
 			}
@@ -299,7 +307,7 @@ func (in *initiator) stranded() bool {
 // is not covered by it: then it ends with TASK ABORTED.
 func (in *initiator) overtook(t *task) bool {
 	return t.overtaken || slices.ContainsFunc(in.tasks, func(o *task) bool {
-		return o.kind == kindManage && o.fn != pdu.TMFAbortTask && (o.lun < 0 || o.lun == t.lun) && !pdu.SNLess(t.cmdSN, o.cmdSN)
+		return o.forSet() && (o.lun < 0 || o.lun == t.lun) && !pdu.SNLess(t.cmdSN, o.cmdSN)
 	})
 }
 
@@ -311,6 +319,15 @@ func (in *initiator) overtakes(m *task) {
 			t.overtaken = true
 		}
 	}
+}
+
+// giveIn gives up a session whose connection could not be replaced.
+func (in *initiator) giveIn() {
+	if len(in.conns) == 0 {
+		in.endSession()
+		return
+	}
+	in.abandon()
 }
 
 // abandon gives the session up.

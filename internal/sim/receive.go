@@ -71,7 +71,7 @@ func (in *initiator) answer(b pdu.BHS, data []byte) {
 		in.loggedOut(b)
 	case pdu.AsyncMessage:
 		in.statSN(b, true)
-		in.async(b)
+		in.async(b, data)
 	case pdu.Reject:
 		in.statSN(b, true)
 		in.rejected(b, data)
@@ -270,6 +270,10 @@ func (in *initiator) r2t(b pdu.BHS) {
 		// it unasked (RFC 7143 §11.8: every R2T within the command is honoured).
 		t.asked = t.immediate
 	}
+	if t.moved && b.Offset() <= t.asked && !pdu.SNLess(b.DataSN(), t.r2tSN) {
+		t.asked, t.r2tSN = b.Offset(), b.DataSN()
+	}
+	t.moved = false
 	if t.spoiled && !t.recovered && b.Offset() == t.spoiledAt {
 		in.s.count(R2TsRecovering)
 		t.recovered, t.asked = true, t.spoiledAt

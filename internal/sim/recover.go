@@ -135,10 +135,7 @@ func (in *initiator) snackRejected(b pdu.BHS, about pdu.BHS) {
 		return c.conn == in.conn && c.snack == about.SNACKType() &&
 			(c.snack == pdu.SNACKStatus && o.StatSN() == about.BegRun() || c.snack == pdu.SNACKData && o.ITT() == about.ITT() && o.DataSN() == about.BegRun())
 	})
-	// It keeps as many answered commands as its window is wide, and gives them up
-	// when memory is short.
-	kept := in.s.depth >= 16 && in.s.arenaFailures() == 0
-	if kept || i < 0 && about.SNACKType() != pdu.SNACKDataAck {
+	if in.keeps() || i < 0 && about.SNACKType() != pdu.SNACKDataAck {
 		in.bad("SNACK", "Reject, reason %#x, of % x", b.Response(), []byte(about))
 		return
 	}
@@ -148,10 +145,15 @@ func (in *initiator) snackRejected(b pdu.BHS, about pdu.BHS) {
 	}
 }
 
+// keeps tells whether the target keeps whatever it has answered, for certain: it
+// keeps as many commands as its window is wide, and gives them up when memory is
+// short.
+func (in *initiator) keeps() bool { return in.s.depth >= 32 && in.s.arenaFailures() == 0 }
+
 // uncopied fails when something that was asked for has not come again.
 func (in *initiator) uncopied() {
 	for i := range in.replicas {
-		if c := &in.replicas[i]; c.conn.link != nil && c.conn.excused == "" && c.conn.phase == full {
+		if c := &in.replicas[i]; in.keeps() && c.conn.link != nil && c.conn.excused == "" && c.conn.phase == full {
 			in.bad("SNACK", "not sent again: % x", c.bhs)
 		}
 	}

@@ -51,6 +51,7 @@ type run struct {
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
 	auth    authState
+	notices
 	seen    []value        // scratch: what a READ saw
 	merged  [][]value      // by number, what blocks were merged from
 	blobs   [][]byte       // by number, what was copied

@@ -363,6 +363,7 @@ func (s *run) addNode(c reactor.Caller) {
 		cfg.LUNs = append(cfg.LUNs, lu.config())
 		lu.present = true
 	}
+	s.redirected = append(s.redirected, false)
 	s.must(s.engine.AddNode(c, cfg))
 	s.nodeUp = true
 }

@@ -30,6 +30,8 @@ type task struct {
 	call      int64  // instant it was sent
 	lun       int    // place in run.luns
 	maybe     bool   // it may never be answered: others may have ended it
+	received  bool   // by the target, for certain
+	moved     bool   // another connection has taken it over: R2Ts begin anew
 	overtaken bool   // a task set function that does not cover it may have found it
 	excuses   int    // for how many reasons
 	excuser   uint64 // stamp of the function that was one of them

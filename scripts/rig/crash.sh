@@ -4,9 +4,9 @@
 # must recover and hold what a step before it made durable (internal/rig/crash).
 # Then the same with targets that have a bug: they must be caught.
 . ./lib.sh
-CONFIG=crash.json
+CONFIG=crash.json ARENA=64M
 SECTORS=131072 # 64 MiB
-STEPS=40 MOMENTS=${RIG_MOMENTS:-12}
+STEPS=32 MOMENTS=${RIG_MOMENTS:-12}
 export DM_DISABLE_UDEV=1 # there is none: dmsetup makes the nodes
 
 devices_up() {
@@ -41,8 +41,8 @@ moments() { ./crash check /run/before /dev/mapper/log "$@"; }
 # caught SEED BUG: what a target with the bug promises does not outlive the power.
 caught() {
     local -x SPINDLE=./spindle-planted SPINDLE_PLANT=$2
-    start && work "$1" 12 && stop || return
-    moments "$1" 12 200
+    start && work "$1" 6 && stop || return
+    moments "$1" 6 200
     (($? == 3))
 }
 
@@ -52,9 +52,6 @@ check "$TARGET starts" eval 'log_begins && target_up' || finish
 check "discovery" discover
 check "login" login || finish
 check "mkfs" format
-check "logout, and it ends in good order" stop
-
-check "a new log, and it starts again" start || finish
 check "$STEPS steps, each made durable" work 1 $STEPS
 check "logout, and it ends in good order" stop
 check "$MOMENTS moments: ext4 recovers, nothing is lost" moments 1 $STEPS "$MOMENTS" && cat /run/check.log

@@ -66,7 +66,7 @@ listening() { (: <"/dev/tcp/${PORTAL/://}") 2>/dev/null; }
 target_up() {
     case $TARGET in
     spindle)
-        "${SPINDLE:-./spindle}" serve --config "${CONFIG:-spindle.json}" ${STATE:+--state-dir "$STATE"} --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
+        "${SPINDLE:-./spindle}" serve --config "${CONFIG:-spindle.json}" ${STATE:+--state-dir "$STATE"} ${ARENA:+--mem "$ARENA"} --rpc-socket /run/spindle.sock >>/run/target.log 2>&1 &
         target_pid=$!
         until_true 60 listening
         ;;

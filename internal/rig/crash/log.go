@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 )
 
 // Flags of an entry.
@@ -39,6 +40,12 @@ type Entry struct {
 
 // plain tells whether power may take the entry away until the next flush.
 func (e Entry) plain() bool { return e.Flags&(Flush|FUA|Mark) == 0 }
+
+// step is the step that a mark promises; the kernel has marks of its own.
+func (e Entry) step() (n int, ok bool) {
+	n, err := strconv.Atoi(e.Mark)
+	return n, err == nil
+}
 
 // Log is what a device was told.
 type Log struct {

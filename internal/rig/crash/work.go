@@ -136,17 +136,13 @@ func Verify(dir string, seed uint64, done, count int) error {
 	for n := 1; n <= done; n++ {
 		need[step(n)] = n
 	}
-	var all []byte
-	if done >= 0 {
-		var err error
-		if all, err = os.ReadFile(filepath.Join(dir, slotFile)); err != nil || len(all) != slots*slotSize {
-			return fmt.Errorf("%s, %d bytes: %w (%v)", slotFile, len(all), ErrLost, err)
-		}
+	all, err := os.ReadFile(filepath.Join(dir, slotFile))
+	if err != nil || len(all) != slots*slotSize {
+		return fmt.Errorf("%s, %d bytes: %w (%v)", slotFile, len(all), ErrLost, err)
 	}
 	for at, n := range need {
 		var have []byte
 		if at.file != "" {
-			var err error
 			if have, err = os.ReadFile(filepath.Join(dir, at.file)); err != nil {
 				return fmt.Errorf("step %d: %w: %v", n, ErrLost, err)
 			}

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -94,7 +95,7 @@ func check(before, log string, seed uint64, steps, count int) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	looked, last := 0, -1
+	looked, last := 0, 0
 	err = l.Moments(disk, count, func(m crash.Moment) error {
 		looked, last = looked+1, m.Done
 		return look(tmp, m, seed, steps)
@@ -176,7 +177,7 @@ func writeSparse(name string, disk []byte) error {
 // command runs a tool; its error holds what the tool said.
 func command(name string, args ...string) error {
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, out)
+		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -138,7 +138,7 @@ suites() {
     tail -n 3 "$log"
     [[ $(grep -c '^Run Summary' "$log") == $(wc -w <<<"$SUITES") ]]
 }
-leave_logs() { umount /scratch && tar -cf /dev/vdc -C /run/logs .; }
+leave_logs() { until_true 20 umount /scratch && tar -cf /dev/vdc -C /run/logs .; } # the ring of a target that ended may hold it yet
 
 # in_state TRANSPORT STATE: the session over it is there and usable, or not.
 in_state() {

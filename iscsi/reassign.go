@@ -170,13 +170,16 @@ func (s *Session) findRetained(itt uint32) *Task {
 // Data-In PDU exp on.
 func (t *Task) takeOver(c *Connection, exp uint32) {
 	old := t.conn
+	if plant.On(plant.TakenForgotten) {
+		t.conn = c
+		return
+	}
 	switch t.state {
 	case taskExecuting:
 		t.conn = c
 	case taskParked:
-		if t.conn = c; !plant.On(plant.ParkedForgotten) {
-			t.respond()
-		}
+		t.conn = c
+		t.respond()
 	case taskSuspended, taskData:
 		t.conn = c
 		t.dataSN, t.r2ts = 0, 0

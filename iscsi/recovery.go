@@ -172,7 +172,7 @@ func (s *Session) unretain(c *Connection, t *Task) {
 // way: they use its memory.
 func (t *Task) copying() bool {
 	k := t.record()
-	if k.busy == 0 || plant.On(plant.CopyFreed) {
+	if k.busy == 0 {
 		return false
 	}
 	t.state, k.acked = taskRetained, true

@@ -53,14 +53,13 @@ const (
 	SessionSurvives        // a session outlives the loss of a connection
 	EarlyLogout            // a connection is logged out with its tasks under way
 	EarlyReplacement       // ... or replaced
-	ParkedForgotten        // a task that ended without a connection is taken over and not answered
+	TakenForgotten         // a task that is taken over is not answered
 	ResumedAnew            // data of a task that is taken over begins anew
 	RedirectionIgnored     // a login that is to be sent away is let in
 	AsyncTwice             // an asynchronous message that was ordered comes twice
 	RecoverySkipped        // data that came broken is not asked for again
 	WrongCopy              // what is sent again has another offset
 	RetainedForgotten      // what was answered is not kept for SNACK
-	CopyFreed              // ... or not while copies of it are on their way
 	UnaskedForgotten       // data that came for a command before its turn is not asked for
 	ReservationShut        // registrants are kept out of a reservation for registrants
 	Unfenced               // PREEMPT does not wait for the writes of those it removes
@@ -113,7 +112,7 @@ var names = [NumBugs]string{
 	"lost wake", "endless work", "forgotten starving",
 	"auth skipped", "cut response", "reflected challenge", "repeated challenge", "stale secret", "wrong proof", "unlimited guesses",
 	"stranger joins", "fence forgotten", "session survives", "early logout", "early replacement",
-	"parked forgotten", "resumed anew", "redirection ignored", "async twice", "recovery skipped", "wrong copy", "retained forgotten", "copy freed", "unasked forgotten",
+	"taken forgotten", "resumed anew", "redirection ignored", "async twice", "recovery skipped", "wrong copy", "retained forgotten", "unasked forgotten",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 	"aborted untold", "write protect open", "write back", "modes untold",
 	"early response", "lost receive", "early fetched", "reading freed", "wrong invalidate", "lost signal", "read limit",

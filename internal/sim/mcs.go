@@ -79,7 +79,9 @@ func (in *initiator) join(v *conn) {
 	}
 	if v != nil {
 		cid = v.cid
-		in.part(v, "another takes its place")
+		if v.done = true; in.sess.level < 2 { // or its tasks go on
+			in.part(v, "another takes its place")
+		}
 	}
 	c := newConn(cid)
 	c.joins, c.replaces = true, v

@@ -91,6 +91,8 @@ func (in *initiator) reassigned(m *task, resp uint8) {
 		u.lost = max(u.lost, t.call)
 		s.over(t, unsure, "it was lost with its connection")
 		in.remove(t)
+	case resp == pdu.TMFRejected: // functions of the lost connection may be under way
+		in.maybeAll(m)
 	default:
 		in.bad("reassign", "task %#x (CmdSN %d, received %v) answered with %d", t.itt, t.cmdSN, t.received, resp)
 	}

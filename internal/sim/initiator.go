@@ -33,6 +33,7 @@ type initiator struct {
 	user               string     // who has authenticated
 	began              int64      // instant of the leading login
 	broken             *conn      // lost, and the session lives
+	mended             bool       // ... and lived: functions of the lost one may be under way
 	adrift             []*conn    // vanished, and still in the session
 	unacked            []sentSN   // CmdSNs that may not have been received
 	failing            bool       // it ends with a connection that was lost
@@ -318,7 +319,7 @@ func (in *initiator) endSession() {
 	in.old = append(in.old, in.tasks...)
 	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
 	in.conn = newConn(uint16(in.id))
-	in.replicas, in.broken = in.replicas[:0], nil
+	in.replicas, in.broken, in.mended = in.replicas[:0], nil, false
 	in.adrift, in.unacked, in.failing = in.adrift[:0], in.unacked[:0], false
 	clear(in.units)
 	most := 2 * time.Millisecond

@@ -173,7 +173,7 @@ func (in *initiator) managing() (n int) {
 // mayReject tells whether a function may be rejected: there are many at once,
 // or its time box has closed over the answers of a peer that does not read.
 func (s *run) mayReject(in *initiator, t *task) bool {
-	return in.managing() > 15 || s.clk.T.Sub(t.at) >= 10*time.Second && (s.plan.slow || s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
+	return in.managing() > 15 || in.mended || s.clk.T.Sub(t.at) >= 10*time.Second && (s.plan.slow || s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
 }
 
 func (in *initiator) maybeAll(t *task) {

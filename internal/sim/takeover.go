@@ -58,6 +58,7 @@ func (in *initiator) mend() {
 
 // takesOver asks for the tasks of v, which the connection at hand has replaced.
 func (in *initiator) takesOver(v *conn) {
+	in.mended = true
 	in.plug(v)
 	for _, t := range slices.Clone(in.tasks) {
 		if t.conn != v || t.kind != kindCommand {

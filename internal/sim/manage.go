@@ -28,6 +28,9 @@ func (in *initiator) abortTask() {
 	t, b := in.newManagement(pdu.TMFAbortTask, ref.lun)
 	b.SetRefTag(ref.itt)
 	b.SetRefCmdSN(ref.cmdSN)
+	if ref.imm {
+		b.SetRefCmdSN(t.cmdSN) // RFC 7143 §11.5.5: its own is that of a command to come
+	}
 	t.refs = append(t.refs, ref)
 	in.send(b, nil)
 }

@@ -90,10 +90,15 @@ func (s *Session) join(q *registration) {
 	old.retire(errConnReplaced)
 }
 
-// unjoin gives up a place that join gave; from any reactor.
-func (s *Session) unjoin() {
+// unjoin gives up a place that join gave; from any reactor. A connection that
+// has sent its last Login Response is in LOGGED_IN state (RFC 7143 §8.1.3, T5):
+// commands may have gone by it, and its loss is that of any other.
+func (s *Session) unjoin(loggedIn bool) {
 	post(s.entry.r, func() {
 		s.joining--
+		if loggedIn && !s.ending && s.rec == nil && len(s.conns)+s.joining > 0 {
+			s.fail()
+		}
 		s.maybeClosed()
 	})
 }
@@ -121,7 +126,7 @@ func (s *Session) byCID(cid uint16) *Connection {
 func (s *Session) connClosed(c *Connection) {
 	switch {
 	case !c.attached && c.joins:
-		s.unjoin()
+		s.unjoin(c.login.sent)
 		return
 	case !c.attached:
 		s.closed()

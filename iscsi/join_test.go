@@ -392,6 +392,29 @@ func TestConnectionFailureEndsSession(t *testing.T) {
 	}
 }
 
+// TestConnectionFailureBeforeFullFeature: a connection that its login response
+// let into the session is lost on its way to the session's reactor. The initiator
+// may have sent commands by it.
+func TestConnectionFailureBeforeFullFeature(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(2), Reactors: 2})
+	a := g.Dial().Login("MaxConnections=4")
+	attention(t, a, atPowerOn)
+	b := a.DialInto(1)
+	g.Settle()
+	free := drain(g)
+	if s := b.LoginStatus("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node); s != 0 {
+		t.Fatalf("login status %04x", s)
+	}
+	b.ExpectClosed()
+	event(t, a, pdu.AsyncDropSession)
+	a.ExpectClosed()
+	free()
+	g.Until("session gone", func() bool { return len(g.Engine.Connections(g)) == 0 })
+	c := g.Dial().Login()
+	attention(t, c, atPowerOn)
+	alive(t, c)
+}
+
 func TestSessionReinstatementOfSeveral(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: several(3), Reactors: 2})
 	a, b := pair(g)

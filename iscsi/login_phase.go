@@ -15,6 +15,7 @@ type loginState struct {
 	buf     mem.Ref // request data, then response data
 	started bool
 	done    bool // the final response is on its way
+	sent    bool // it has left
 	reply   login.Reply
 	bhs     [pdu.HeaderLen]byte // of the request that led to Done
 }
@@ -116,6 +117,7 @@ func (c *Connection) loginSent() {
 		c.tp.NextLogin()
 		return
 	}
+	c.login.sent = true
 	c.enter()
 }
 
@@ -190,7 +192,7 @@ func (c *Connection) registered(s *Session, w Window, status pdu.LoginStatus, wh
 // unregister gives up the place that the registry gave.
 func (c *Connection) unregister(s *Session) {
 	if c.joins {
-		s.unjoin()
+		s.unjoin(false)
 		return
 	}
 	c.e.registry.leave(s)

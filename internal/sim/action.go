@@ -327,7 +327,7 @@ func (in *initiator) async(b pdu.BHS, data []byte) {
 		in.asked = true
 		return
 	}
-	if b.AsyncEvent() == pdu.AsyncDropSession && in.excused != "" {
+	if b.AsyncEvent() == pdu.AsyncDropSession && (in.excused != "" || in.starved()) {
 		in.s.count(SessionsDropped)
 		in.failSession("the target drops the session")
 		return

@@ -268,6 +268,11 @@ func (in *initiator) lost() {
 		in.drop()
 		return
 	}
+	if len(in.conns) > 1 && !in.failing && !c.done && in.loggingOut(c) { // perhaps it is
+		c.again = true
+		in.driftOff()
+		return
+	}
 	in.drop()
 	switch {
 	case len(in.conns) == 0:

@@ -299,6 +299,20 @@ func (in *initiator) driftOff() {
 	}
 }
 
+// loggingOut tells whether c has asked for its own end, and of nothing else, and
+// has no answer: whether its session ends with it only the target knows.
+func (in *initiator) loggingOut(c *conn) bool {
+	return slices.ContainsFunc(in.tasks, func(t *task) bool {
+		return t.kind == kindLogout && t.conn == c && t.victim == nil && !t.session
+	})
+}
+
+// starved tells whether a connection that joined may have found no memory on the
+// session's reactor: its loss ends the others, which may hear of it first.
+func (in *initiator) starved() bool {
+	return slices.ContainsFunc(in.conns, func(c *conn) bool { return c.joins && c.failures != in.s.arenaFailures() })
+}
+
 // stranded tells whether no connection is left that may do anything.
 func (in *initiator) stranded() bool {
 	return !in.failing && !slices.ContainsFunc(in.conns, func(c *conn) bool { return c.phase == full || c.phase == loggingIn })

@@ -83,6 +83,7 @@ func (s *Session) join(q *registration) {
 		if !q.over {
 			s.joining--
 			q.answer(pdu.LoginUnavailable, "the connection it replaces did not end in time")
+			s.maybeClosed() // it may have waited for this one alone
 		}
 	}
 	s.sh.r.Arm(&q.timer, s.sh.r.Now().Add(reinstateLimit))
@@ -150,6 +151,9 @@ func (s *Session) connClosed(c *Connection) {
 		s.lose(c)
 	case (len(s.conns) > 0 || s.joining > 0) && !plant.On(plant.SessionSurvives):
 		s.fail()
+	}
+	if s.conn != nil && !s.ending {
+		s.openWindow() // what was on its way there may have kept another from telling of it
 	}
 	switch {
 	case c.rec == nil:

@@ -9,6 +9,7 @@ import (
 	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
+	"spindle/reactor/ring/simring"
 )
 
 // several allows sessions n connections.
@@ -363,6 +364,30 @@ func TestConnectionReinstatementTimesOut(t *testing.T) {
 	alive(t, a.DialInto(1).Login())
 }
 
+// TestSessionEndsAfterReinstatementTimesOut: a session that ends while one of its
+// connections is being replaced waits for the other no longer than that takes.
+func TestSessionEndsAfterReinstatementTimesOut(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	hold(t, dev, bdev.Write, 1)
+	b.Send(b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 3))
+	g.Settle()
+	login := func(c *iscsitest.Conn) {
+		c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+		g.Settle()
+	}
+	login(a.DialInto(1))
+	a.Peer.Reset()
+	g.Advance(2 * time.Second)
+	next := g.Dial() // the session's successor
+	login(next)
+	g.Advance(9 * time.Second)
+	dev.ResumePending()
+	if p := next.Expect(pdu.LoginResponse); p.BHS.LoginStatus() != pdu.LoginSuccess {
+		t.Fatalf("login: % x", p.BHS)
+	}
+}
+
 // At ErrorRecoveryLevel 0 the failure of one connection is the session's (RFC
 // 7143 §7.1.4.4), and the initiator hears of it on the others.
 func TestConnectionFailureEndsSession(t *testing.T) {
@@ -475,4 +500,32 @@ func TestManagementAwaitsCommands(t *testing.T) {
 	silent(t, g, b) // no response: it was aborted as it came
 	alive(t, a)
 	alive(t, b)
+}
+
+// TestLogoutTellsWindow: what is on its way on a connection that logs out keeps
+// another from telling of the window; it tells once that one is gone.
+func TestLogoutTellsWindow(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{
+		Engine: several(2), Node: iscsi.NodeConfig{QueueDepth: 1}, World: simring.Config{SocketBuffer: 2048},
+	})
+	a, b := pair(g)
+	ping, data := b.Immediate(pdu.NopOut, pdu.FlagFinal), pattern(4096, 1)
+	ping.SetTTT(pdu.ReservedTag)
+	ping.SetDataLen(4096)
+	out := logoutOf(b, pdu.LogoutCloseConnection, 1)
+	b.SendRaw(append(b.Frame(ping, nil, data), b.Frame(out, nil, nil)...))
+	g.Settle()                                // both answers wait for b to read, with the window as it was
+	n := a.Request(pdu.NopOut, pdu.FlagFinal) // wants no answer, but counts
+	n.SetITT(pdu.ReservedTag)
+	n.SetTTT(pdu.ReservedTag)
+	a.Send(n, nil, nil)
+	silent(t, g, a)
+	b.Expect(pdu.NopIn)
+	b.ExpStatSN++
+	loggedOut(t, b, out.ITT(), pdu.LogoutSuccess)
+	b.ExpectClosed()
+	if p := a.Expect(pdu.NopIn); p.BHS.ITT() != pdu.ReservedTag || a.MaxCmdSN != a.ExpCmdSN {
+		t.Fatalf("window %d..%d: % x", a.ExpCmdSN, a.MaxCmdSN, p.BHS)
+	}
+	alive(t, a)
 }

@@ -91,7 +91,7 @@ func (s *run) reconfigure() {
 	case 1:
 		s.begin("set options", func(c reactor.Caller) {
 			o := s.engine.Options()
-			o.NopInInterval = pick(r, uint32(0), 5, 30)
+			o.NopInInterval = s.plan.drawInterval(r)
 			s.engine.SetOptions(o)
 		})
 	case 2, 3, 4:

@@ -182,7 +182,7 @@ func (p *plan) drawOptions(s *run) {
 	o.MaxOutstandingR2T = pick(r, uint32(1), 2, 4, 8)
 	o.ImmediateData = r.IntN(4) != 0
 	o.InitialR2T = r.IntN(4) == 0
-	o.NopInInterval = pick(r, uint32(0), 5, 30)
+	o.NopInInterval = p.drawInterval(r)
 	o.MaxConnsPerSession = pick(r, uint32(1), 2, 2, 3)
 	o.ErrorRecoveryLevel = pick(r, uint32(0), 0, 1, 2)
 	o.NopTimeout = pick(r, uint32(5), 30)
@@ -201,6 +201,17 @@ func (p *plan) drawOptions(s *run) {
 		p.listen.UserTimeoutMS = 3000
 	}
 	p.digests = [2]bool{r.IntN(8) == 0, r.IntN(8) == 0}
+}
+
+// drawInterval draws how often the target pings. Without any it keeps what an
+// initiator that vanished had: where memory is short, that keeps the others out
+// for ever.
+func (p *plan) drawInterval(r *rand.Rand) uint32 {
+	n := pick(r, uint32(0), 5, 30)
+	if p.hog > 0 {
+		n = max(n, 5)
+	}
+	return n
 }
 
 // usualWrite is what a delayed write takes.

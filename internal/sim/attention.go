@@ -125,14 +125,15 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 }
 
 // missed tells whether t, which ended well, shows that an attention was not
-// told. One may have gone with a command that has no answer.
+// told. One may have gone with a command that has no answer, or to REQUEST SENSE
+// on another connection, whose answer is on its way.
 func (in *initiator) missed(t *task) string {
 	u := &in.units[t.lun]
 	if !t.gated || u.blurred {
 		return ""
 	}
 	for _, o := range in.tasks {
-		if o.lun == t.lun && o.gated && (o.call < t.call || o.conn != t.conn) {
+		if o.lun == t.lun && (o.gated || o.class == classSense) && (o.call < t.call || o.conn != t.conn) {
 			return ""
 		}
 	}

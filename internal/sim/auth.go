@@ -187,14 +187,14 @@ func (in *initiator) denied() {
 	p.from, p.until = in.login.sent.Add(s.wait(p.sure)), s.clk.T.Add(s.wait(p.most))
 }
 
-// waits tells whether the target may not take the connection.
-func (p *penance) waits(now clock.Time) bool { return now <= p.until && p.most > freeFailures }
+// waits tells whether the target may not have taken a connection of that time.
+func (p *penance) waits(t clock.Time) bool { return t <= p.until && p.most > freeFailures }
 
 // unsettled is the end of a connection during login: the target may have judged
 // a proof and its answer be lost, or not have taken the connection.
 func (in *initiator) unsettled() {
 	s, p := in.s, &in.penance
-	if p.waits(s.clk.T) {
+	if p.waits(in.login.sent) { // its end may come late
 		s.count(AddressesMadeToWait)
 		in.conn.excuse("its address has to wait")
 		return

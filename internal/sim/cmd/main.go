@@ -34,6 +34,7 @@ type options struct {
 	keep    string
 	tries   int
 	iser    bool
+	recover bool
 	most    int
 }
 
@@ -45,6 +46,7 @@ func main() {
 	flag.BoolVar(&o.trace, "trace", false, "print the trace of the seed")
 	flag.IntVar(&o.tail, "tail", 60, "lines of the trace to print after a failure")
 	flag.BoolVar(&o.iser, "iser", false, "run every seed over iSER too, not a third of them")
+	flag.BoolVar(&o.recover, "recovery", false, "several connections a session, and ErrorRecoveryLevel 1 and 2, too")
 	flag.StringVar(&o.keep, "keep", "", "make these actions only: initiator:index, separated by commas")
 	flag.IntVar(&o.tries, "minimise", 400, "runs to spend on leaving actions out")
 	flag.IntVar(&o.most, "failures", 20, "give up after so many")
@@ -98,7 +100,7 @@ func plantBug(name string) error {
 
 // config is the run of a seed, with the actions to keep.
 func (o *options) config(seed uint64) (sim.Config, error) {
-	c := sim.Config{Seed: seed, ISER: o.iser}
+	c := sim.Config{Seed: seed, ISER: o.iser, Recovery: o.recover}
 	if o.keep == "" {
 		return c, nil
 	}
@@ -166,6 +168,9 @@ func (o *options) explain(m *sim.Machine, c sim.Config, rep *sim.Report) {
 	if c.ISER {
 		fmt.Print(" -iser")
 	}
+	if c.Recovery {
+		fmt.Print(" -recovery")
+	}
 	if c.Keep != nil {
 		fmt.Printf(" -keep %s", strings.Join(list, ","))
 	}
@@ -226,7 +231,7 @@ func (o *options) many() (bool, error) {
 	if err := <-errs; err != nil {
 		return false, err
 	}
-	t.print(time.Since(start), o.jobs)
+	t.print(time.Since(start), o)
 	if len(t.failures) > 0 {
 		m, err := sim.NewMachine()
 		if err != nil {
@@ -238,10 +243,10 @@ func (o *options) many() (bool, error) {
 	return len(t.failures) == 0, nil
 }
 
-func (t *total) print(took time.Duration, jobs int) {
+func (t *total) print(took time.Duration, o *options) {
 	n := float64(t.done)
 	fmt.Print(t.rep.States.String())
-	missing := t.rep.States.Missing()
+	missing := t.rep.States.Missing(o.recover)
 	each := func(kind string) func(string, uint64) {
 		return func(name string, n uint64) {
 			fmt.Printf("%-20s %10d\n", kind+name, n)
@@ -253,7 +258,7 @@ func (t *total) print(took time.Duration, jobs int) {
 	t.rep.Faults.Each(each("fault "))
 	t.rep.Fabric.Each(each("fabric "))
 	fmt.Printf("%d seeds in %.1f s (%.2f ms a seed and machine); a seed had %.1f commands, %.1f faults, %.0f steps; invariants %v\n",
-		t.done, took.Seconds(), took.Seconds()*1000*float64(jobs)/n,
+		t.done, took.Seconds(), took.Seconds()*1000*float64(o.jobs)/n,
 		float64(t.rep.Commands)/n, float64(t.rep.Injected())/n, float64(t.rep.Steps)/n, invariants.Enabled)
 	if len(missing) > 0 {
 		fmt.Printf("never seen: %s\n", strings.Join(missing, ", "))

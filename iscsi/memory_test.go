@@ -252,3 +252,28 @@ func TestEarlyWithoutMemory(t *testing.T) {
 		t.Fatalf("% x", p.BHS)
 	}
 }
+
+// TestEarlyRequestWithoutMemory: a NOP-Out or Text Request that found no memory
+// while it was held is answered as it would be in its turn, not as one with a
+// broken digest.
+func TestEarlyRequestWithoutMemory(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Memory: 16 << 20})
+	c := dialAs(g, 1).Login()
+	ready(t, c, 1)
+	defer drain(g)()
+	gap := c.Command(1, 0, 0, 0)
+	ping := c.Request(pdu.NopOut, pdu.FlagFinal)
+	ping.SetTTT(pdu.ReservedTag)
+	c.Send(ping, nil, pattern(100, 1))
+	text := c.Request(pdu.TextRequest, pdu.FlagFinal)
+	text.SetTTT(pdu.ReservedTag)
+	c.Send(text, nil, iscsitest.Keys("SendTargets="))
+	c.Send(gap, nil, nil)
+	good(t, c, gap.ITT(), nil)
+	if p := c.Expect(pdu.NopIn); p.BHS.ITT() != ping.ITT() || len(p.Data) != 0 {
+		t.Fatalf("% x", p.BHS)
+	}
+	if p := c.Expect(pdu.Reject); p.BHS.Response() != pdu.RejectResources {
+		t.Fatalf("% x", p.BHS)
+	}
+}

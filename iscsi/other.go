@@ -101,6 +101,7 @@ func (c *Connection) holdOther(p *PDU) {
 	}
 	t := s.claim(c, p.BHS.ITT(), p.BHS.CmdSN())
 	t.raw = true
+	t.unkept = c.data.Empty() && !p.BadData
 	t.SCSI.Data, c.data = c.data, mem.Ref{}
 	t.SCSI.Lend = false
 	t.keep(p)
@@ -115,9 +116,10 @@ func (c *Connection) resumeOther(t *Task) {
 	coming := c.data // of a PDU that streams in, if another connection fills the gap
 	c.data, t.SCSI.Data = t.SCSI.Data, mem.Ref{}
 	b := pdu.BHS(append([]byte(nil), t.bhs[:]...))
+	bad := b.DataLen() > 0 && c.data.Empty() && !t.unkept
 	c.sess.unfile(t)
 	t.release()
-	c.other(b, b.DataLen() > 0 && c.data.Empty())
+	c.other(b, bad)
 	c.dropData()
 	c.data = coming
 }

@@ -45,7 +45,7 @@
 // without bound; and in the end every buffer, descriptor and session is home.
 //
 // Sessions of several connections and of ErrorRecoveryLevel 1 and 2 are for runs
-// with Recovery (-recovery). Of a thousand such runs about one still ends in a
+// with Recovery (-recovery). Of some thousands of such runs one still ends in a
 // violation that is the model's or the engine's and not understood yet; without
 // it, none does.
 //

@@ -167,6 +167,7 @@ type penance struct {
 	sure, most int        // failures in a row, at least and at most
 	from       clock.Time // not served before, for certain
 	until      clock.Time // may not be served before
+	passed     bool       // a login has since: forgiven, unless it was lost at once
 }
 
 // wait is how long the target has an address wait after n failures in a row.

@@ -410,7 +410,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.bad("redirection", "let in by a portal that sends logins away")
 	}
 	if l.proof.method == "CHAP" {
-		in.penance = penance{}
+		in.penance.sure, in.penance.from, in.penance.passed = 0, 0, true
 	}
 	if in.joins {
 		in.joined(b)

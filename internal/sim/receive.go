@@ -51,6 +51,9 @@ func (in *initiator) answer(b pdu.BHS, data []byte) {
 	case pdu.DataIn:
 		in.dataIn(b, data)
 	case pdu.SCSIResponse:
+		if in.penance.passed {
+			in.penance = penance{}
+		}
 		in.statSN(b, true)
 		in.response(b, data)
 	case pdu.R2T:

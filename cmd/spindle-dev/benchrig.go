@@ -38,11 +38,7 @@ func runBenchRig(ctx context.Context, args []string) error {
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", "bin/", "./cmd/spindle", "./cmd/spindle-bench").CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	dir, err := rig.CacheDir()
-	if err != nil {
-		return err
-	}
-	img, err := rig.Build(ctx, dir, rigDir+"init", os.Stdout)
+	img, err := guest(ctx)
 	if err != nil {
 		return err
 	}

@@ -41,11 +41,7 @@ func lioOracle(ctx context.Context) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go test -c ./iscsi/dialogue: %w\n%s", err, out)
 	}
-	dir, err := rig.CacheDir()
-	if err != nil {
-		return err
-	}
-	img, err := rig.Build(ctx, dir, rigDir+"init", os.Stdout)
+	img, err := guest(ctx)
 	if err != nil {
 		return err
 	}

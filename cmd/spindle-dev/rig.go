@@ -62,13 +62,18 @@ const (
 	rigSuites  = "RIG_SUITES"  // FORM@TRANSPORT, those of libiscsi's suite; or all
 )
 
-// rigJob boots the guest for a job against target, and believes its totals.
-func rigJob(ctx context.Context, script, target string) (tally, error) {
+// guest builds the guest's image, or takes it from the cache.
+func guest(ctx context.Context) (*rig.Image, error) {
 	dir, err := rig.CacheDir()
 	if err != nil {
-		return tally{}, err
+		return nil, err
 	}
-	img, err := rig.Build(ctx, dir, rigDir+"init", os.Stdout)
+	return rig.Build(ctx, dir, rigDir+"init", os.Stdout)
+}
+
+// rigJob boots the guest for a job against target, and believes its totals.
+func rigJob(ctx context.Context, script, target string) (tally, error) {
+	img, err := guest(ctx)
 	if err != nil {
 		return tally{}, err
 	}

@@ -68,7 +68,14 @@ func (c *Connection) manage(b pdu.BHS) {
 			return
 		}
 		ref, own = &t.SCSI, t
-	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset, pdu.TMFColdReset:
+	case pdu.TMFColdReset:
+		if !s.nexus.SeesAll() {
+			// It ends every session, and with them tasks of units that are masked
+			// from this one (RFC 7143 §11.5.1).
+			answer(pdu.TMFNotAuthorized)
+			return
+		}
+	case pdu.TMFAbortTaskSet, pdu.TMFClearTaskSet, pdu.TMFLUNReset, pdu.TMFWarmReset:
 	case pdu.TMFReassign:
 		c.reassign(b)
 		return

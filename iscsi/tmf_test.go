@@ -213,6 +213,56 @@ func TestColdReset(t *testing.T) {
 	ready(t, g.Dial().Login(), 1)
 }
 
+// TestResetMasked: who does not see a unit ends no task on it, by TARGET WARM
+// RESET or by the end of sessions after TARGET COLD RESET.
+func TestResetMasked(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		fn   byte
+		resp uint8
+		told uint16
+	}{
+		{"warm reset", pdu.TMFWarmReset, pdu.TMFComplete, busReset},
+		{"cold reset", pdu.TMFColdReset, pdu.TMFNotAuthorized, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			const masked = "iqn.2026-11.dev.spindle:masked"
+			g, slow := stubborn(t, iscsitest.Options{Reactors: 2})
+			must(t, g.Engine.SetInitiatorGroup(iscsi.InitiatorGroup{Tag: 1, Initiators: []string{"!" + masked, "ANY"}, Netmasks: []string{"ANY"}}))
+			must(t, g.Engine.AddInitiatorGroup(iscsi.InitiatorGroup{Tag: 2, Initiators: []string{masked}, Netmasks: []string{"ANY"}}))
+			must(t, g.Engine.AddMaps(iscsitest.Node, []iscsi.Map{{PortalTag: 1, InitiatorTag: 2, LUNs: []uint16{0}}}))
+			owner := g.Dial().Login()
+			ready(t, owner, 0, 1)
+			c := dialAs(g, 7)
+			if s := c.LoginStatus("InitiatorName="+masked, "TargetName="+iscsitest.Node); s != 0 {
+				t.Fatalf("status %04x", s)
+			}
+			ready(t, c, 0)
+			sense(t, c.Do(c.Command(1, 0, 0), nil, 0), 5, 0x2500)
+
+			slow.n = 1
+			b := owner.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...)
+			owner.Send(b, nil, pattern(4096, 1))
+			g.Settle()
+			m := tmf(c, tc.fn, 0, 0, 0)
+			c.Send(m, nil, nil)
+			managed(t, c, m.ITT(), tc.resp)
+			g.Advance(time.Second)
+			silent(t, g, owner)
+			slow.finish()
+			if p := owner.Expect(pdu.SCSIResponse); p.BHS.ITT() != b.ITT() || p.BHS.Status() != 0 {
+				t.Fatalf("the write beside it: % x", p.BHS)
+			}
+			owner.ExpStatSN++
+			slow.n = 0
+			if tc.told != 0 {
+				sense(t, owner.Do(owner.Command(0, 0, 0), nil, 0), 6, tc.told)
+			}
+			alive(t, owner)
+		})
+	}
+}
+
 // TestTMFResponses: what cannot be done is answered, not done.
 func TestTMFResponses(t *testing.T) {
 	for _, tc := range []struct {

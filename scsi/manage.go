@@ -84,10 +84,10 @@ func (n *Nexus) Manage(m *Management) {
 		x.start(x.itl.view.lu)
 	case FnTargetWarmReset:
 		x.code = BusReset
-		x.start(n.dev.inventory.Load().everything()...)
+		x.start(n.seen()...)
 	case FnTargetColdReset:
 		x.code = PowerOn
-		x.start(n.dev.inventory.Load().everything()...)
+		x.start(n.seen()...)
 	default:
 		x.finish(RespUnsupported)
 	}
@@ -110,9 +110,29 @@ func (x *reset) local() { x.finish(RespComplete) }
 // tasks until it has ended.
 func (inv *inventory) everything() []*LogicalUnit {
 	if plant.On(plant.LeavingForgotten) {
-		return inv.all
+		return slices.Clone(inv.all)
 	}
 	return append(slices.Clone(inv.all), inv.leaving...)
+}
+
+// seen is what a reset by this nexus resets: units that are masked from it are
+// not its to reset (RFC 7143 §11.5.1).
+func (n *Nexus) seen() []*LogicalUnit {
+	return slices.DeleteFunc(n.dev.inventory.Load().everything(), func(lu *LogicalUnit) bool { return !n.sees(lu) })
+}
+
+// SeesAll tells whether no unit of the target is masked from the nexus.
+// Preconditions: runs on the nexus's reactor.
+func (n *Nexus) SeesAll() bool {
+	return !slices.ContainsFunc(n.dev.inventory.Load().everything(), func(lu *LogicalUnit) bool { return !n.sees(lu) })
+}
+
+// sees tells whether the nexus uses a unit or would be let use it.
+func (n *Nexus) sees(lu *LogicalUnit) bool {
+	if i := n.existing(int(lu.lun)); i != nil && i.view.lu == lu {
+		return true
+	}
+	return n.visible == nil || n.visible(lu.lun)
 }
 
 // start resets units one after the other.

@@ -28,7 +28,7 @@ quick: ## the inner loop: vet and unit tests
 lint: ## the house rules
 	@$(DEV) test lint
 
-test: setup ## everything: lint, unit, race, fuzz (FUZZTIME=60s for longer), conformance, clients, rig
+test: setup ## everything: lint, unit, race, fuzz (3s each target; CI has FUZZTIME=60s), conformance, clients, rig
 	@$(DEV) test
 
 conformance: setup build ## iscsi-test-cu against every form of LUN; prints the table

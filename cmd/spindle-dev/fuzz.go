@@ -1,16 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,31 +42,24 @@ func fuzzTargets(root string) ([]fuzzTarget, error) {
 	return found, err
 }
 
-func (t fuzzTarget) run(ctx context.Context, d time.Duration) error {
+// run fuzzes the target with one worker and returns the fuzzer's last line of progress.
+func (t fuzzTarget) run(ctx context.Context, d time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, d+10*time.Minute) // building and the corpus take their share, a large one on a busy machine
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", d.String(),
-		"-fuzzminimizetime", "2s", "./"+t.dir) // by default a minute each, in which nothing else is tried
+		"-parallel", "1", "-fuzzminimizetime", "2s", "./"+t.dir) // minimizing takes a minute each by default, in which nothing else is tried
 	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
+	text, err := cmd.Output()
+	if err != nil && !onlyOutOfTime(string(text)) {
+		return "", fmt.Errorf("%s in %s: %w\n%s", t.name, t.dir, err, text)
 	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	text, _ := io.ReadAll(bufio.NewReader(out))
-	if err := cmd.Wait(); err != nil && !onlyOutOfTime(string(text)) {
-		return fmt.Errorf("%s in %s: %w\n%s", t.name, t.dir, err, text)
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		if strings.HasPrefix(lines[i], "fuzz: elapsed") {
-			fmt.Printf("  pass %-36s %s\n", t.dir+" "+t.name, strings.TrimPrefix(lines[i], "fuzz: "))
-			break
+	progress := ""
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "fuzz: elapsed") {
+			progress = strings.TrimSpace(strings.TrimPrefix(line, "fuzz: "))
 		}
 	}
-	return nil
+	return progress, nil
 }
 
 // onlyOutOfTime tells a run that -fuzztime ended from a finding: when the time
@@ -77,23 +71,40 @@ func onlyOutOfTime(text string) bool {
 		!strings.Contains(text, "failure while testing seed corpus")
 }
 
+// fuzzAll fuzzes the targets that match for d each, as many at a time as there
+// are CPUs with a worker each, and prints each as it ends. Two workers for one
+// target after the other would take twice as long, and try less in a CPU second.
 func fuzzAll(ctx context.Context, d time.Duration, match *regexp.Regexp) (t tally, err error) {
 	targets, err := fuzzTargets(".")
 	if err != nil {
 		return t, err
 	}
-	for _, f := range targets {
-		if !match.MatchString(f.name) {
-			continue
-		}
-		if err := f.run(ctx, d); err != nil {
-			fmt.Println("  fail", err)
-			t.late += fmt.Sprintf("failed: %v\n", err)
-			t.failed++
-			continue
-		}
-		t.passed++
+	targets = slices.DeleteFunc(targets, func(f fuzzTarget) bool { return !match.MatchString(f.name) })
+	var mu sync.Mutex // of t, and of what is printed
+	var wg sync.WaitGroup
+	next := make(chan fuzzTarget)
+	for range runtime.NumCPU() {
+		wg.Go(func() {
+			for f := range next {
+				progress, err := f.run(ctx, d)
+				mu.Lock()
+				if err != nil {
+					fmt.Println("  fail", err)
+					t.late += fmt.Sprintf("failed: %v\n", err)
+					t.failed++
+				} else {
+					fmt.Printf("  pass %-36s %s\n", f.dir+" "+f.name, progress)
+					t.passed++
+				}
+				mu.Unlock()
+			}
+		})
 	}
+	for _, f := range targets {
+		next <- f
+	}
+	close(next)
+	wg.Wait()
 	return t, ctx.Err()
 }
 

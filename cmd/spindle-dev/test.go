@@ -30,7 +30,7 @@ func stages() []stage {
 		{"unit", "unit tests", unitStage},
 		{"race", "the concurrent packages under the race detector, invariants on", raceStage},
 		{"planted", "the simulator finds the bugs planted for it", plantedStage},
-		{"fuzz", "each fuzz target, briefly", fuzzStage},
+		{"fuzz", "each fuzz target for FUZZTIME, three seconds by default", fuzzStage},
 		{"conformance", "iscsi-test-cu on LUNs of several forms", conformanceStage},
 		{"clients", "real initiators, churn, noise and abuse", clientsStage},
 		{"rig", "the kernel's initiator in a QEMU guest", rigStage},

@@ -70,6 +70,60 @@ func TestForeignUserTakesNoName(t *testing.T) {
 	chap(t, dialAs(g, 4), "anyone", "a secret for any name", pdu.LoginSuccess, who...)
 }
 
+// TestForeignUserReplacesNoSession: while the user who began a session could log
+// in again, no other, nor one without CHAP, replaces it under the same name.
+func TestForeignUserReplacesNoSession(t *testing.T) {
+	const other = "the secret of another"
+	secrets := []iscsi.Secret{{User: chapUser, Secret: chapSecret}, {User: "other", Secret: other}}
+	for _, tc := range []struct {
+		name  string
+		since func(g *iscsitest.Target)
+		chap  bool
+		want  pdu.LoginStatus
+	}{
+		{"another user", func(*iscsitest.Target) {}, true, pdu.LoginForbidden},
+		{"nobody, where CHAP is a choice", func(g *iscsitest.Target) {
+			must(t, g.Engine.SetNodeAuth(iscsitest.Node, iscsi.CHAPPolicy{Group: 1}))
+		}, false, pdu.LoginForbidden},
+		{"another user, the first has no secret any more", func(g *iscsitest.Target) {
+			g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: secrets[1:]})
+		}, true, pdu.LoginSuccess},
+		{"nobody, where CHAP is not asked for any more", func(g *iscsitest.Target) {
+			must(t, g.Engine.SetNodeAuth(iscsitest.Node, iscsi.CHAPPolicy{Disable: true}))
+		}, false, pdu.LoginSuccess},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Reactors: 2, Node: iscsi.NodeConfig{RequireCHAP: true, CHAPGroup: 1}})
+			g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: secrets})
+			owner := g.Dial()
+			chap(t, owner, chapUser, chapSecret, pdu.LoginSuccess, who...)
+			ready(t, owner, 1)
+			tc.since(g)
+			c := g.Dial()
+			if !tc.chap {
+				if s := c.LoginStatus(who...); s != uint16(tc.want) {
+					t.Fatalf("status %04x", s)
+				}
+			} else if tc.want == pdu.LoginSuccess {
+				chap(t, c, "other", other, tc.want, who...)
+			} else {
+				security(t, c, "other", other, pdu.LoginSuccess, who...)
+				c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, nil)
+				if s := c.Expect(pdu.LoginResponse).BHS.LoginStatus(); s != tc.want {
+					t.Fatalf("status %04x", s)
+				}
+			}
+			if tc.want == pdu.LoginSuccess {
+				owner.ExpectClosed()
+				return
+			}
+			alive(t, owner)
+			chap(t, g.Dial(), chapUser, chapSecret, pdu.LoginSuccess, who...)
+			owner.ExpectClosed()
+		})
+	}
+}
+
 // mutual logs in with CHAP in both directions and checks the target's response.
 func mutual(t *testing.T, c *iscsitest.Conn, kv ...string) {
 	t.Helper()

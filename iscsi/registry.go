@@ -3,6 +3,7 @@ package iscsi
 import (
 	"time"
 
+	"spindle/iscsi/login"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -105,6 +106,8 @@ func (g *registry) enter(q *registration) {
 	switch {
 	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load(), g.e.inventory.Load().portalGroup(q.key.portalTag) == nil:
 		q.answer(pdu.LoginTargetRemoved, "target is being removed")
+	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID && q.s.user != old.s.user && g.proven(old.s):
+		q.answer(pdu.LoginForbidden, "not who began the session it would replace")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
 		g.e.Stats.Reinstatements.Add(1)
 		old.waiting = append(old.waiting, q)
@@ -123,6 +126,21 @@ func (g *registry) enter(q *registration) {
 		}
 		g.admit(q)
 	}
+}
+
+// proven tells whether whoever began s has authenticated and still could: once
+// its secret or the node's CHAP is gone, it must not keep its successor out.
+func (g *registry) proven(s *Session) bool {
+	inv := g.e.inventory.Load()
+	var p login.Policy
+	if n := inv.node(s.node.cfg.Name); n != nil {
+		n.cfg.chap().apply(&p, inv, nil)
+	}
+	if s.user == "" || p.CHAP == nil {
+		return false
+	}
+	_, known := p.CHAP.Store.Credentials(s.user, s.initiator)
+	return known
 }
 
 // beyond tells which limit one more session would be beyond, numLimits for none.

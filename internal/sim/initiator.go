@@ -31,6 +31,7 @@ type initiator struct {
 	sess               params // what the leading login negotiated
 	tsih               uint16
 	user               string     // who has authenticated
+	owners             []string   // users who may have begun the session that is left at the target
 	began              int64      // instant of the leading login
 	broken             *conn      // lost, and the session lives
 	mended             bool       // ... and lived: functions of the lost one may be under way

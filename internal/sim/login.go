@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -213,6 +214,9 @@ func yes(b bool) string {
 func (in *initiator) sendLogin() {
 	l := &in.login
 	data := in.keys()
+	if u := in.loginUser(); u != "" && !in.joins && !l.discovery && !slices.Contains(in.owners, u) {
+		in.owners = append(in.owners, u)
+	}
 	b := in.header(pdu.LoginRequest)
 	b.SetImmediate()
 	next := uint8(pdu.StageFullFeature)
@@ -289,12 +293,22 @@ func (in *initiator) loginRefused(st pdu.LoginStatus) {
 	s.count(LoginsRefused)
 	s.line("initiator %d: login refused with %04x", in.id, uint16(st))
 	defer in.turnedAway()
-	if in.refusedProof(st) || in.mayRefuseJoin(st) {
+	if in.refusedProof(st) || in.mayRefuseJoin(st) || in.mayRefuseSuccessor(st) {
 		return
 	}
 	if s.stable() && s.steadySince < in.dialled && st != pdu.LoginUnavailable && s.arenaFailures() == in.failures {
 		s.fail("login", "initiator %d: refused with status %04x", in.id, uint16(st))
 	}
+}
+
+// mayRefuseSuccessor tells whether another user may have begun the session that
+// the login would replace: the last that was let in, or one whose answer was lost.
+func (in *initiator) mayRefuseSuccessor(st pdu.LoginStatus) bool {
+	if st != pdu.LoginForbidden || in.joins || in.login.discovery {
+		return false
+	}
+	in.owners = slices.DeleteFunc(in.owners, func(u string) bool { return u == in.loginUser() })
+	return len(in.owners) > 0
 }
 
 // turnedAway excuses the end of a login that was refused.
@@ -437,6 +451,9 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		s.count(Discoveries)
 		in.discover()
 		return
+	}
+	if in.owners = nil; in.user != "" {
+		in.owners = []string{in.user}
 	}
 	// The session replaces what was left of the one before it: nothing of that
 	// may reach the medium any more (RFC 7143 §6.3.5).

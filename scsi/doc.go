@@ -26,7 +26,7 @@
 // What follows from shared state and may refuse a command is a bit in a byte of
 // its I_T_L nexus (ua.go): reservations (prout.go, prregister.go; kept over power
 // loss by prstore.go before the round starts), a medium that is not there
-// (medium.go), SANITIZE (sanitize.go; wipe.go is the work, which home does on its
+// (medium.go), SANITIZE and FORMAT UNIT (sanitize.go, format.go; wipe.go is the work, which home does on its
 // own channel and which outlives its command), and ALUA (ports.go).
 //
 // EXTENDED COPY (xcopy.go) runs READs and WRITEs as child tasks of its nexus, so

@@ -99,12 +99,21 @@ func (lu *LogicalUnit) condition(s *snapshot) sense {
 	case unitEjected:
 		return sense{key: NotReady, code: MediumNotPresent}
 	case unitSanitizing:
-		p := uint16(lu.wipe.progress.Load())
-		return sense{key: NotReady, code: SanitizeInProgress, has: hasSKS, sks: [3]byte{0x80, byte(p >> 8), byte(p)}}
+		return lu.wiping(SanitizeInProgress)
+	case unitFormatting:
+		return lu.wiping(FormatInProgress)
+	case unitUnformatted:
+		return sense{key: MediumError, code: FormatCorrupted}
 	case unitUnsanitized:
 		return sense{key: MediumError, code: SanitizeFailed}
 	}
 	return sense{}
+}
+
+// wiping is what work on the whole medium says, with its progress.
+func (lu *LogicalUnit) wiping(c Code) sense {
+	p := uint16(lu.wipe.progress.Load())
+	return sense{key: NotReady, code: c, has: hasSKS, sks: [3]byte{0x80, byte(p >> 8), byte(p)}}
 }
 
 // worksIn tells whether a command works while its unit is in a state.

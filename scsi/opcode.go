@@ -91,7 +91,7 @@ const (
 	cmdUnready                          // works without a medium
 	cmdStandby                          // works by a path in standby
 	cmdAnyPath                          // works by every path
-	cmdBusy                             // works while SANITIZE is at work, and after it failed
+	cmdBusy                             // works while SANITIZE or FORMAT UNIT is at work, and after it failed
 )
 
 // command is one row of the table that is dispatcher and REPORT SUPPORTED

@@ -15,11 +15,11 @@ const (
 	quick = 10
 	data  = 30
 	long  = 120
-	// whole is for SANITIZE: the slowest takes maxWipe for each pass.
+	// whole is for SANITIZE and FORMAT UNIT: the slowest takes maxWipe for each pass.
 	whole = 4 * 3600
 )
 
-// Commands that need no medium: those that only look work beside SANITIZE too.
+// Commands that need no medium: those that only look work beside SANITIZE and FORMAT UNIT too.
 const (
 	looks   = cmdUnready | cmdBusy | cmdStandby
 	changes = cmdUnready | cmdStandby
@@ -48,6 +48,7 @@ func primaryRows() []row {
 func blockRows() []row {
 	const w = cmdMedium | cmdWrites
 	return []row{
+		{"04f800000004", cmdWrites | cmdBusy, gatesWrite, whole, prepFormat, doFormat, homeFormat},
 		{"081fffffff04", cmdMedium, gatesRead, data, prepRead6, doRead, nil},
 		{"0a1fffffff04", w, gatesWrite, data, prepWrite6, doWrite, nil},
 		{"1b01000ff704", cmdUnready, gatesWrite, quick, prepStartStop, doStartStop, homeStartStop},

@@ -83,7 +83,7 @@ func doSanitize(t *Task) action {
 func homeSanitize(lu *LogicalUnit, t *Task, r *round) {
 	cur := lu.current
 	switch {
-	case cur.state == unitSanitizing:
+	case cur.state == unitSanitizing, cur.state == unitFormatting:
 		t.check(lu.condition(cur))
 		return
 	case cur.state == unitUnsanitized && !cur.forgives && t.CDB[1]&sanitizeAUSE != 0:
@@ -135,7 +135,7 @@ func prepSanitizeExit(t *Task) Result {
 // had AUSE set (SBC-4 §4.11.3).
 func homeSanitizeExit(lu *LogicalUnit, t *Task, r *round) {
 	switch cur := lu.current; {
-	case cur.state == unitSanitizing:
+	case cur.state == unitSanitizing, cur.state == unitFormatting:
 		t.check(lu.condition(cur))
 	case cur.state == unitUnsanitized && !cur.forgives:
 		t.badCDB(1, 4)

@@ -27,6 +27,7 @@ const (
 	NoAdditionalSense       Code = 0x0000
 	OperationInProgress     Code = 0x0016
 	NotReadyCause           Code = 0x0400
+	FormatInProgress        Code = 0x0404
 	PortInTransition        Code = 0x040a
 	PortInStandby           Code = 0x040b
 	PortIsUnavailable       Code = 0x040c
@@ -68,6 +69,8 @@ const (
 	AccessStateChanged      Code = 0x2a06
 	CapacityChanged         Code = 0x2a09
 	CommandsCleared         Code = 0x2f00
+	FormatCorrupted         Code = 0x3100
+	FormatFailed            Code = 0x3101
 	SanitizeFailed          Code = 0x3103
 	SavingNotSupported      Code = 0x3900
 	MediumNotPresent        Code = 0x3a00

@@ -44,6 +44,8 @@ const (
 	unitEjected
 	unitSanitizing
 	unitUnsanitized // SANITIZE failed
+	unitFormatting
+	unitUnformatted // FORMAT UNIT failed
 )
 
 const (

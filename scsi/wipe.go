@@ -11,7 +11,7 @@ import (
 	"spindle/reactor/mem"
 )
 
-// SANITIZE works in the background at a pace: as fast as it takes to be done
+// SANITIZE and FORMAT UNIT work in the background at a pace: as fast as it takes to be done
 // within maxWipe, but never slower than minWipeRate, so that other units of the
 // core keep it.
 const (
@@ -21,7 +21,7 @@ const (
 	wipeErase   = 32 << 20  // bytes an I/O of the erases: a device may do it in place
 )
 
-// wipe is a SANITIZE at work. It belongs to the unit, not to its command, which
+// wipe is a SANITIZE or FORMAT UNIT at work. It belongs to the unit, not to its command, which
 // may be gone. Owner: the home reactor, but for progress.
 type wipe struct {
 	call     homeCall // tells home's queue of the end
@@ -138,7 +138,7 @@ func (lu *LogicalUnit) stepWipe() {
 	}
 }
 
-// IODone continues SANITIZE.
+// IODone continues the wipe.
 func (lu *LogicalUnit) IODone(io *bdev.IO) {
 	io.Pop()
 	lu.wiped()
@@ -185,10 +185,12 @@ func (lu *LogicalUnit) endWipe() {
 // look at the state.
 func (lu *LogicalUnit) applyWiped(r *round) {
 	next := lu.change(r)
-	next.state = unitReady
-	if lu.wipe.failed {
+	switch {
+	case !lu.wipe.failed:
+		next.state, next.erased = unitReady, lu.wipe.op == bdev.Unmap
+	case next.state == unitFormatting:
+		next.state = unitUnformatted
+	default:
 		next.state = unitUnsanitized
-	} else {
-		next.erased = lu.wipe.op == bdev.Unmap
 	}
 }

@@ -5,10 +5,6 @@ package ibverbs
 /*
 #cgo CFLAGS: -O2 -Wall -Wextra -D_GNU_SOURCE
 #cgo LDFLAGS: -ldl
-#cgo noescape sp_post
-#cgo nocallback sp_post
-#cgo noescape sp_poll
-#cgo nocallback sp_poll
 #cgo noescape sp_arm
 #cgo nocallback sp_arm
 #include "shim.h"
@@ -159,21 +155,37 @@ func (p *provider) open(ctx unsafe.Pointer) (*device, error) {
 //
 //spindle:hot
 func (p *provider) Post(b *verbs.Batch) int {
-	return int(C.sp_post(
-		(*C.struct_sp_send)(unsafe.Pointer(unsafe.SliceData(b.Sends))), C.int(len(b.Sends)),
-		(*C.struct_sp_recv)(unsafe.Pointer(unsafe.SliceData(b.Recvs))), C.int(len(b.Recvs)),
-		(*C.struct_sp_sge)(unsafe.Pointer(unsafe.SliceData(b.SGEs))), C.int(len(b.SGEs))))
+	c := C.struct_sp_post_call{
+		s: (*C.struct_sp_send)(unsafe.Pointer(unsafe.SliceData(b.Sends))), ns: C.int(len(b.Sends)),
+		r: (*C.struct_sp_recv)(unsafe.Pointer(unsafe.SliceData(b.Recvs))), nr: C.int(len(b.Recvs)),
+		sges: (*C.struct_sp_sge)(unsafe.Pointer(unsafe.SliceData(b.SGEs))), nsges: C.int(len(b.SGEs)),
+	}
+	asmcgocall(unsafe.Pointer(C.sp_post_on_stack), unsafe.Pointer(&c))
+	return int(c.refused)
 }
 
 // Poll implements verbs.Provider.
 //
 //spindle:hot
 func (p *provider) Poll(cqs []verbs.CQHandle, out []verbs.WC) (n, bad int) {
-	r := C.sp_poll(
-		(*C.uint32_t)(unsafe.Pointer(unsafe.SliceData(cqs))), C.int(len(cqs)),
-		(*C.struct_sp_wc)(unsafe.Pointer(unsafe.SliceData(out))), C.int(len(out)))
-	return int(r & 0xffffffff), int(r>>32) - 1
+	c := C.struct_sp_poll_call{
+		cqs: (*C.uint32_t)(unsafe.Pointer(unsafe.SliceData(cqs))), ncqs: C.int(len(cqs)),
+		out: (*C.struct_sp_wc)(unsafe.Pointer(unsafe.SliceData(out))), n: C.int(len(out)),
+	}
+	asmcgocall(unsafe.Pointer(C.sp_poll_on_stack), unsafe.Pointer(&c))
+	return int(c.result & 0xffffffff), int(c.result>>32) - 1
 }
+
+// asmcgocall calls fn(arg) on the thread's system stack, and that is all: the
+// scheduler is not told. What a cgo call does more serves calls that may block.
+// For one that does not it is worse than useless where a thread spins: the
+// runtime's monitor looks every 10 ms at what runs, holds a spinning thread that
+// it meets inside a call for blocked, takes its P away, and then looks again
+// every 20 us for a while, on the thread's own CPU if that is all there is.
+//
+//go:linkname asmcgocall runtime.asmcgocall
+//go:noescape
+func asmcgocall(fn, arg unsafe.Pointer) int32
 
 // Arm implements verbs.Provider.
 //

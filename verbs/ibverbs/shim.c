@@ -322,6 +322,16 @@ int sp_arm(const uint32_t *cqs, int ncqs) {
 	return rc;
 }
 
+int sp_post_on_stack(struct sp_post_call *c) {
+	c->refused = sp_post(c->s, c->ns, c->r, c->nr, c->sges, c->nsges);
+	return 0;
+}
+
+int sp_poll_on_stack(struct sp_poll_call *c) {
+	c->result = sp_poll(c->cqs, c->ncqs, c->out, c->n);
+	return 0;
+}
+
 /* Devices. */
 
 static void describe(struct abi_device *d, struct sp_info *out) {

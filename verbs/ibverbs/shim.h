@@ -52,6 +52,24 @@ int sp_post(struct sp_send *s, int ns, struct sp_recv *r, int nr, struct sp_sge 
 int64_t sp_poll(const uint32_t *cqs, int ncqs, struct sp_wc *out, int n); /* count, or'ed with (failed queue + 1) << 32 */
 int sp_arm(const uint32_t *cqs, int ncqs);
 
+/* The same as one argument, for callers that switch stacks by themselves. */
+struct sp_post_call {
+	struct sp_send *s;
+	struct sp_recv *r;
+	struct sp_sge *sges;
+	int ns, nr, nsges, refused;
+};
+
+struct sp_poll_call {
+	const uint32_t *cqs;
+	struct sp_wc *out;
+	int ncqs, n;
+	int64_t result;
+};
+
+int sp_post_on_stack(struct sp_post_call *c);
+int sp_poll_on_stack(struct sp_poll_call *c);
+
 /* Libraries: 0, or which could not be loaded (1 libibverbs, 2 librdmacm), with the reason. */
 int sp_load(char *reason, size_t n);
 

@@ -72,8 +72,7 @@ func onlyOutOfTime(text string) bool {
 }
 
 // fuzzAll fuzzes the targets that match for d each, as many at a time as there
-// are CPUs with a worker each, and prints each as it ends. Two workers for one
-// target after the other would take twice as long, and try less in a CPU second.
+// are CPUs with a worker each, and prints each as it ends.
 func fuzzAll(ctx context.Context, d time.Duration, match *regexp.Regexp) (t tally, err error) {
 	targets, err := fuzzTargets(".")
 	if err != nil {

@@ -219,11 +219,11 @@ func (c *Connection) quiesce(done func()) {
 	}
 	s.forgetHeld(c)
 	for i := range s.tasks {
-		if t := &s.tasks[i]; t.conn == c && t.SCSI.View != nil && t.state != taskResponding {
-			if t.state == taskParked && t.SCSI.Aborted() {
-				t.vanish() // it has ended, with TASK ABORTED for a connection that never came
-				continue
-			}
+		switch t := &s.tasks[i]; {
+		case t.conn != c:
+		case t.state == taskParked && t.SCSI.View == nil:
+			t.vanish() // it has ended, with TASK ABORTED for a connection that never came
+		case t.SCSI.View != nil && t.state != taskResponding:
 			t.SCSI.Abort()
 		}
 	}

@@ -114,10 +114,19 @@ func (c *Connection) suspend() {
 // in full feature phase any more: kept for another to send, or nobody's.
 func (t *Task) orphaned() {
 	if t.conn.recover && !t.sess.ending && (!t.SCSI.Aborted() || t.SCSI.Status == scsi.TaskAborted) {
-		t.state = taskParked
+		t.park()
 		return
 	}
 	t.vanish()
+}
+
+// park keeps a task that has its status. For the device server one that was
+// aborted is over: the function that has ended it waits for no other connection.
+func (t *Task) park() {
+	if t.state = taskParked; t.SCSI.Aborted() {
+		t.SCSI.End()
+		t.SCSI.View = nil
+	}
 }
 
 // reassign is TASK REASSIGN: the connection takes over a task of one that was

@@ -479,3 +479,57 @@ func TestAbortedTaskWithoutConnection(t *testing.T) {
 	attention(t, n, atPowerOn)
 	alive(t, n)
 }
+
+// TestToldToWhoTakesOver: a task that another nexus aborts, with TAS, while no
+// connection has it holds up nothing, and whoever takes it over is told TASK
+// ABORTED (SPC-5 §7.5.8).
+func TestToldToWhoTakesOver(t *testing.T) {
+	for _, state := range []string{"data", "device"} {
+		for _, end := range []string{"taken over", "aborted", "lost"} {
+			t.Run(state+", "+end, func(t *testing.T) {
+				g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+				other := dialAs(g, 7).Login()
+				attention(t, other, atPowerOn)
+				control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
+				good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+				c := g.Dial().Login("ErrorRecoveryLevel=2", "InitialR2T=Yes", "ImmediateData=No")
+				attention(t, c, atPowerOn)
+				flag, cdb := byte(pdu.FlagWrite), iscsitest.Write10(5, 1)
+				if state == "device" {
+					hold(t, dev, bdev.Read, 1)
+					flag, cdb = pdu.FlagRead, iscsitest.Read10(5, 1)
+				}
+				b := c.Command(1, flag, 512, cdb...)
+				c.Send(b, nil, nil)
+				g.Settle()
+				c.Peer.Reset()
+				g.Settle()
+				fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+				other.Send(fn, nil, nil)
+				g.Settle()
+				dev.ResumePending()
+				managed(t, other, fn.ITT(), pdu.TMFComplete)
+				if end == "lost" {
+					g.Advance(25 * time.Second)
+					g.Close()
+					return
+				}
+				n := c.DialInto(c.CID).Login()
+				if end == "aborted" {
+					m := tmf(n, pdu.TMFAbortTask, 1, b.ITT(), b.CmdSN())
+					n.Send(m, nil, nil)
+					managed(t, n, m.ITT(), pdu.TMFComplete)
+				} else {
+					m := reassign(n, b.ITT(), 0)
+					n.Send(m, nil, nil)
+					managed(t, n, m.ITT(), pdu.TMFComplete)
+					if r := n.Finish(b.ITT(), nil); r.Status != 0x40 {
+						t.Fatalf("status %#x, want TASK ABORTED", r.Status)
+					}
+				}
+				alive(t, n)
+				g.Close()
+			})
+		}
+	}
+}

@@ -219,9 +219,15 @@ func (t *Task) TaskAbort(*scsi.Task) {
 		u, ok := t.conn.tp.(Unfetcher)
 		t.fetching = !ok || !u.Unfetch(&t.fetch)
 	}
-	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching && t.conn.phase == phaseFull {
-		t.respond()
-		return
+	if t.SCSI.Status == scsi.TaskAborted && !t.stream && !t.fetching {
+		switch {
+		case t.conn.phase == phaseFull:
+			t.respond()
+			return
+		case t.conn.recover && !t.sess.ending: // told to whoever takes it over
+			t.park()
+			return
+		}
 	}
 	t.vanish()
 }

@@ -66,6 +66,10 @@ func (c *Connection) manage(b pdu.BHS) {
 			t.SCSI.Status = scsi.Good // what TAS promised it is not told any more
 			answer(pdu.TMFComplete)
 			return
+		case t.state == taskParked && t.SCSI.View == nil:
+			t.vanish()
+			answer(pdu.TMFComplete)
+			return
 		}
 		ref, own = &t.SCSI, t
 	case pdu.TMFColdReset:

@@ -529,3 +529,35 @@ func TestLogoutTellsWindow(t *testing.T) {
 	}
 	alive(t, a)
 }
+
+// TestLogoutWhileAnotherJoins: the only connection logs out while another is
+// being let into the session. Whoever its login response lets in stays.
+func TestLogoutWhileAnotherJoins(t *testing.T) {
+	joined := 0
+	for turns := range 16 {
+		g := iscsitest.New(t, iscsitest.Options{Engine: several(2), Reactors: 2})
+		a := g.Dial().Login("MaxConnections=4")
+		attention(t, a, atPowerOn)
+		b := a.DialInto(1)
+		g.Settle()
+		b.Send(b.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+		for range turns {
+			g.Turn()
+		}
+		out := logoutOf(a, pdu.LogoutCloseConnection, a.CID)
+		a.Send(out, nil, nil)
+		loggedOut(t, a, out.ITT(), pdu.LogoutSuccess)
+		a.ExpectClosed()
+		p := b.Expect(pdu.LoginResponse)
+		if p.BHS.LoginStatus() != pdu.LoginSuccess {
+			b.ExpectClosed()
+			continue
+		}
+		joined++
+		b.ExpStatSN = p.BHS.StatSN() + 1
+		alive(t, b)
+	}
+	if joined < 2 {
+		t.Fatalf("joined %d times", joined)
+	}
+}

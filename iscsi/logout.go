@@ -23,7 +23,7 @@ func (c *Connection) logout(b pdu.BHS) {
 			s.forget(l, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
 		case k == nil:
 			c.logoutResponse(itt, pdu.LogoutCIDNotFound)
-		case k == c && len(s.conns) == 1:
+		case k == c && len(s.conns)+s.joining == 1:
 			c.logoutSession(itt) // with its last connection it ends
 		case k == c:
 			c.logoutSelf(itt)

@@ -62,13 +62,22 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestFormatProtected: the format that a unit with protection information has.
+// TestFormatProtected: the format that a unit with protection information has,
+// and that nothing checks what a formatted block says (SBC-4 §4.21.2).
 func TestFormatProtected(t *testing.T) {
 	_, s := shieldBench(t, 512)
+	written := fill(9, 2*512)
+	if got := s.do(0, rw(opWrite10, 1, 254, 2), woven(written, 254, 512), 0).outcome(); got != "good" {
+		t.Fatalf("write: %s", got)
+	}
 	for _, tc := range []struct{ cdb, want string }{{"04", "05/2400"}, {"04 c0", "05/2400"}, {"04 80", "good"}} {
 		if got := s.do(0, cdb(tc.cdb), nil, 0).outcome(); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.cdb, got, tc.want)
 		}
+	}
+	blank := append(make([]byte, 512), bytes.Repeat([]byte{0xff}, bdev.TupleLen)...)
+	if got := s.in(0, rw(opRead10, 1, 254, 2), 1040); !bytes.Equal(got, bytes.Repeat(blank, 2)) {
+		t.Errorf("the last block reads % x", got[len(got)-16:])
 	}
 }
 

@@ -44,8 +44,9 @@ type common struct {
 func (s *run) beginShared(lu *lun) {
 	lu.object.Drift = func(st shared, add func(shared)) {
 		if st.reserved && lu.losing[st.owner] {
-			st.reserved, st.owner = false, 0
-			add(st)
+			n := st
+			n.reserved, n.owner = false, 0
+			add(n)
 		}
 		lu.drift(st, add)
 	}

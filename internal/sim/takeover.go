@@ -32,16 +32,20 @@ func (in *initiator) breakOff() {
 	in.wake = in.s.clk.T
 }
 
-// giveUp is a request other than a command that is lost with its connection.
+// giveUp is a request other than a command that is lost with its connection. A
+// function for a set of tasks is at work until the session ends, for all we hear.
 func (in *initiator) giveUp(t *task) {
 	if t.kind == kindManage {
 		in.maybeAll(t)
-		if t.forSet() {
-			in.overtakes(t)
-			in.overAll(t, false)
-		}
 	}
-	in.remove(t)
+	if !t.forSet() {
+		in.remove(t)
+		return
+	}
+	in.overtakes(t)
+	in.unlist(t)
+	t.refs = t.refs[:0]
+	in.old = append(in.old, t)
 }
 
 // forSet tells whether t is a function for a set of tasks.

@@ -119,8 +119,14 @@ func (in *initiator) find(itt uint32) *task {
 	return nil
 }
 
-// remove takes t off the list; its tag is not used again.
+// remove ends t; its tag is not used again.
 func (in *initiator) remove(t *task) {
+	in.unlist(t)
+	in.recycle(t)
+}
+
+// unlist takes t off the list, and off those of the functions that are about it.
+func (in *initiator) unlist(t *task) {
 	if t.conn.link != nil {
 		t.conn.link.ended(t)
 	}
@@ -146,7 +152,6 @@ func (in *initiator) remove(t *task) {
 			}
 		}
 	}
-	in.recycle(t)
 }
 
 // request is the header of t's PDU.

@@ -30,15 +30,15 @@ type initiator struct {
 	// The session.
 	sess               params // what the leading login negotiated
 	tsih               uint16
-	user               string     // who has authenticated
-	owners             []string   // users who may have begun the session that is left at the target
-	began              int64      // instant of the leading login
-	broken             *conn      // lost, and the session lives
-	mended             bool       // ... and lived: functions of the lost one may be under way
-	adrift             []*conn    // vanished, and still in the session
-	unacked            []sentSN   // CmdSNs that may not have been received
-	failing            bool       // it ends with a connection that was lost
-	parted             clock.Time // a connection of it ended last
+	user               string                 // who has authenticated
+	owners             map[nexusName][]string // users who may have begun the session of a nexus that is left at the target
+	began              int64                  // instant of the leading login
+	broken             *conn                  // lost, and the session lives
+	mended             bool                   // ... and lived: functions of the lost one may be under way
+	adrift             []*conn                // vanished, and still in the session
+	unacked            []sentSN               // CmdSNs that may not have been received
+	failing            bool                   // it ends with a connection that was lost
+	parted             clock.Time             // a connection of it ended last
 	cmdSN              uint32
 	expCmdSN, maxCmdSN uint32 // the newest that any connection told
 	nextITT            uint32
@@ -70,7 +70,7 @@ type grave struct {
 
 func newInitiator(s *run, id int) *initiator {
 	in := &initiator{s: s, id: id, name: fmt.Sprintf("%s%d", initiatorName, id), conn: newConn(uint16(id))}
-	in.rng = rand.New(&in.pcg)
+	in.rng, in.owners = rand.New(&in.pcg), map[nexusName][]string{}
 	in.isid = [6]byte{0x80, 0, 0, 0, 0, byte(id)}
 	in.total = s.plan.actions / s.plan.initiators
 	in.limit = pick(s.rng, 1, 4, 8, 16)

@@ -214,8 +214,8 @@ func yes(b bool) string {
 func (in *initiator) sendLogin() {
 	l := &in.login
 	data := in.keys()
-	if u := in.loginUser(); u != "" && !in.joins && !l.discovery && !slices.Contains(in.owners, u) {
-		in.owners = append(in.owners, u)
+	if u := in.loginUser(); u != "" && !in.joins && !l.discovery && !slices.Contains(in.owners[in.nexusName()], u) {
+		in.owners[in.nexusName()] = append(in.owners[in.nexusName()], u)
 	}
 	b := in.header(pdu.LoginRequest)
 	b.SetImmediate()
@@ -307,8 +307,14 @@ func (in *initiator) mayRefuseSuccessor(st pdu.LoginStatus) bool {
 	if st != pdu.LoginForbidden || in.joins || in.login.discovery {
 		return false
 	}
-	in.owners = slices.DeleteFunc(in.owners, func(u string) bool { return u == in.loginUser() })
-	return len(in.owners) > 0
+	n := in.nexusName()
+	in.owners[n] = slices.DeleteFunc(in.owners[n], func(u string) bool { return u == in.loginUser() })
+	return len(in.owners[n]) > 0
+}
+
+// nexusName is the I_T nexus of a login.
+func (in *initiator) nexusName() nexusName {
+	return nexusName{in.id, in.isid, in.s.portals[in.portal].tag}
 }
 
 // turnedAway excuses the end of a login that was refused.
@@ -452,8 +458,8 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.discover()
 		return
 	}
-	if in.owners = nil; in.user != "" {
-		in.owners = []string{in.user}
+	if in.owners[in.nexusName()] = nil; in.user != "" {
+		in.owners[in.nexusName()] = []string{in.user}
 	}
 	// The session replaces what was left of the one before it: nothing of that
 	// may reach the medium any more (RFC 7143 §6.3.5).
@@ -468,7 +474,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.recycle(t)
 	}
 	in.old = in.old[:0]
-	in.nexus = s.intern(nexusName{in.id, in.isid, s.portals[in.portal].tag})
+	in.nexus = s.intern(in.nexusName())
 	s.found(in.nexus)
 	if in.wake = s.clk.T; in.overRDMA() && in.dice.IntN(8) == 0 { // the target has to wait for its first PDU
 		in.wake = s.clk.T.Add(time.Duration(in.dice.IntN(60)) * time.Second)

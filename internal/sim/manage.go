@@ -142,6 +142,8 @@ func (in *initiator) managed(t *task, resp uint8) {
 	case resp == pdu.TMFComplete:
 		in.setEnded(t)
 	case resp == pdu.TMFNoLUN && lu != nil && (!lu.present || lu.unsteady || lu.changed > t.call):
+	case resp == pdu.TMFNotAuthorized && t.fn == pdu.TMFColdReset && s.remapped(t.call): // what is not mapped is not its to reset
+		in.maybeAll(t)
 	case resp == pdu.TMFRejected && s.mayReject(in, t):
 		s.boxed = true
 		// Whoever was to be aborted may be or not.
@@ -177,6 +179,11 @@ func (in *initiator) managing() (n int) {
 // or its time box has closed over the answers of a peer that does not read.
 func (s *run) mayReject(in *initiator, t *task) bool {
 	return in.managing() > 15 || in.mended || s.clk.T.Sub(t.at) >= 10*time.Second && (s.plan.slow || s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
+}
+
+// remapped tells whether some unit may not have been mapped since call.
+func (s *run) remapped(call int64) bool {
+	return slices.ContainsFunc(s.luns, func(lu *lun) bool { return lu.unsteady || lu.changed > call })
 }
 
 func (in *initiator) maybeAll(t *task) {

@@ -11,16 +11,14 @@ import (
 // Config is what a run is made of. Zero fields are drawn from the seed.
 type Config struct {
 	Seed       uint64
-	Actions    int  // of all initiators together
-	Reactors   int  // 1 to MaxReactors
-	Initiators int  // 1 to maxInitiators
-	Calm       bool // no faults
-	ISER       bool // over iSER too, whatever the seed says
-	// Recovery has sessions of several connections, and of ErrorRecoveryLevel 1 and 2.
-	Recovery bool
-	Drop     map[ActionID]bool // actions that are left out
-	Keep     map[ActionID]bool // when not nil: the only actions that are made
-	Trace    bool              // keep the lines of the trace
+	Actions    int               // of all initiators together
+	Reactors   int               // 1 to MaxReactors
+	Initiators int               // 1 to maxInitiators
+	Calm       bool              // no faults
+	ISER       bool              // over iSER too, whatever the seed says
+	Drop       map[ActionID]bool // actions that are left out
+	Keep       map[ActionID]bool // when not nil: the only actions that are made
+	Trace      bool              // keep the lines of the trace
 }
 
 // ActionID names an action of an initiator.
@@ -254,12 +252,11 @@ func (c *States) Add(o *States) {
 	}
 }
 
-// Missing are the states never seen. Those from ConnectionsJoined to TasksNotFound
-// are for runs with Recovery.
-func (c *States) Missing(recovery bool) []string {
+// Missing are the states never seen.
+func (c *States) Missing() []string {
 	var out []string
 	for i, n := range c {
-		if s := State(i); n == 0 && (recovery || s < ConnectionsJoined || s > TasksNotFound) {
+		if n == 0 {
 			out = append(out, State(i).String())
 		}
 	}

@@ -101,10 +101,7 @@ func (in *initiator) drawKeys() params {
 		maxRecv:     pick(r, uint32(512), 700, 1024, 3000, 4096, 8192, 65536),
 	}
 	p.connections, p.level = pick(r, uint32(1), 4, 4), pick(r, uint32(0), 2)
-	switch {
-	case !in.s.cfg.Recovery:
-		p.connections, p.level = 1, 0
-	case p.level > 0:
+	if p.level > 0 {
 		p.connections = 1
 	}
 	p.targetRecv = pick(r, uint32(8192), 8192, 8192, 65536, 4096)

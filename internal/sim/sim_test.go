@@ -33,10 +33,9 @@ func TestSeeds(t *testing.T) {
 	n := seeds(t)
 	var commands, faults, iser uint64
 	for seed := uint64(1); seed <= n; seed++ {
-		recovery := seed%2 == 0
-		rep := Run(m, Config{Seed: seed, Recovery: recovery})
+		rep := Run(m, Config{Seed: seed})
 		if rep.Failure != nil {
-			t.Errorf("seed %d: %v\n%s\ngo run ./internal/sim/cmd -seed %d -trace -recovery=%v", seed, rep.Failure, rep.Failure.Stack, seed, recovery)
+			t.Errorf("seed %d: %v\n%s\ngo run ./internal/sim/cmd -seed %d -trace", seed, rep.Failure, rep.Failure.Stack, seed)
 			if t.Failed() && seed > n/2 {
 				break
 			}
@@ -57,12 +56,12 @@ func TestRunsRepeat(t *testing.T) {
 	a, b := machine(t), machine(t)
 	last := uint64(0)
 	for seed := uint64(1000); seed < 1030; seed++ {
-		iser, recovery := seed%2 == 1, seed%5 == 0
-		x := Run(a, Config{Seed: seed, ISER: iser, Recovery: recovery})
+		iser := seed%2 == 1
+		x := Run(a, Config{Seed: seed, ISER: iser})
 		if seed%2 == 0 { // b has another history
 			Run(b, Config{Seed: seed + 500})
 		}
-		y := Run(b, Config{Seed: seed, ISER: iser, Recovery: recovery, Trace: seed%3 == 0})
+		y := Run(b, Config{Seed: seed, ISER: iser, Trace: seed%3 == 0})
 		if x.Hash != y.Hash || x.Commands != y.Commands || x.Steps != y.Steps {
 			t.Fatalf("seed %d: traces %016x and %016x, %d and %d steps", seed, x.Hash, y.Hash, x.Steps, y.Steps)
 		}

@@ -34,7 +34,6 @@ type options struct {
 	keep    string
 	tries   int
 	iser    bool
-	recover bool
 	most    int
 }
 
@@ -46,7 +45,6 @@ func main() {
 	flag.BoolVar(&o.trace, "trace", false, "print the trace of the seed")
 	flag.IntVar(&o.tail, "tail", 60, "lines of the trace to print after a failure")
 	flag.BoolVar(&o.iser, "iser", false, "run every seed over iSER too, not a third of them")
-	flag.BoolVar(&o.recover, "recovery", false, "several connections a session, and ErrorRecoveryLevel 1 and 2, too")
 	flag.StringVar(&o.keep, "keep", "", "make these actions only: initiator:index, separated by commas")
 	flag.IntVar(&o.tries, "minimise", 400, "runs to spend on leaving actions out")
 	flag.IntVar(&o.most, "failures", 20, "give up after so many")
@@ -100,7 +98,7 @@ func plantBug(name string) error {
 
 // config is the run of a seed, with the actions to keep.
 func (o *options) config(seed uint64) (sim.Config, error) {
-	c := sim.Config{Seed: seed, ISER: o.iser, Recovery: o.recover}
+	c := sim.Config{Seed: seed, ISER: o.iser}
 	if o.keep == "" {
 		return c, nil
 	}
@@ -167,9 +165,6 @@ func (o *options) explain(m *sim.Machine, c sim.Config, rep *sim.Report) {
 	fmt.Printf("repeat: go run %s./internal/sim/cmd -seed %d -trace", tags, rep.Seed)
 	if c.ISER {
 		fmt.Print(" -iser")
-	}
-	if c.Recovery {
-		fmt.Print(" -recovery")
 	}
 	if c.Keep != nil {
 		fmt.Printf(" -keep %s", strings.Join(list, ","))
@@ -246,7 +241,7 @@ func (o *options) many() (bool, error) {
 func (t *total) print(took time.Duration, o *options) {
 	n := float64(t.done)
 	fmt.Print(t.rep.States.String())
-	missing := t.rep.States.Missing(o.recover)
+	missing := t.rep.States.Missing()
 	each := func(kind string) func(string, uint64) {
 		return func(name string, n uint64) {
 			fmt.Printf("%-20s %10d\n", kind+name, n)

@@ -176,13 +176,14 @@ func (s *run) wait(n int) time.Duration {
 	if n <= freeFailures || most == 0 {
 		return 0
 	}
-	return min(time.Duration(most), 1<<(n-freeFailures-1)) * time.Second
+	return min(time.Duration(most), 1<<min(n-freeFailures-1, 16)) * time.Second
 }
 
 // denied notes that the target refused our proof.
 func (in *initiator) denied() {
 	s, p := in.s, &in.penance
 	s.count(LoginsDenied)
+	p.passed = false // what failed since is not forgiven for it
 	p.sure++
 	p.most++
 	p.from, p.until = in.login.sent.Add(s.wait(p.sure)), s.clk.T.Add(s.wait(p.most))
@@ -202,6 +203,7 @@ func (in *initiator) unsettled() {
 	}
 	if in.login.proof.list != nil && in.login.requests > 0 && in.excused != "login refused" {
 		p.most++
+		p.passed = false
 		p.sure, p.from, p.until = 0, 0, s.clk.T.Add(s.wait(p.most))
 	}
 }

@@ -67,6 +67,7 @@ type events struct {
 	faults      uint64 // I/Os that its device has failed
 	unsteady    bool   // is being taken away or brought back
 	resetting   int    // commands and functions on their way that end tasks of others
+	stray       bool   // a function that ends its tasks was lost with its session, and may be at work yet
 	since       int64  // when the target started: what was sent before counts no more
 }
 

@@ -275,7 +275,7 @@ func (in *initiator) copyAborted(t *task, code scsi.Code, b []byte) {
 	}
 	o := &s.book.ops[t.copies[at]]
 	gone := code == scsi.TargetNotReachable && (o.lu.doubtful(t.call) || o.copied.from.doubtful(t.call))
-	failed := code == scsi.ThirdPartyFailure && (t.excused || s.boxed || in.mayFail(t, o.copied.from, accessRead) || in.mayFail(t, o.lu, accessWrite))
+	failed := code == scsi.ThirdPartyFailure && (t.excused || s.boxed || in.aborting(o.lu) || in.aborting(o.copied.from) || in.mayFail(t, o.copied.from, accessRead) || in.mayFail(t, o.lu, accessWrite))
 	if !gone && !failed {
 		in.bad("copy", "task %#x: COPY ABORTED with %04x at segment %d, for no reason", t.itt, uint16(code), at)
 		return
@@ -300,6 +300,13 @@ func (in *initiator) copyAborted(t *task, code scsi.Code, b []byte) {
 		s.count(CopiesPartial)
 	}
 	s.book.over(t.copies[at], unsure, "COPY ABORTED")
+}
+
+// aborting tells whether a function for our own tasks of a unit has no answer yet:
+// it ends what a copy does there, although the copy may be younger.
+func (in *initiator) aborting(lu *lun) bool {
+	place := in.s.placeOf(lu)
+	return slices.ContainsFunc(in.tasks, func(t *task) bool { return t.forSet() && (t.lun < 0 || t.lun == place) })
 }
 
 // excuseCopies lets copies from or to a unit fail: something ends their tasks there.

@@ -212,6 +212,7 @@ func (in *initiator) setEnded(t *task) {
 func (in *initiator) overAll(t *task, done bool) {
 	s := in.s
 	if t.fn == pdu.TMFAbortTaskSet {
+		in.excuseCopies(s.luns[t.lun])
 		return
 	}
 	for i, lu := range s.luns {
@@ -221,6 +222,7 @@ func (in *initiator) overAll(t *task, done bool) {
 		if done || s.clk.T.Sub(t.at) < 10*time.Second { // beyond its time box it goes on unseen
 			lu.resetting = max(lu.resetting-1, 0)
 		}
+		lu.stray = lu.stray || !done
 		s.excuseTasks(lu, t.stamp(in.id))
 		if t.fn != pdu.TMFClearTaskSet {
 			in.endReset(t, i, done)

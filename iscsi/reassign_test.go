@@ -454,15 +454,22 @@ func TestReassignAfterSecondLoss(t *testing.T) {
 	alive(t, c)
 }
 
+// teller is another nexus, which has set TAS.
+func teller(t *testing.T, g *iscsitest.Target) *iscsitest.Conn {
+	t.Helper()
+	c := dialAs(g, 7).Login()
+	attention(t, c, atPowerOn)
+	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0}
+	good(t, c, sent(c, c.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+	return c
+}
+
 // TestAbortedTaskWithoutConnection: a task that another nexus aborts, with TAS,
 // while no connection has it waits to be taken over; a session that takes the
 // place of its own does not wait for it.
 func TestAbortedTaskWithoutConnection(t *testing.T) {
 	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
-	other := dialAs(g, 7).Login()
-	attention(t, other, atPowerOn)
-	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
-	good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+	other := teller(t, g)
 	c := g.Dial().Login("ErrorRecoveryLevel=2")
 	attention(t, c, atPowerOn)
 	hold(t, dev, bdev.Write, 1)
@@ -488,10 +495,7 @@ func TestToldToWhoTakesOver(t *testing.T) {
 		for _, end := range []string{"taken over", "aborted", "lost"} {
 			t.Run(state+", "+end, func(t *testing.T) {
 				g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
-				other := dialAs(g, 7).Login()
-				attention(t, other, atPowerOn)
-				control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
-				good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+				other := teller(t, g)
 				c := g.Dial().Login("ErrorRecoveryLevel=2", "InitialR2T=Yes", "ImmediateData=No")
 				attention(t, c, atPowerOn)
 				flag, cdb := byte(pdu.FlagWrite), iscsitest.Write10(5, 1)

@@ -26,8 +26,9 @@
 // What follows from shared state and may refuse a command is a bit in a byte of
 // its I_T_L nexus (ua.go): reservations (prout.go, prregister.go; kept over power
 // loss by prstore.go before the round starts), a medium that is not there
-// (medium.go), SANITIZE and FORMAT UNIT (sanitize.go, format.go; wipe.go is the work, which home does on its
-// own channel and which outlives its command), and ALUA (ports.go).
+// (medium.go), SANITIZE and FORMAT UNIT (sanitize.go, format.go; wipe.go is the
+// work, which home does on its own channel and which outlives its command), and
+// ALUA (ports.go).
 //
 // EXTENDED COPY (xcopy.go) runs READs and WRITEs as child tasks of its nexus, so
 // that a copy may do what its initiator may do, and nothing else.

@@ -11,9 +11,9 @@ import (
 	"spindle/reactor/mem"
 )
 
-// SANITIZE and FORMAT UNIT work in the background at a pace: as fast as it takes to be done
-// within maxWipe, but never slower than minWipeRate, so that other units of the
-// core keep it.
+// SANITIZE and FORMAT UNIT work in the background at a pace: as fast as it takes
+// to be done within maxWipe, but never slower than minWipeRate, so that other
+// units of the core keep it.
 const (
 	maxWipe     = time.Hour // each pass
 	minWipeRate = 16 << 20  // bytes a second
@@ -21,8 +21,8 @@ const (
 	wipeErase   = 32 << 20  // bytes an I/O of the erases: a device may do it in place
 )
 
-// wipe is a SANITIZE or FORMAT UNIT at work. It belongs to the unit, not to its command, which
-// may be gone. Owner: the home reactor, but for progress.
+// wipe is a SANITIZE or FORMAT UNIT at work. It belongs to the unit, not to its
+// command, which may be gone. Owner: the home reactor, but for progress.
 type wipe struct {
 	call     homeCall // tells home's queue of the end
 	io       bdev.IO

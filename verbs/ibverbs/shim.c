@@ -266,7 +266,7 @@ static int post_sends(struct sp_send *s, int ns, struct sp_sge *sges, int nsges)
 	return refused;
 }
 
-int sp_post(struct sp_send *s, int ns, struct sp_recv *r, int nr, struct sp_sge *sges, int nsges) {
+static int post(struct sp_send *s, int ns, struct sp_recv *r, int nr, struct sp_sge *sges, int nsges) {
 	int refused = post_recvs(r, nr, sges, nsges);
 	return refused + post_sends(s, ns, sges, nsges);
 }
@@ -285,7 +285,7 @@ static uint8_t wc_op(int opcode) {
 	return 4;
 }
 
-int64_t sp_poll(const uint32_t *cqs, int ncqs, struct sp_wc *out, int n) {
+static int64_t poll_queues(const uint32_t *cqs, int ncqs, struct sp_wc *out, int n) {
 	struct abi_wc wcs[32];
 	int64_t bad = 0;
 	int got = 0;
@@ -323,12 +323,12 @@ int sp_arm(const uint32_t *cqs, int ncqs) {
 }
 
 int sp_post_on_stack(struct sp_post_call *c) {
-	c->refused = sp_post(c->s, c->ns, c->r, c->nr, c->sges, c->nsges);
+	c->refused = post(c->s, c->ns, c->r, c->nr, c->sges, c->nsges);
 	return 0;
 }
 
 int sp_poll_on_stack(struct sp_poll_call *c) {
-	c->result = sp_poll(c->cqs, c->ncqs, c->out, c->n);
+	c->result = poll_queues(c->cqs, c->ncqs, c->out, c->n);
 	return 0;
 }
 

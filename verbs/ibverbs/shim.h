@@ -48,11 +48,9 @@ struct sp_wc {
 };
 
 /* Data path. */
-int sp_post(struct sp_send *s, int ns, struct sp_recv *r, int nr, struct sp_sge *sges, int nsges);
-int64_t sp_poll(const uint32_t *cqs, int ncqs, struct sp_wc *out, int n); /* count, or'ed with (failed queue + 1) << 32 */
 int sp_arm(const uint32_t *cqs, int ncqs);
 
-/* The same as one argument, for callers that switch stacks by themselves. */
+/* Posting and polling take one argument: their caller switches stacks by itself. */
 struct sp_post_call {
 	struct sp_send *s;
 	struct sp_recv *r;
@@ -64,7 +62,7 @@ struct sp_poll_call {
 	const uint32_t *cqs;
 	struct sp_wc *out;
 	int ncqs, n;
-	int64_t result;
+	int64_t result; /* count, or'ed with (failed queue + 1) << 32 */
 };
 
 int sp_post_on_stack(struct sp_post_call *c);

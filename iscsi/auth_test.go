@@ -117,6 +117,7 @@ func TestForeignUserReplacesNoSession(t *testing.T) {
 				owner.ExpectClosed()
 				return
 			}
+			owner.Expect(pdu.NopIn) // whether it lives
 			alive(t, owner)
 			chap(t, g.Dial(), chapUser, chapSecret, pdu.LoginSuccess, who...)
 			owner.ExpectClosed()

@@ -95,6 +95,132 @@ func TestKeepaliveUnanswered(t *testing.T) {
 	}
 }
 
+// contest begins a session as a user, on conns connections, and has others ask for
+// its place many times in vain.
+func contest(t *testing.T, conns int, change func(*iscsi.Options)) (*iscsitest.Target, []*iscsitest.Conn) {
+	t.Helper()
+	g := iscsitest.New(t, iscsitest.Options{Reactors: 2, Node: iscsi.NodeConfig{CHAPGroup: 1}, Engine: options(func(o *iscsi.Options) {
+		o.NopInInterval = 0
+		change(o)
+	})})
+	secretGroup(g, chapSecret)
+	c := g.Dial()
+	security(t, c, chapUser, chapSecret, pdu.LoginSuccess, who...)
+	if s := c.LoginStatus("MaxConnections=2", "ErrorRecoveryLevel=2"); s != 0 {
+		t.Fatalf("status %04x", s)
+	}
+	list := []*iscsitest.Conn{c}
+	for len(list) < conns {
+		k := list[0].DialInto(uint16(len(list)))
+		chap(t, k, chapUser, chapSecret, pdu.LoginSuccess, who...)
+		list = append(list, k)
+	}
+	ready(t, list[0], 1)
+	refusals(t, g)
+	return g, list
+}
+
+// refusals has nobody ask in vain for the place of the session.
+func refusals(t *testing.T, g *iscsitest.Target) {
+	t.Helper()
+	for range 20 {
+		if s := g.Dial().LoginStatus(who...); s != uint16(pdu.LoginForbidden) {
+			t.Fatalf("status %04x", s)
+		}
+		g.Advance(10 * time.Millisecond)
+	}
+}
+
+// pinged takes the one ping that c has got and returns its answer.
+func pinged(t *testing.T, g *iscsitest.Target, c *iscsitest.Conn) pdu.BHS {
+	t.Helper()
+	p := c.Expect(pdu.NopIn).BHS
+	if p.ITT() != pdu.ReservedTag || p.TTT() == pdu.ReservedTag || p.StatSN() != c.ExpStatSN {
+		t.Fatalf("% x", p)
+	}
+	silent(t, g, c)
+	b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+	b.SetITT(pdu.ReservedTag)
+	b.SetTTT(p.TTT())
+	b.SetLUN(p.LUN())
+	return b
+}
+
+// TestVanishedKeepsNobodyOut: a session in whose place another user is refused has
+// to prove that its peer lives, by one ping however many are refused; one that
+// cannot ends, also with keepalive off.
+func TestVanishedKeepsNobodyOut(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		conns  int
+		change func(*iscsi.Options)
+		limit  time.Duration
+	}{
+		{"nop_timeout", 1, func(o *iscsi.Options) { o.NopTimeout = 7 }, 7 * time.Second},
+		{"its default", 1, func(o *iscsi.Options) { o.NopTimeout = 0 }, time.Minute},
+		{"two connections", 2, func(*iscsi.Options) {}, time.Minute},
+		{"tasks that could be taken over", 1, func(o *iscsi.Options) { o.ErrorRecoveryLevel, o.NopTimeout = 2, 7 }, 7 * time.Second},
+		{"keepalive is far off", 1, func(o *iscsi.Options) { o.NopInInterval, o.NopTimeout = 60, 7 }, 7 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g, old := contest(t, tc.conns, tc.change)
+			for _, c := range old {
+				pinged(t, g, c)
+			}
+			g.Advance(tc.limit - time.Second)
+			refusals(t, g)
+			for _, c := range old {
+				silent(t, g, c)
+			}
+			g.Advance(time.Second)
+			for _, c := range old {
+				c.ExpectClosed()
+			}
+			ready(t, g.Dial().Login(), 1)
+			if n := g.Engine.Stats.NopTimeouts.Load(); n != 1 {
+				t.Errorf("%d timeouts", n)
+			}
+		})
+	}
+}
+
+// TestLivingKeepsOthersOut: a peer that answers the ping, or says anything else, on
+// one of its connections, keeps its session, and is asked again no sooner than a
+// timeout later.
+func TestLivingKeepsOthersOut(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		conns int
+		say   func(c *iscsitest.Conn, answer pdu.BHS)
+	}{
+		{"an answer", 1, func(c *iscsitest.Conn, answer pdu.BHS) { c.Send(answer, nil, nil) }},
+		{"a command", 1, func(c *iscsitest.Conn, _ pdu.BHS) { c.Do(c.Command(1, 0, 0), nil, 0) }},
+		{"an answer on one of two", 2, func(c *iscsitest.Conn, answer pdu.BHS) { c.Send(answer, nil, nil) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g, old := contest(t, tc.conns, func(o *iscsi.Options) { o.NopTimeout = 7 })
+			for range 3 {
+				refusals(t, g)
+				var answers []pdu.BHS
+				for _, c := range old {
+					answers = append(answers, pinged(t, g, c))
+				}
+				tc.say(old[0], answers[0])
+				g.Advance(6 * time.Second)
+				refusals(t, g)
+				for _, c := range old {
+					silent(t, g, c)
+				}
+				g.Advance(time.Second)
+			}
+			alive(t, old[0])
+			if n := g.Engine.Stats.NopTimeouts.Load(); n != 0 {
+				t.Errorf("%d timeouts", n)
+			}
+		})
+	}
+}
+
 // TestNoKeepalive: an interval of 0 sends none.
 func TestNoKeepalive(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) { o.NopInInterval = 0 })})

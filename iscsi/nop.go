@@ -2,8 +2,10 @@ package iscsi
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
@@ -117,6 +119,40 @@ func (c *Connection) startWatch(opt *Options) {
 	if first > 0 {
 		c.sh.r.Arm(&c.nop, c.sh.r.Now().Add(seconds(first)))
 	}
+}
+
+// prove pings the session's peer because somebody else is refused for its sake,
+// and ends the session when nothing comes in the time that keepAlive gives it:
+// without keepalive, one who has vanished would keep its successor out for ever.
+// However many are refused, there is one such ping in that time.
+// Preconditions: runs on the session's reactor.
+func (s *Session) prove() {
+	if s.conn == nil || s.ending || s.proof.Armed() || plant.On(plant.LockedOut) {
+		return
+	}
+	limit := seconds(s.e.inventory.Load().opt.NopTimeout)
+	if limit == 0 {
+		limit = seconds(Defaults().NopTimeout)
+	}
+	asked := s.sh.r.Now()
+	for _, c := range s.conns {
+		if c.phase == phaseFull {
+			c.nopIn(0)
+		}
+	}
+	s.proof.Fire = func(now clock.Time) {
+		switch {
+		case s.conn == nil || s.ending,
+			slices.ContainsFunc(s.conns, func(c *Connection) bool { return c.lastRx >= asked }):
+		case slices.ContainsFunc(s.conns, (*Connection).holding):
+			s.sh.r.Arm(&s.proof, now.Add(limit)) // it has not left yet
+		default:
+			s.e.Stats.NopTimeouts.Add(1)
+			s.end(errNopTimeout)
+		}
+	}
+	s.sh.r.Arm(&s.proof, asked.Add(limit))
+	s.e.log.Info("session has to prove that its peer lives", "initiator", s.initiator, "node", s.node.cfg.Name, "tsih", s.tsih, "within", limit)
 }
 
 // A Staller is a Conn that knows since when nothing of what it sends has been

@@ -107,6 +107,7 @@ func (g *registry) enter(q *registration) {
 	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load(), g.e.inventory.Load().portalGroup(q.key.portalTag) == nil:
 		q.answer(pdu.LoginTargetRemoved, "target is being removed")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID && q.s.user != old.s.user && g.proven(old.s):
+		post(old.r, old.s.prove)
 		q.answer(pdu.LoginForbidden, "not who began the session it would replace")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
 		g.e.Stats.Reinstatements.Add(1)

@@ -59,7 +59,8 @@ type Session struct {
 	gone      ConnCounts // of connections that have closed
 	why       error      // the first of them went, but for those that logged out by themselves
 	nexusGone bool
-	onNexus   []func() // told when the nexus has closed
+	onNexus   []func()      // told when the nexus has closed
+	proof     reactor.Timer // armed for as long as its peer has to prove that it lives
 }
 
 // sessionParams are the negotiated keys the session obeys.
@@ -244,6 +245,7 @@ func (s *Session) closed() {
 		}
 		s.ended = true
 		if s.arrived {
+			s.sh.r.Disarm(&s.proof)
 			s.sh.tally(s.node).ends[sessionEnd(s.why)]++
 		}
 		if !s.slots.Empty() {

@@ -49,6 +49,7 @@ const (
 	WrongProof             // the target proves the initiator's secret
 	UnlimitedGuesses       // an address that fails CHAP does not wait
 	StrangerJoins          // a connection joins the session of another user
+	LockedOut              // a session keeps another user out without having to prove that its peer lives
 	FenceForgotten         // a function is answered before what went ahead of it by other connections
 	SessionSurvives        // a session outlives the loss of a connection
 	EarlyLogout            // a connection is logged out with its tasks under way
@@ -111,7 +112,7 @@ var names = [NumBugs]string{
 	"dropped FUA", "lost write", "broken hold", "stale byte", "leaked buffer", "leaked descriptor", "leaked timer",
 	"lost wake", "endless work", "forgotten starving",
 	"auth skipped", "cut response", "reflected challenge", "repeated challenge", "stale secret", "wrong proof", "unlimited guesses",
-	"stranger joins", "fence forgotten", "session survives", "early logout", "early replacement",
+	"stranger joins", "locked out", "fence forgotten", "session survives", "early logout", "early replacement",
 	"taken forgotten", "resumed anew", "redirection ignored", "async twice", "recovery skipped", "wrong copy", "retained forgotten", "unasked forgotten",
 	"reservation shut", "unfenced", "preempt untold", "stuck generation", "unkept",
 	"aborted untold", "write protect open", "write back", "modes untold",

@@ -126,6 +126,9 @@ func (in *initiator) drawProof() {
 	if p.fault == faultNone && in.joins && in.user != "" {
 		p.user = in.user
 		p.mutual = ask.Mutual || p.mutual && in.user != "single" && in.user != "twin"
+	} else if p.fault == faultNone && in.barred.by(in) && in.barred.user != "" && r.IntN(8) != 0 { // it insists
+		p.user = in.barred.user
+		p.mutual = ask.Mutual
 	} else if p.fault == faultNone && !ask.Mutual && r.IntN(8) == 0 {
 		p.user = pick(r, "single", "twin")
 		p.mutual = r.IntN(4) == 0

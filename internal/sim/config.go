@@ -61,6 +61,8 @@ type State int
 const (
 	Logins State = iota
 	LoginsRefused
+	SuccessorsRefused
+	SuccessorsLetIn
 	Reinstatements
 	Discoveries
 	LoginsCHAP
@@ -215,7 +217,7 @@ const (
 )
 
 var stateNames = [numStates]string{
-	"Logins", "LoginsRefused", "Reinstatements", "Discoveries",
+	"Logins", "LoginsRefused", "SuccessorsRefused", "SuccessorsLetIn", "Reinstatements", "Discoveries",
 	"LoginsCHAP", "LoginsMutual", "CHAPMD5", "CHAPSHA1", "CHAPSHA256", "CHAPSHA3", "LoginsDenied", "ChallengesReflected",
 	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
 	"ConnectionsJoined", "ConnectionsReplaced", "ConnectionsLoggedOut", "ConnectionsLoggedOutByOthers", "ConnectionsAdrift",

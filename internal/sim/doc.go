@@ -27,7 +27,8 @@
 // own source; nothing that a flush, FUA or a cache that is off made durable is
 // lost with power; one READ does not see parts of an atomic command; nobody is
 // let in whose CHAP response is wrong, or kept out whose is right, by the
-// secrets of the moment, and the target answers a challenge of its initiators
+// secrets of the moment, nor for long by another user's session whose peer is gone,
+// and the target answers a challenge of its initiators
 // rightly or not at all; sessions of several connections keep one window and each
 // connection its own StatSN and tasks, one that is logged out or replaced has
 // ended with its tasks, and the loss of one ends all; at ErrorRecoveryLevel 1 and
@@ -43,9 +44,6 @@
 // window lets come and keeps to the RDMA READs its peer serves, and that a
 // removed device is let go in time; no reactor sleeps over its work; no turn is
 // without bound; and in the end every buffer, descriptor and session is home.
-//
-// Two runs of 60000 have no end, those of seeds 31868 and 58023: a session whose
-// peer has vanished, with keepalive off, keeps out the user who would replace it.
 //
 // Threading: a Machine and its runs belong to one goroutine; several Machines
 // run side by side.

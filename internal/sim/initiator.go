@@ -51,6 +51,7 @@ type initiator struct {
 	graves             []grave // tags of commands that task management ended
 
 	penance  penance
+	barred   barred
 	replicas []replica // that are to come
 	steppers []*conn   // scratch
 	replay   []byte    // a CHAP response that was right once
@@ -242,6 +243,9 @@ func (in *initiator) lost() {
 	}
 	if in.phase == loggingIn {
 		in.unsettled()
+		if !in.denial {
+			in.barred = barred{} // by now the session may be that of this login
+		}
 	}
 	if s.coldOpen > 0 || in.dialled < s.coldOver {
 		c.excuse("cold reset")
@@ -335,6 +339,9 @@ func (in *initiator) endSession() {
 	in.wake = in.s.clk.T.Add(time.Duration(in.s.rng.IntN(int(most))))
 	if in.penance.waits(in.s.clk.T) && in.s.rng.IntN(4) != 0 {
 		in.wake = max(in.wake, in.penance.until)
+	}
+	if in.barred.by(in) && in.s.rng.IntN(2) == 0 {
+		in.wake = in.wake.Add(time.Duration(in.s.rng.IntN(8)) * time.Second)
 	}
 }
 

@@ -49,7 +49,7 @@ func (in *initiator) dial() {
 	s := in.s
 	in.roll()
 	r := in.dice
-	if k := r.IntN(len(s.portals)); len(in.old) == 0 {
+	if k := r.IntN(len(s.portals)); len(in.old) == 0 && !in.barred.by(in) {
 		in.portal = k
 	}
 	p := s.portals[in.portal]
@@ -74,7 +74,7 @@ func (in *initiator) dial() {
 	}
 	l.discovery = r.IntN(25) == 0
 	in.drawProof()
-	if r.IntN(4) == 0 && len(in.old) == 0 {
+	if r.IntN(4) == 0 && len(in.old) == 0 && !in.barred.by(in) {
 		in.isid[4]++ // another session
 	}
 	in.nextITT++
@@ -306,7 +306,38 @@ func (in *initiator) mayRefuseSuccessor(st pdu.LoginStatus) bool {
 	}
 	n := in.nexusName()
 	in.owners[n] = slices.DeleteFunc(in.owners[n], func(u string) bool { return u == in.loginUser() })
+	in.keptOut()
 	return len(in.owners[n]) > 0
+}
+
+// barred is a login that is refused for the sake of a session of another user.
+type barred struct {
+	nexus nexusName
+	user  string
+	since clock.Time // the first of the refusals; 0 is none
+	epoch int        // of the target
+}
+
+// by tells whether in's last login was such, to the target as it runs.
+func (o *barred) by(in *initiator) bool {
+	return o.since != 0 && o.epoch == in.s.epoch && o.nexus == in.nexusName()
+}
+
+// provenIn is how long a session that has lost its peer may take to end, tasks and all.
+const provenIn = 20 * time.Second
+
+// keptOut takes a refusal for the sake of another user's session. The peer of that
+// was this initiator, which has dropped it: asked to prove that it lives, it cannot.
+func (in *initiator) keptOut() {
+	s, o := in.s, &in.barred
+	s.count(SuccessorsRefused)
+	if !o.by(in) {
+		*o = barred{nexus: in.nexusName(), since: s.clk.T, epoch: s.epoch}
+	}
+	o.user = in.loginUser()
+	if d := s.clk.T.Sub(o.since); d > time.Duration(s.plan.options.NopTimeout)*time.Second+provenIn {
+		in.bad("session", "user %q is kept out for %v by a session that has no peer", o.user, d)
+	}
 }
 
 // nexusName is the I_T nexus of a login.
@@ -455,6 +486,10 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.discover()
 		return
 	}
+	if in.barred.by(in) {
+		s.count(SuccessorsLetIn)
+	}
+	in.barred = barred{}
 	if in.owners[in.nexusName()] = nil; in.user != "" {
 		in.owners[in.nexusName()] = []string{in.user}
 	}

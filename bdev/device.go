@@ -31,8 +31,8 @@ type Info struct {
 	// them. A Read or Write with Meta, a tuple a block, returns or stores it as it
 	// is. Without Meta a Write stores what Protect makes, and a Read is checked.
 	Protected bool
-	Metered   bool // the device is a Meter that answers
-	Failed    bool // a flush failed: writes are refused until the device is made anew
+	Metered   bool   // the device is a Meter that answers
+	Failure   string // why writes are refused until the device is made anew: a flush failed; "" is none
 }
 
 // Device is a block device of some module.

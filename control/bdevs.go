@@ -67,14 +67,18 @@ func (c *Control) Driver(b *Bdev) Obj {
 		}
 		return o
 	}
+	failure := Obj{}
+	if f := b.Info().Failure; f != "" {
+		failure = Obj{{"failure", f}}
+	}
 	switch b.kind {
 	case kindAIO:
-		return Obj{{"aio", append(Obj{
+		return Obj{{"aio", slices.Concat(Obj{
 			{"filename", p.Get("filename")},
 			{"block_size_override", p.Get("block_size") != nil},
-		}, pick("readonly", "fallocate")...)}}
+		}, pick("readonly", "fallocate"), failure)}}
 	case kindUring:
-		return Obj{{"uring", pick("filename")}}
+		return Obj{{"uring", append(pick("filename"), failure...)}}
 	case kindDelay:
 		return Obj{{"delay", pick("name", "base_bdev_name", "avg_read_latency", "p99_read_latency", "avg_write_latency", "p99_write_latency")}}
 	case kindPassthru:
@@ -218,7 +222,7 @@ func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 		return "", err
 	}
 	b := &Bdev{Bdev: bdev.New(name, id, dev), kind: k, base: on, call: call}
-	b.stop = b.OnChange(func() { c.resized(b) })
+	b.stop = b.OnChange(func() { c.changed(b) })
 	c.mu.Lock()
 	c.bdevs = append(c.bdevs, b)
 	c.events.add("bdev_register", name)
@@ -275,7 +279,12 @@ func depth(b *Bdev) int {
 	return n
 }
 
-func (c *Control) resized(b *Bdev) {
+// changed tells operators what has become of b.
+func (c *Control) changed(b *Bdev) {
+	if failure := b.Info().Failure; failure != "" && !b.failed.Swap(true) {
+		c.log.Error("bdev failed: it may have lost what was written and not flushed, and refuses writes; look at its disk, then delete it and create it anew", "name", b.Name(), "cause", failure)
+		return
+	}
 	c.mu.Lock()
 	c.events.add("bdev_resize", b.Name())
 	c.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spindle/bdev"
@@ -146,6 +147,8 @@ type Bdev struct {
 	// call makes it again; guarded by Control.mu, replaced and never changed.
 	call Call
 	stop func() // ends the subscription to its changes
+
+	failed atomic.Bool // the log has it
 }
 
 // Close deletes everything, in the order in which things need each other: the

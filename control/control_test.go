@@ -357,6 +357,40 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestFailedBdev: a disk that fails for good is in the log, once, and in what
+// bdev_get_bdevs shows.
+func TestFailedBdev(t *testing.T) {
+	var log strings.Builder
+	dev, err := controltest.NewDevice("AIO disk", control.Geometry{BlockSize: 512, NumBlocks: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mods := controltest.Modules(nil)
+	mods.File = func(control.FileSpec) (bdev.Device, error) { return dev, nil }
+	c := control.New(control.Config{Engine: controltest.NewEngine(), Modules: mods, Caller: reactor.Blocking{}, Log: control.NewLog(&log)})
+	if _, err := c.CreateFile(control.FileSpec{Name: "F", Path: "f"}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.Bdev("F")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c.Driver(b)); strings.Contains(got, "failure") {
+		t.Errorf("before: %s", got)
+	}
+	for range 2 {
+		if err := dev.Update(func(i *bdev.Info) { i.Failure = "fdatasync: input/output error" }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := log.String(); strings.Count(got, "level=ERROR") != 1 || !strings.Contains(got, `name=F cause="fdatasync: input/output error"`) {
+		t.Errorf("log %s", got)
+	}
+	if got := fmt.Sprint(c.Driver(b)); !strings.Contains(got, "{failure fdatasync: input/output error}") {
+		t.Errorf("after: %s", got)
+	}
+}
+
 func TestAwaitBdev(t *testing.T) {
 	c, _ := controltest.New()
 	type result struct {

@@ -276,11 +276,13 @@ func (c *channel) Complete(arg uint32, e ring.CQE) {
 	c.reached(i)
 }
 
-// moved goes on after a transfer of n bytes.
+// moved goes on after a transfer of n bytes. What ended inside a block begins it
+// again, so that it is of one write even if another was there in between.
 //
 //spindle:hot
 func (c *channel) moved(i int32, n uint64) {
 	s := &c.slots[i]
+	before := s.done
 	s.done += n
 	if s.done == s.n {
 		c.reached(i)
@@ -289,6 +291,7 @@ func (c *channel) moved(i int32, n uint64) {
 	if s.stage == transfer {
 		c.d.counts.short.Add(1)
 	}
+	s.done -= s.done % uint64(c.d.config.BlockSize)
 	switch {
 	case s.aborted:
 		c.end(i, bdev.Aborted)
@@ -297,16 +300,13 @@ func (c *channel) moved(i int32, n uint64) {
 		// The file ends here although its size said otherwise: it was truncated.
 		c.end(i, bdev.Failed)
 		return
-	case n == 0:
+	case s.done == before:
 		if s.tries++; s.tries == maxTries {
 			c.end(i, bdev.Failed)
 			return
 		}
 	default:
 		s.tries = 0
-	}
-	if s.stage == transfer && !s.cached && s.done%uint64(c.d.align) != 0 {
-		s.cached = true // the rest does not begin where O_DIRECT may
 	}
 	c.start(i)
 }
@@ -332,13 +332,14 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 		c.end(i, bdev.Aborted)
 		return
 	}
-	switch errno {
-	case syscall.EINTR, syscall.EAGAIN:
+	if passing(errno) {
 		c.d.counts.retried.Add(1)
 		if s.tries++; s.tries < maxTries {
 			c.start(i)
 			return
 		}
+	}
+	switch errno {
 	case syscall.EOPNOTSUPP, syscall.ENOSYS:
 		if c.otherWay(s) {
 			c.start(i)
@@ -356,7 +357,7 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 	}
 	status := statusOf(errno)
 	if status == bdev.Failed && s.io.Op == bdev.Write && s.io.Flags&bdev.FUA != 0 && s.stage == transfer {
-		c.d.fail()
+		c.d.fail("RWF_DSYNC write", errno)
 	}
 	c.end(i, status)
 }
@@ -386,10 +387,17 @@ func statusOf(errno syscall.Errno) bdev.Status {
 		return bdev.NoSpace
 	case syscall.ENODEV, syscall.ENXIO:
 		return bdev.Gone
-	case syscall.ECANCELED:
-		return bdev.Aborted
 	}
 	return bdev.Failed
+}
+
+// passing tells of an error that it is of the moment and says nothing about the
+// file. ECANCELED is one where nobody cancelled: the kernel gives up what it
+// has queued for a thread when it cannot make the first such thread, and a
+// signal that is pending for the reactor's, as the Go runtime's often are,
+// keeps it from that (seen with Linux 6.1).
+func passing(errno syscall.Errno) bool {
+	return errno == syscall.EINTR || errno == syscall.EAGAIN || errno == syscall.ECANCELED
 }
 
 // end frees the slot and completes its I/O.

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"spindle/bdev"
 	"spindle/reactor"
@@ -163,7 +164,6 @@ func (d *Device) describe(f ring.FileInfo) bdev.Info {
 		Caps:        bdev.CapWriteZeroes | bdev.CapFlush | bdev.CapFUA | bdev.CapResize,
 		UnmapZeroes: true,
 		Align:       d.align,
-		Failed:      d.failed.Load(),
 		Metered:     !f.BlockDevice,
 
 		PhysicalBlockSize: d.config.PhysicalBlockSize,
@@ -230,10 +230,11 @@ func (d *Device) Rescan() error {
 	return d.Update(func(i *bdev.Info) { i.Blocks = blocks })
 }
 
-// fail makes the device refuse writes and flushes from now on.
-func (d *Device) fail() {
+// fail makes the device refuse writes and flushes from now on, because of what
+// op returned.
+func (d *Device) fail(op string, errno syscall.Errno) {
 	if !d.failed.Swap(true) {
-		_ = d.Update(func(i *bdev.Info) { i.Failed = true })
+		_ = d.Update(func(i *bdev.Info) { i.Failure = op + ": " + errno.Error() })
 	}
 }
 

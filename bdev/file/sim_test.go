@@ -141,8 +141,8 @@ func TestSyncErrorIsSticky(t *testing.T) {
 	if first.Final != bdev.Failed || second.Final != bdev.Failed {
 		t.Fatalf("flushes: %v, %v", first.Final, second.Final)
 	}
-	if told != 1 || !dev.Info().Failed {
-		t.Fatalf("told %d times, Info.Failed %v", told, dev.Info().Failed)
+	if told != 1 || dev.Info().Failure != "fdatasync: input/output error" {
+		t.Fatalf("told %d times, Info.Failure %q", told, dev.Info().Failure)
 	}
 	late := s.Open(dev, 0)
 	for _, c := range []bdev.Channel{ch, other, late} {
@@ -153,8 +153,8 @@ func TestSyncErrorIsSticky(t *testing.T) {
 		}
 		s.MustDo(c, bdev.Read, 0, 8, buf, 0)
 	}
-	if err := dev.Module().(*file.Device).Rescan(); err != nil || !dev.Info().Failed {
-		t.Fatalf("rescan: %v, Info.Failed %v", err, dev.Info().Failed)
+	if err := dev.Module().(*file.Device).Rescan(); err != nil || dev.Info().Failure == "" {
+		t.Fatalf("rescan: %v, Info.Failure %q", err, dev.Info().Failure)
 	}
 	if n := dev.Stats(bdev.ResetNone).Errors[bdev.Failed]; n != 14 {
 		t.Fatalf("%d failures counted", n)
@@ -187,13 +187,56 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestNoThread: what the kernel had no thread for is asked for again, and a sync
+// that never began does not fail the device. It is not asked for for ever.
+func TestNoThread(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{NoThread: 0.5}, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{})
+	ch, buf := s.Open(d, 0), s.filled(4096, 1)
+	for range 20 {
+		s.MustDo(ch, bdev.Write, 0, 8, buf, 0)
+		s.MustDo(ch, bdev.Read, 0, 8, buf, 0)
+		s.MustDo(ch, bdev.WriteZeroes, 8, 8, mem.Ref{}, bdev.FUA)
+		s.MustDo(ch, bdev.Flush, 0, 0, mem.Ref{}, 0)
+	}
+	if n := d.Counts().Retried; n < 20 {
+		t.Errorf("only %d were tried again", n)
+	}
+	s.world.Faults.NoThread = 1
+	if st := s.Do(ch, bdevtest.NewCall(bdev.Write, 0, 8, buf, 0)); st != bdev.Failed {
+		t.Errorf("without any thread: %v", st)
+	}
+}
+
+// TestShortOverlap: two writes of a block at once, both cut short inside it, leave
+// it as one of them has it.
+func TestShortOverlap(t *testing.T) {
+	s := simulated(t, 1, newWorld(1, simring.Faults{ShortWrite: 0.7}, simring.DiskOptions{Size: 1 << 20}))
+	d := s.device(file.Config{Buffered: true, BlockSize: 4096})
+	ch, got := s.Open(d, 0), s.Buffer(4096)
+	a := bdevtest.NewCall(bdev.Write, 0, 1, s.filled(4096, 1), 0)
+	b := bdevtest.NewCall(bdev.Write, 0, 1, s.filled(4096, 2), 0)
+	for range 50 {
+		a.Start(ch)
+		b.Start(ch)
+		s.Until("two writes", func() bool { return a.Done() && b.Done() })
+		s.MustDo(ch, bdev.Read, 0, 1, got, 0)
+		if !bytes.Equal(got.Bytes(), a.Data.Bytes()) && !bytes.Equal(got.Bytes(), b.Data.Bytes()) {
+			t.Fatal("the block is of both writes")
+		}
+	}
+	if d.Counts().Short < 50 {
+		t.Errorf("only %d were short", d.Counts().Short)
+	}
+}
+
 // TestFailedFUAIsSticky: the error of a durable write is one of write-back too.
 func TestFailedFUAIsSticky(t *testing.T) {
 	s := simulated(t, 1, newWorld(1, simring.Faults{WriteError: 1}, simring.DiskOptions{Size: 1 << 20}))
 	d := s.device(file.Config{})
 	ch, buf := s.Open(d, 0), s.filled(4096, 1)
-	if st := s.Do(ch, bdevtest.NewCall(bdev.Write, 0, 8, buf, bdev.FUA)); st != bdev.Failed || !d.Info().Failed {
-		t.Fatalf("FUA write: %v, Info.Failed %v", st, d.Info().Failed)
+	if st := s.Do(ch, bdevtest.NewCall(bdev.Write, 0, 8, buf, bdev.FUA)); st != bdev.Failed || d.Info().Failure == "" {
+		t.Fatalf("FUA write: %v, Info.Failed %v", st, d.Info().Failure)
 	}
 }
 

@@ -60,14 +60,14 @@ func (c *channel) synced(res int32) {
 	status := bdev.OK
 	if res < 0 {
 		errno := syscall.Errno(-res)
-		if y.tries++; (errno == syscall.EINTR || errno == syscall.EAGAIN) && y.tries < maxTries {
+		if y.tries++; passing(errno) && y.tries < maxTries {
 			c.d.counts.retried.Add(1)
 			c.pumpSync()
 			return
 		}
 		// Not even ENOSPC is forgiven: the pages it hit are clean now, and the
 		// next fdatasync would report success without them.
-		c.d.fail()
+		c.d.fail("fdatasync", errno)
 	}
 	y.tries = 0
 	if c.d.failed.Load() {

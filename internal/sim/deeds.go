@@ -69,7 +69,7 @@ func (s *run) reconfigure() {
 		return
 	}
 	for _, lu := range s.luns {
-		if lu.file != nil && lu.file.Info().Failed && r.IntN(2) == 0 {
+		if lu.file != nil && lu.file.Info().Failure != "" && r.IntN(2) == 0 {
 			s.count(FailedDisks)
 			s.begin("replace a failed LUN", func(c reactor.Caller) { s.replace(c, lu) })
 			return

@@ -163,7 +163,7 @@ func (s *run) drawWorld() simring.Config {
 		&f.LateAccept, &f.AcceptError, &f.ShortSend, &f.NoBufs, &f.LostMore,
 		&f.Interrupted, &f.Busy, &f.QueueFull, &f.Overflow, &f.CancelRace, &f.Spurious,
 		&f.DiskDelay, &f.DiskReorder, &f.ReadError, &f.WriteError, &f.NoSpace,
-		&f.ShortRead, &f.ShortWrite, &f.SyncError,
+		&f.ShortRead, &f.ShortWrite, &f.SyncError, &f.NoThread,
 	} {
 		if r.IntN(5) < 2 {
 			*p = 0

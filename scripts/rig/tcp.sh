@@ -4,6 +4,7 @@
 . ./lib.sh
 
 check "scratch disk" scratch_up
+[[ ! -e file.test ]] || check "a file disk under signals" env TMPDIR=/scratch ./file.test -test.run TestSignals
 check "$TARGET starts" target_up || finish
 check "iscsid starts" initiator_up
 check "discovery" discover

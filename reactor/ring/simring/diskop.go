@@ -32,14 +32,16 @@ func (d *Disk) start(o *op) {
 func (d *Disk) execute(o *op) {
 	d.inflight--
 	var res int32
-	switch o.kind {
-	case opRead:
+	switch {
+	case d.w.chance(d.w.Faults.NoThread, &d.w.Counts.NoThread, "no-thread", d.id):
+		res = -int32(syscall.ECANCELED)
+	case o.kind == opRead:
 		res = d.execRead(o)
-	case opWrite:
+	case o.kind == opWrite:
 		res = d.execWrite(o)
-	case opSync:
+	case o.kind == opSync:
 		res = d.execSync(o)
-	case opAllocate:
+	case o.kind == opAllocate:
 		res = d.execAllocate(o)
 	}
 	d.w.note(&Event{Kind: Storage, Op: o.kind.String(), ID: d.id, Tag: o.tag, N: int64(res)})

@@ -36,6 +36,7 @@ type Faults struct {
 	ShortRead   float64
 	ShortWrite  float64
 	SyncError   float64 // -EIO, and what was to be flushed may be lost
+	NoThread    float64 // -ECANCELED before it began: there was no thread to run it
 	TornWrite   float64 // at a crash: a surviving write is torn at 512 bytes
 }
 
@@ -47,7 +48,7 @@ func AllFaults() Faults {
 		LateAccept: 0.3, AcceptError: 0.05, ShortSend: 0.2, NoBufs: 0.05, LostMore: 0.05,
 		Interrupted: 0.05, Busy: 0.05, QueueFull: 0.05, Overflow: 0.05, CancelRace: 0.3, Spurious: 0.05,
 		DiskDelay: 0.05, DiskReorder: 0.1, ReadError: 0.01, WriteError: 0.01, NoSpace: 0.01,
-		ShortRead: 0.1, ShortWrite: 0.1, SyncError: 0.02, TornWrite: 0.5,
+		ShortRead: 0.1, ShortWrite: 0.1, SyncError: 0.02, NoThread: 0.05, TornWrite: 0.5,
 	}
 }
 
@@ -66,7 +67,7 @@ type Counts struct {
 	Interrupted, Busy, QueueFull, Overflow                   uint64
 	CancelRace, Spurious                                     uint64
 	DiskDelay, DiskReorder, ReadError, WriteError, NoSpace   uint64
-	ShortRead, ShortWrite, SyncError, TornWrite              uint64
+	ShortRead, ShortWrite, SyncError, NoThread, TornWrite    uint64
 }
 
 // Each calls f for every counter, in a fixed order.
@@ -82,7 +83,7 @@ func (c *Counts) Each(f func(name string, n uint64)) {
 		{"CancelRace", c.CancelRace}, {"Spurious", c.Spurious},
 		{"DiskDelay", c.DiskDelay}, {"DiskReorder", c.DiskReorder}, {"ReadError", c.ReadError},
 		{"WriteError", c.WriteError}, {"NoSpace", c.NoSpace}, {"ShortRead", c.ShortRead},
-		{"ShortWrite", c.ShortWrite}, {"SyncError", c.SyncError}, {"TornWrite", c.TornWrite},
+		{"ShortWrite", c.ShortWrite}, {"SyncError", c.SyncError}, {"NoThread", c.NoThread}, {"TornWrite", c.TornWrite},
 	} {
 		f(e.name, e.n)
 	}
@@ -123,5 +124,6 @@ func (c *Counts) Add(o *Counts) {
 	c.ShortRead += o.ShortRead
 	c.ShortWrite += o.ShortWrite
 	c.SyncError += o.SyncError
+	c.NoThread += o.NoThread
 	c.TornWrite += o.TornWrite
 }

@@ -130,6 +130,9 @@ func (in *initiator) breakWindow() {
 	sn := in.expCmdSN - 1 - uint32(in.rng.IntN(3))
 	if in.rng.IntN(2) == 0 {
 		sn = in.cmdSN + in.s.depth + uint32(in.rng.IntN(1000))
+		if len(in.conns) > 1 {
+			sn += 1000 // the others may move the window while it is on its way
+		}
 	}
 	b.SetCmdSN(sn)
 	in.send(b, nil) // TEST UNIT READY

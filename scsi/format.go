@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"spindle/bdev"
+	"spindle/internal/plant"
+)
 
 // Bits of byte 1 of FORMAT UNIT (SBC-4 §5.4).
 const (
@@ -63,6 +66,9 @@ func doFormat(t *Task) action {
 		}
 		t.step = 2
 	}
+	if plant.On(plant.EarlyFormat) {
+		return actDone
+	}
 	switch t.View.snap.state {
 	case unitFormatting:
 		return actPark
@@ -77,7 +83,7 @@ func doFormat(t *Task) action {
 // the medium usable, and after a SANITIZE that failed only another one.
 func homeFormat(lu *LogicalUnit, t *Task, r *round) {
 	cur := lu.current
-	if cur.state != unitReady && cur.state != unitUnformatted {
+	if cur.state != unitReady && cur.state != unitUnformatted && !(plant.On(plant.FormatForgives) && cur.state == unitUnsanitized) {
 		t.check(lu.condition(cur))
 		return
 	}
@@ -94,6 +100,9 @@ func homeFormat(lu *LogicalUnit, t *Task, r *round) {
 	if !lu.prepareWipe(sa, zero) {
 		t.Status = Busy
 		return
+	}
+	if plant.On(plant.ShortFormat) {
+		lu.wipe.lba = 1
 	}
 	next := lu.change(r)
 	next.state, next.erased = unitFormatting, false

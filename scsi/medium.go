@@ -132,7 +132,8 @@ func (t *Task) unready(s *snapshot) bool {
 	if t.op.worksIn(s.state) {
 		return false
 	}
-	if plant.On(plant.EjectedOpen) && s.state == unitEjected || plant.On(plant.WipeOpen) && s.state == unitSanitizing {
+	if plant.On(plant.EjectedOpen) && s.state == unitEjected || plant.On(plant.WipeOpen) && s.state == unitSanitizing ||
+		plant.On(plant.FormatOpen) && s.state == unitFormatting {
 		return false
 	}
 	t.check(t.View.lu.condition(s))

@@ -98,6 +98,10 @@ const (
 	PortsUntold            // SET TARGET PORT GROUPS tells nobody
 	WipeOpen               // commands run beside SANITIZE
 	ShortWipe              // SANITIZE leaves the last block
+	FormatOpen             // commands run beside FORMAT UNIT
+	ShortFormat            // FORMAT UNIT leaves the first block
+	EarlyFormat            // FORMAT UNIT is answered before it has ended
+	FormatForgives         // FORMAT UNIT is taken after a SANITIZE that failed
 	CopyOpen               // EXTENDED COPY goes past reservations
 	CopyShort              // EXTENDED COPY leaves out its last segment
 	CopyMiscounted         // COPY ABORTED tells of the segment before
@@ -121,6 +125,7 @@ var names = [NumBugs]string{
 	"leaving forgotten",
 	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
 	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
+	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge",
 }
 

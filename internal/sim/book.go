@@ -28,7 +28,7 @@ type operation struct {
 	atomic    bool    // others see all of it or nothing
 	or        bool    // it merges its value into what is there
 	copied    *copied // EXTENDED COPY
-	wipe      bool    // SANITIZE: reservations do not keep it out once it has begun
+	wipe      bool    // SANITIZE, FORMAT UNIT: reservations do not keep it out once it has begun
 	durable   bool    // made so by a flush before a failed one
 	inside    int     // writes of it in the block layer
 	who       *initiator

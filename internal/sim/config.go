@@ -153,8 +153,11 @@ const (
 	Sanitizes
 	Erasures
 	SanitizeExits
+	Formats
 	NotReadys
 	NotReadysSanitize
+	NotReadysFormat
+	WipesFailed
 	StoreSaves
 	StoreFaults
 	Conflicts
@@ -230,7 +233,7 @@ var stateNames = [numStates]string{
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",
-	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "NotReadys", "NotReadysSanitize",
+	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "Formats", "NotReadys", "NotReadysSanitize", "NotReadysFormat", "WipesFailed",
 	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",
 	"ClearTaskSet", "LUNReset", "WarmReset", "ColdReset", "NoSuchTask", "TasksAborted", "Pings", "PingsOfTarget",

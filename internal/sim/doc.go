@@ -16,7 +16,7 @@
 // CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
 // PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, START STOP UNIT and
 // PREVENT ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT
-// GROUPS, SANITIZE, EXTENDED COPY from unit to unit, commands that
+// GROUPS, SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that
 // only look, and such as have to be refused; every task management function;
 // and units have TAS from birth or not.
 //

@@ -15,6 +15,8 @@ type probe struct {
 	s       *run
 	lu      *lun
 	flushes int64 // when the last flush that ended well began; 0 is never
+	others  int   // I/Os under way, but for flushes and wipe
+	wipe    *bdev.IO
 }
 
 func newProbe(s *run, lu *lun, base bdev.Device) (*probe, error) {
@@ -83,6 +85,42 @@ func (p *probe) writer(io *bdev.IO) int {
 	return n
 }
 
+// begins judges an I/O beside a wipe that leaves zeroes, which has the unit for
+// itself from its beginning to its end, or as such a wipe.
+func (p *probe) begins(io *bdev.IO) {
+	switch {
+	case io.Op == bdev.Flush:
+	case p.s.book.wipes(p.lu, io):
+		if p.wipe = io; p.others > 0 {
+			p.s.fail("wipe", "LUN %d is wiped with %d I/Os under way", p.lu.id, p.others)
+		}
+		p.wanted()
+	default:
+		if p.others++; p.wipe != nil {
+			p.s.fail("wipe", "LUN %d: blocks %d+%d are accessed while it is wiped", p.lu.id, io.LBA, io.Blocks)
+		}
+	}
+}
+
+// ends is the end of an I/O that begins has seen.
+func (p *probe) ends(io *bdev.IO) {
+	switch {
+	case io.Op == bdev.Flush:
+	case io == p.wipe:
+		p.wipe = nil
+		p.wanted()
+	default:
+		p.others--
+	}
+}
+
+// wanted fails when every command that asked for a wipe is over, and so is the wipe.
+func (p *probe) wanted() {
+	if len(p.lu.wipes) == 0 {
+		p.s.fail("wipe", "LUN %d is wiped although that is over", p.lu.id)
+	}
+}
+
 // Submit implements bdev.Channel.
 func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 	s := c.p.s
@@ -90,6 +128,7 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 		s.fail("block layer", "submission to a closed channel of LUN %d", c.p.lu.id)
 	}
 	s.submits++
+	c.p.begins(io)
 	n, at := c.p.writer(io), s.now()
 	if n != 0 {
 		s.book.enter(n)
@@ -106,6 +145,7 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 	case st == bdev.NoMem:
 		io.Pop()
 		c.left(at)
+		c.p.ends(io)
 		return st
 	}
 	io.Pop()
@@ -131,6 +171,7 @@ func (c *probeChannel) IODone(io *bdev.IO) {
 func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
 	s := c.p.s
 	c.left(at)
+	c.p.ends(io)
 	if io.Op == bdev.Flush && st == bdev.OK {
 		c.p.flushes = max(c.p.flushes, at)
 	}

@@ -9,13 +9,13 @@ func (c change) String() string {
 var changeNames = [...]string{
 	"REGISTER", "PR RESERVE", "PR RELEASE", "CLEAR", "PREEMPT", "PREEMPT AND ABORT", "REGISTER AND IGNORE EXISTING KEY",
 	"REGISTER AND MOVE", "RESERVE", "RELEASE", "MODE SELECT", "reset",
-	"load", "eject", "PREVENT", "ALLOW", "SET TARGET PORT GROUPS", "SANITIZE", "EXIT FAILURE MODE",
+	"load", "eject", "PREVENT", "ALLOW", "SET TARGET PORT GROUPS", "SANITIZE", "EXIT FAILURE MODE", "FORMAT UNIT",
 }
 
 // changeStates are what runs have to see of each kind of change.
 var changeStates = [...]State{
 	Registers, PRReserves, PRReleases, PRClears, PRPreempts, PRPreemptAborts, RegisterIgnores, RegisterMoves, Reservations, ReleasesOld, ModeSelects, 0,
-	Loads, Ejects, Prevents, Allows, PortsSet, Sanitizes, SanitizeExits,
+	Loads, Ejects, Prevents, Allows, PortsSet, Sanitizes, SanitizeExits, Formats,
 }
 
 // reserveOld is RESERVE or RELEASE of SPC-2.

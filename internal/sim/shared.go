@@ -212,6 +212,7 @@ const (
 	doSetPorts
 	doSanitize
 	doSanitizeExit
+	doFormat
 )
 
 // notice is a unit attention that a change establishes for a nexus.
@@ -239,7 +240,7 @@ func (c *change) apply(s *shared, tell func(notice)) result {
 		case k == doSetPorts:
 			return c.setPorts(s, tell)
 		case k >= doSanitize:
-			return c.startSanitize(s)
+			return c.startWipe(s)
 		}
 		return c.moveMedium(s, tell)
 	}

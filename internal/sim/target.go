@@ -38,7 +38,7 @@ type plan struct {
 	deedEvery                     int     // actions between reconfigurations
 	storeFails                    bool    // now and then the store of reservations does
 	ported                        bool    // initiators set the states of the target ports
-	sanitized                     bool    // ... and sanitize
+	sanitized                     bool    // ... and sanitize and format
 	contended                     int     // place of the LUN whose reservation they fight for; -1 is none
 }
 

@@ -67,7 +67,7 @@ type task struct {
 	needs       needs
 	copies      []int  // EXTENDED COPY: its segments, in the book
 	excused     bool   // ... others may have ended its tasks
-	wipe        int    // SANITIZE: in the book
+	wipe        int    // SANITIZE, FORMAT UNIT: in the book
 	later       bool   // ... it does not wait for its end
 	erase       bool   // ... it leaves zeroes
 	service     uint8  // of PERSISTENT RESERVE IN

@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"spindle/bdev"
 	"spindle/scsi"
 )
 
@@ -11,7 +12,7 @@ type needs uint8
 
 const (
 	needMedium needs = 1 << iota // that the medium is there
-	needQuiet                    // that no SANITIZE is at work, or has failed
+	needQuiet                    // that no SANITIZE or FORMAT UNIT is at work, or has failed
 	needPath                     // a path that is not unavailable
 	needActive                   // a path that is active
 )
@@ -26,7 +27,12 @@ const (
 	isEjected
 	isSanitizing
 	isUnsanitized // SANITIZE failed
+	isFormatting
+	isUnformatted // FORMAT UNIT failed
 )
+
+// wiped tells whether c is a wipe at work.
+func (c condition) wiped() bool { return c == isSanitizing || c == isFormatting }
 
 // portState is the asymmetric access state of a target port group (SPC-5 §5.17.2).
 type portState uint8
@@ -182,12 +188,18 @@ func (in *initiator) portsShown(t *task, lu *lun) {
 }
 
 // fits tells whether what t has shown is of a state in which the unit may have
-// been. With nothing under way all reactors have one state: that one.
+// been.
 func (in *initiator) fits(t *task, lu *lun, rule string, fits func(*shared) bool) {
 	if !lu.object.Any(t.call, fits) {
 		in.bad(rule, "LUN %d: task %#x: no state that is possible shows % x", lu.id, t.itt, t.got)
 		return
 	}
+	in.settled(t, lu, fits)
+}
+
+// settled keeps of the states that a unit may be in those that t has shown, if
+// nothing is under way that could have changed it since: then all reactors have one.
+func (in *initiator) settled(t *task, lu *lun, fits func(*shared) bool) {
 	if lu.object.Quiet() && lu.object.Unchanged(t.call) {
 		lu.object.Keep(in.s.now(), func(st shared) bool { return fits(&st) })
 		lu.refence()
@@ -212,8 +224,14 @@ func (in *initiator) notReady(t *task, lu *lun, code scsi.Code) {
 			in.wake = s.clk.T.Add(time.Duration(in.rng.IntN(20)) * time.Millisecond)
 		}
 	case scsi.SanitizeFailed:
-		st = NotReadysSanitize
+		st = WipesFailed
 		why = func(st *shared) bool { return st.cond == isUnsanitized && st.unready(t.needs) }
+	case scsi.FormatInProgress:
+		st = NotReadysFormat
+		why = func(st *shared) bool { return st.cond == isFormatting && st.unready(t.needs) }
+	case scsi.FormatCorrupted:
+		st = WipesFailed
+		why = func(st *shared) bool { return st.cond == isUnformatted && st.unready(t.needs) }
 	case scsi.PortInStandby, scsi.PortIsUnavailable:
 		want := standby
 		if code == scsi.PortIsUnavailable {
@@ -223,8 +241,13 @@ func (in *initiator) notReady(t *task, lu *lun, code scsi.Code) {
 		why = func(st *shared) bool { return st.ports[port] == want && st.cutOff(t.needs, port) }
 	}
 	s.count(st)
-	if !lu.doubtful(t.call) && !lu.object.Any(t.call, why) {
+	if lu.doubtful(t.call) {
+		return
+	}
+	if !lu.object.Any(t.call, why) {
 		in.bad("not ready", "LUN %d: task %#x is refused with %04x, of which nobody knows", lu.id, t.itt, uint16(code))
+	} else if code != scsi.SanitizeInProgress && code != scsi.FormatInProgress { // which end by themselves
+		in.settled(t, lu, why)
 	}
 }
 
@@ -244,8 +267,12 @@ func (in *initiator) unready(t *task, lu *lun, c *cdb) bool {
 		*c = in.moveMedium(t, lu)
 	case p.ported && often(24, st.cutOff(needActive, in.port())):
 		*c = in.movePorts(t, lu)
-	case p.sanitized && lu.kind != kindNull && often(80, st.cond == isUnsanitized):
-		*c = in.sanitize(t, lu)
+	case p.sanitized && lu.kind != kindNull && often(60, st.cond == isUnsanitized || st.cond == isUnformatted):
+		if r.IntN(2) == 0 {
+			*c = in.format(t, lu)
+		} else {
+			*c = in.sanitize(t, lu)
+		}
 	default:
 		return false
 	}
@@ -262,17 +289,18 @@ func (lu *lun) drift(st shared, add func(shared)) {
 			}
 		}
 	}
-	if st.cond == isSanitizing {
-		if st.cond = isReady; lu.faults > 0 {
+	if st.cond.wiped() {
+		if lu.faults > 0 {
 			n := st
-			n.cond = isUnsanitized
+			n.cond++ // it failed
 			add(n)
 		}
+		st.cond = isReady
 		add(st)
 	}
 }
 
-// wipe is a SANITIZE that may be at work.
+// wipe is a SANITIZE or FORMAT UNIT that may be at work.
 type wipe struct {
 	op     int    // in the book
 	since  int64  // when its command was over; 0: it may yet start it
@@ -301,13 +329,7 @@ func (in *initiator) sanitize(t *task, lu *lun) (c cdb) {
 		v = in.open(t, o, valueSame)
 		c.b[1] |= 1
 	}
-	lu.wiping = true
-	lu.wipes = append(lu.wipes, wipe{op: t.op, faults: lu.faults})
-	t.wipe, t.op = t.op, 0
-	if r.IntN(3) != 0 {
-		in.wake = in.s.clk.T.Add(time.Duration(r.IntN(100)) * time.Millisecond)
-	}
-	if t.erase {
+	if in.beginWipe(t, lu); t.erase {
 		return c
 	}
 	t.write = true
@@ -321,22 +343,71 @@ func (in *initiator) sanitize(t *task, lu *lun) (c cdb) {
 	return c
 }
 
-// startSanitize is SANITIZE at the unit.
-func (c *change) startSanitize(s *shared) result {
+// format is FORMAT UNIT (SBC-4 §5.4), with a parameter list header or without: the
+// blocks are zeroes then, whatever becomes of the command.
+func (in *initiator) format(t *task, lu *lun) (c cdb) {
+	r := in.rng
+	t.class, t.access, t.needs = classChange, accessWrite, needAll&^needQuiet
+	t.change.kind = doFormat
+	in.openZero(t, operation{lu: lu, blocks: uint32(lu.area), fua: true, wipe: true})
+	in.beginWipe(t, lu)
+	c.b[0] = 0x04
+	if r.IntN(3) == 0 {
+		return c
+	}
+	t.later, t.write = r.IntN(2) == 0, true
+	long := r.IntN(2) == 0
+	t.want = 4 << b2i(long)
+	t.edtl = t.want
+	t.data = append(grow(t.data, 0), make([]byte, t.want)...)
+	t.data[1] = byte(b2i(t.later))<<1 | pick(r, byte(0), 0x80, 0xf0) // FOV, and options that it lets be set
+	c.b[1] = 0x10 | byte(b2i(long))<<5 | pick(r, byte(0), 0x08)      // FMTDATA, LONGLIST, CMPLST
+	return c
+}
+
+// beginWipe enters what t is about to leave in every block into the list of what
+// is at work.
+func (in *initiator) beginWipe(t *task, lu *lun) {
+	lu.wiping = true
+	lu.wipes = append(lu.wipes, wipe{op: t.op, faults: lu.faults})
+	t.wipe, t.op = t.op, 0
+	if in.rng.IntN(3) != 0 {
+		in.wake = in.s.clk.T.Add(time.Duration(in.rng.IntN(100)) * time.Millisecond)
+	}
+}
+
+// wipes tells whether an I/O is a wipe that leaves zeroes, and nothing else as long.
+func (b *book) wipes(lu *lun, io *bdev.IO) bool {
+	if io.Op != bdev.Unmap && io.Op != bdev.WriteZeroes || lu.kind == kindNull || io.LBA != 0 || uint64(io.Blocks) < lu.area {
+		return false
+	}
+	for i := range b.ops {
+		if o := &b.ops[i]; o.state == pending && o.lu == lu && !o.wipe && uint64(o.blocks) == lu.area {
+			return false
+		}
+	}
+	return true
+}
+
+// startWipe is SANITIZE and FORMAT UNIT at the unit. After a SANITIZE that failed
+// only another one, or leaving that, makes the unit usable (SBC-4 §4.11.3).
+func (c *change) startWipe(s *shared) result {
 	switch {
-	case s.cond == isSanitizing:
+	case s.cond.wiped(), c.kind == doFormat && s.cond == isUnsanitized:
 		return resNotReady
 	case s.modes.swp:
 		return resProtected
 	case c.kind == doSanitize:
 		s.cond = isSanitizing
+	case c.kind == doFormat:
+		s.cond = isFormatting
 	case s.cond == isUnsanitized:
 		s.cond = isReady
 	}
 	return resGood
 }
 
-// wiping takes the end of a SANITIZE command: its operation may go on.
+// wiping takes the end of a command that wipes: its operation may go on.
 func (s *run) wiping(t *task, st outcome) {
 	if t.wipe == 0 {
 		return
@@ -359,18 +430,17 @@ func (s *run) wiping(t *task, st outcome) {
 	t.wipe = 0
 }
 
-// wiped is the end of the operation of SANITIZE i.
+// wiped is the end of the operation of wipe i.
 func (s *run) wiped(lu *lun, i int, st outcome) {
 	w := lu.wipes[i]
 	lu.wipes = append(lu.wipes[:i], lu.wipes[i+1:]...)
 	if st == good && (!w.sure || lu.faults != w.faults) {
 		st = unsure
 	}
-	s.book.over(w.op, st, "SANITIZE has ended")
+	s.book.over(w.op, st, "the wipe has ended")
 }
 
-// quiet is a command sent at call that found the unit ready: every SANITIZE
-// whose command was over by then has ended.
+// quiet is a command sent at call that found the unit ready: every wipe whose command was over by then has ended.
 func (s *run) quiet(lu *lun, call int64) {
 	for i := len(lu.wipes) - 1; i >= 0; i-- {
 		if w := &lu.wipes[i]; w.since != 0 && w.since < call {
@@ -379,7 +449,7 @@ func (s *run) quiet(lu *lun, call int64) {
 	}
 }
 
-// unwipe is the end of the unit that a SANITIZE is at work on.
+// unwipe is the end of the unit that a wipe is at work on.
 func (s *run) unwipe(lu *lun) {
 	for i := len(lu.wipes) - 1; i >= 0; i-- {
 		if lu.wipes[i].since != 0 {

@@ -201,7 +201,7 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 		in.admitted(t, lu)
 		in.copyAborted(t, code, b)
 	case scsi.MediumError, scsi.DataProtect:
-		if code == scsi.SanitizeFailed && t.wipe == 0 {
+		if code == scsi.FormatCorrupted || code == scsi.SanitizeFailed && t.change.kind != doSanitize {
 			in.notReady(t, lu, code)
 			break
 		}

@@ -11,7 +11,8 @@ const (
 	CapFlush  // has a volatile cache: Flush means something; without it every write is durable when done
 	CapFUA    // honours FUA natively
 	CapResize // its size may change while open
-	CapLend   // Reads with Lend are answered from memory of the device's own
+	CapLend   // Reads with Lend are answered from memory of the device's own, which never changes
+	CapLive   // likewise, but from the medium itself: later writes, also other reactors', change what was lent
 	CapReadOnly
 )
 

@@ -22,7 +22,7 @@ type Flags uint8
 
 const (
 	FUA  Flags = 1 << iota // a Write or WriteZeroes is durable before it completes
-	Lend                   // the submitter takes a lent buffer for a Read: see CapLend
+	Lend                   // the submitter takes a lent buffer for a Read: see CapLend and CapLive
 )
 
 // Status is the state of an IO.
@@ -58,7 +58,7 @@ type frame struct {
 
 // IO is one block I/O. It is embedded in its submitter's task and allocates
 // nothing. For Read and Write, Data holds exactly Blocks blocks, contiguous;
-// with Lend set on a device that has CapLend, a Read is submitted with empty
+// with Lend set on a device that has CapLend or CapLive, a Read is submitted with empty
 // Data and the device points Data at memory of its own, which stays valid and
 // readable until the submitter calls Release.
 type IO struct {

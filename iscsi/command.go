@@ -311,7 +311,9 @@ func (t *Task) buffered() {
 //spindle:hot
 func (t *Task) execute() {
 	t.state = taskExecuting
-	if t.SCSI.Execute() == scsi.Done {
+	q := &t.SCSI
+	q.Live = q.MayLive && t.conn.prompt != nil && t.sess.rec == nil && !t.sess.shared
+	if q.Execute() == scsi.Done {
 		t.executed()
 	}
 }
@@ -342,7 +344,7 @@ func (t *Task) respond() {
 	t.sess.unfile(t)
 	t.sess.openWindow() // the response itself tells
 	p.ITT, p.Status, p.Response = t.itt, uint8(q.Status), 0
-	p.Data, p.Sense = mem.Ref{}, mem.Ref{}
+	p.Data, p.Sense, p.Live = mem.Ref{}, mem.Ref{}, false
 	// Bytes the command moves, or would. One that fails has moved nothing that
 	// counts: its residual is the whole expected length, whatever of its data came
 	// (RFC 7143 §11.4.5.1 leaves open which; Linux takes what is not residual for
@@ -358,7 +360,7 @@ func (t *Task) respond() {
 		moved = q.DataLen
 		if t.read {
 			if n := min(moved, t.edtl); n > 0 {
-				p.Data = q.Data.Slice(0, n)
+				p.Data = t.dataIn(n)
 			}
 		}
 	case q.Dir == scsi.DataOut && q.Status == scsi.Good:
@@ -379,7 +381,7 @@ func (t *Task) respond() {
 	default:
 		p.Flags, p.Residual = 0, 0
 	}
-	if !q.Lend && q.View != nil { // nil: aborted while a segment streamed in
+	if !q.Lend && !p.Live && q.View != nil { // nil: aborted while a segment streamed in
 		// For the device server the task is over: a reset does not wait for an
 		// initiator that does not read.
 		q.End()
@@ -392,6 +394,33 @@ func (t *Task) respond() {
 		return
 	}
 	t.conn.tp.Respond(p)
+}
+
+// dataIn is where the first n bytes of the data lie that the command has read.
+//
+//spindle:hot
+func (t *Task) dataIn(n uint32) mem.Ref {
+	q := &t.SCSI
+	if q.Medium.Empty() {
+		return q.Data.Slice(0, n)
+	}
+	// A session that has become one of several connections, or keeps what it
+	// sends, may send it later.
+	if !t.sess.shared && t.conn.prompt.Prompt(n) {
+		t.reply.Live = true
+		return q.Medium.Slice(0, n)
+	}
+	q.Settle(0)
+	return q.Data.Slice(0, n)
+}
+
+// Settle implements Settler.
+func (t *Task) Settle(p *Reply, from uint32) {
+	q := &t.SCSI
+	q.Settle(from)
+	p.Data, p.Live = q.Data.Slice(0, p.Data.Len), false
+	q.End()
+	q.View = nil
 }
 
 // putSense writes SenseLength and the sense data into the response's slot (RFC

@@ -81,6 +81,7 @@ type Connection struct {
 	outWait  []func(*Out) // answers that wait for one
 	blocked  bool         // a PDU was refused for want of one
 	reads    bool         // Traits.Reads
+	prompt   Prompter     // tp, nil when it is none
 	r2tHead  *Task        // tasks whose R2Ts wait for one
 	slots    mem.Ref
 
@@ -197,6 +198,7 @@ func (e *Engine) accept(sh *shard, pg *portalGroup, tp Conn) {
 		return
 	}
 	c := &Connection{e: e, tp: tp, portal: pg, portalTag: pg.cfg.Tag, reads: tp.Traits().Reads}
+	c.prompt, _ = tp.(Prompter)
 	c.local, c.peer = tp.Addrs()
 	beyond, full := limitPendingLogins, false
 	var p *peer

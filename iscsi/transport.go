@@ -258,12 +258,25 @@ func (o *Out) Small(b []byte) {
 	copy(o.Data.Bytes(), b)
 }
 
+// A Prompter is a Conn that can have a response's data read before the turn
+// ends, from where it lies.
+type Prompter interface {
+	// Prompt asks for that for the next response, with n bytes of data. True: the
+	// response is queued at once, with Reply.Live set.
+	Prompt(n uint32) bool
+}
+
+// A Settler is an Out's owner whose Live data can be moved to where nobody
+// writes to it, from a byte on: Reply.Data tells where that is.
+type Settler interface{ Settle(p *Reply, from uint32) }
+
 // Reply is a SCSI command's answer: its data-in and its status. Embedded in the
 // task; Out.Done is told when all of it has left.
 type Reply struct {
 	Out      Out
 	ITT      uint32
 	Data     mem.Ref // data-in, truncated to the expected length
+	Live     bool    // Data is the medium: what is not sent when the turn ends has to be settled
 	Status   uint8
 	Response uint8 // iSCSI service response (RFC 7143 §11.4.3)
 	Flags    byte  // FlagOverflow, FlagUnderfl
@@ -280,6 +293,7 @@ type Reply struct {
 	// The transport's progress.
 	Off    uint32
 	DataSN uint32
+	Vecs   int // of the message, up to this reply's last
 }
 
 // A DataAcker is an Out's owner whose data-in can be acknowledged: what is asked

@@ -41,6 +41,7 @@ type Reactor struct {
 	clock    clock.Clock
 	now      clock.Time
 	worked   bool // the last turn did something
+	flushing bool
 	ops      opTable
 	timers   timerHeap
 	pollers  []Poller // nil entries were removed in this turn
@@ -79,6 +80,13 @@ func New(c Config) *Reactor {
 //
 //spindle:hot
 func (r *Reactor) Now() clock.Time { return r.now }
+
+// Flushing tells whether the flushes of this turn have begun: what asks for one
+// now is flushed in the next.
+// Preconditions: runs on the owning reactor.
+//
+//spindle:hot
+func (r *Reactor) Flushing() bool { return r.flushing }
 
 // Load is the number of connections placed here, for the choice of the least
 // loaded reactor. Safe from any thread.
@@ -137,7 +145,9 @@ func (r *Reactor) Turn(until clock.Time) int {
 	}
 	work += r.timers.expire(r.now, MaxTimersPerTurn)
 	work += r.poll()
+	r.flushing = true
 	work += r.flush.run()
+	r.flushing = false
 	r.stats.turns.Add(1)
 	r.worked = work > 0
 	return work

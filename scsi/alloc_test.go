@@ -28,6 +28,7 @@ func TestNoAllocation(t *testing.T) {
 		{"orwrite", false, allCaps, "8b 00 00 00 00 00 00 00 00 05 00 00 00 01"},
 		{"write same", false, 0, "41 00 00 00 00 05 00 00 01"},
 		{"lent", false, allCaps | bdev.CapLend, read5},
+		{"live", false, allCaps | bdev.CapLive, read5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := newBench(t, 1)
@@ -50,7 +51,7 @@ func TestNoAllocation(t *testing.T) {
 				if q.Prepare() != Ready {
 					t.Fatal("not ready")
 				}
-				q.Data = buf
+				q.Data, q.Live = buf, q.MayLive
 				if q.Execute() == Waiting {
 					for range 2 {
 						d.finish()

@@ -176,7 +176,7 @@ func (v *View) abortOthers(r *round) {
 // that lose tasks without a status (SPC-5 §7.5.8, TAS 0).
 func (v *View) tellCleared(r *round) {
 	for t := v.tasks.head; t != nil; t = t.next {
-		if t.Nexus.ID != r.from && t.flags&taskAborted == 0 {
+		if t.Nexus.ID != r.from && t.flags&taskAborted == 0 && t.state != taskLive { // that one's response leaves
 			t.itl.queueUA(CommandsCleared)
 		}
 	}

@@ -96,7 +96,7 @@ func (t *Task) prepRead(lba uint64, n uint32) Result {
 	}
 	t.Dir = DataIn
 	t.Want = n << t.View.snap.shift
-	t.Lend = t.View.snap.lend
+	t.Lend, t.MayLive = t.View.snap.lend, t.View.snap.live
 	return Ready
 }
 
@@ -148,7 +148,7 @@ func doRead(t *Task) action {
 			return actDone
 		}
 		var fl bdev.Flags
-		if t.Lend {
+		if t.Lend || t.Live {
 			fl = bdev.Lend
 			t.IO.Data.Addr, t.IO.Data.Len, t.IO.Data.Region = 0, 0, 0
 		} else {
@@ -162,6 +162,8 @@ func doRead(t *Task) action {
 	}
 	if t.Lend {
 		t.Data = t.IO.Data
+	} else if t.Live {
+		t.Medium = t.IO.Data
 	}
 	t.DataLen = t.Want
 	return actDone

@@ -72,12 +72,13 @@ type Task struct {
 	prev, next *Task    // the view's list
 
 	// Request, filled in by the engine: EDTL, CDBLen, Attr, ExpDir, CDB.
-	// Set by Prepare: Want, Scratch, Dir, Lend. Result: DataLen, Status, Sense.
+	// Set by Prepare: Want, Scratch, Dir, Lend, MayLive. Result: DataLen, Status, Sense.
 	EDTL    uint32  // expected data transfer length, bytes
 	Want    uint32  // bytes the CDB asks to move; for DataIn an upper bound of DataLen
 	Scratch uint32  // bytes of working memory behind Want in Data
 	DataLen uint32  // bytes of data-in made
 	Data    mem.Ref // the buffer, set by the engine before Execute
+	Medium  mem.Ref // a Live task's data where it lies, from Execute to Settle or End
 
 	// Owned by the view. The range is what holds and ORDERED tasks look at.
 	lba    uint64
@@ -91,6 +92,8 @@ type Task struct {
 	ExpDir   Direction
 	Dir      Direction
 	Lend     bool // DataIn only: no buffer is needed, Execute points Data at lent memory until End
+	MayLive  bool // DataIn only: the engine may set Live
+	Live     bool // Execute points Medium at memory that others write to, and leaves Data for Settle
 	Status   Status
 	SenseLen uint8
 	state    taskState

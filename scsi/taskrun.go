@@ -17,6 +17,7 @@ const (
 	taskHome                     // in Execute, its request is at the home reactor, or a child task is at work
 	taskReady                    // in Execute, in the view's queue to go on
 	taskBackend                  // in Execute, in the block layer
+	taskLive                     // with the engine, its data still on the medium
 )
 
 type taskFlags uint16
@@ -179,6 +180,10 @@ func (v *View) drive(t *Task) Result {
 	for t.flags&taskAborted == 0 {
 		switch t.op.next(t) {
 		case actDone:
+			if !t.Medium.Empty() {
+				t.state = taskLive
+				return Done
+			}
 			v.left(t)
 			return Done
 		case actIO:
@@ -288,11 +293,16 @@ func (t *Task) settle() {
 //spindle:hot
 func (t *Task) End() {
 	v := t.View
+	if t.state == taskLive {
+		t.landed()
+	}
 	invariants.Check(t.state == taskEngine, "scsi: End of a task that runs")
 	if t.flags&taskLent != 0 {
 		t.flags &^= taskLent
 		v.ch.Release(&t.IO)
-		t.Data = mem.Ref{}
+		if t.Lend {
+			t.Data = mem.Ref{}
+		}
 	}
 	t.state = taskOut
 	v.delist(t)
@@ -303,6 +313,25 @@ func (t *Task) End() {
 	if t.Nexus.closed != nil {
 		t.Nexus.side.kick()
 	}
+}
+
+// Settle copies a Live task's data, from a byte on, to Data: it is not sent in
+// this turn.
+// Preconditions: runs on the task's reactor, after Execute and before End.
+func (t *Task) Settle(from uint32) {
+	n := t.DataLen - from
+	copy(t.Data.Slice(from, n).Bytes(), t.Medium.Slice(from, n).Bytes())
+	t.landed()
+}
+
+// landed ends a Live task's use of the medium: until here it was in the backend
+// for whoever waits for tasks to leave that, so that what holds, ORDERED tasks
+// and rounds keep apart stays apart from the data as well.
+//
+//spindle:hot
+func (t *Task) landed() {
+	t.Medium = mem.Ref{}
+	t.View.left(t)
 }
 
 // Abort marks the task. One in the backend still ends with TaskDone; one that
@@ -328,6 +357,8 @@ func (t *Task) abort(tas bool) {
 		t.Owner.TaskAbort(t)
 	case taskBackend:
 		t.View.ch.Abort(&t.IO)
+	case taskLive:
+		// Its response leaves in this turn.
 	case taskParked:
 		// Waits for nothing that belongs to it: it can end now.
 		t.View.unpark(t)

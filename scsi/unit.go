@@ -18,6 +18,7 @@ type snapshot struct {
 	physExp   uint8 // logical blocks per physical block exponent
 	protect   uint8 // why writes are refused; 0 when they are not
 	lend      bool
+	live      bool
 	through   bool // WCE is off: every write is FUA
 	caps      bdev.Caps
 	shielded  bool   // blocks have protection information
@@ -122,6 +123,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		blocks: info.Blocks, blockSize: info.BlockSize, caps: info.Caps,
 		zeroes: info.UnmapZeroes, gran: max(info.UnmapGranularity, 1),
 		lend:  info.Caps&bdev.CapLend != 0,
+		live:  info.Caps&bdev.CapLive != 0,
 		align: max(info.Align, 1),
 		pr:    &reservations{},
 		kept:  &settings{},
@@ -144,7 +146,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	s.metered = s.caps&bdev.CapUnmap != 0 && meter(lu.bdev) != nil
 	if s.shielded = info.Protected; s.shielded {
 		s.maxBlocks = min(s.maxBlocks, maxShielded>>s.shift)
-		s.lend = false
+		s.lend, s.live = false, false
 	}
 	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
 		s.protect |= protectReadOnly

@@ -31,7 +31,7 @@ func (w *watch) waitsFor(t *Task) bool {
 		w.nexuses != nil && !hasNexus(w.nexuses, t.Nexus.ID):
 		return false
 	}
-	if w.backend && t.state != taskBackend && t.state != taskReady {
+	if w.backend && t.state != taskBackend && t.state != taskReady && t.state != taskLive {
 		return false
 	}
 	if w.over != nil {

@@ -327,7 +327,7 @@ func testAbort(b *bench) {
 }
 
 func testLend(b *bench) {
-	if b.caps&bdev.CapLend == 0 {
+	if b.caps&(bdev.CapLend|bdev.CapLive) == 0 {
 		b.T.Skip("does not lend")
 	}
 	ch := b.Open(b.dev, 0)

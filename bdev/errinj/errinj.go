@@ -66,7 +66,7 @@ func New(base bdev.Device) (*Device, error) {
 	d := &Device{}
 	err := d.Stack(base, func(i *bdev.Info) {
 		i.Product = "Error Injection Disk"
-		i.Caps &^= bdev.CapLend
+		i.Caps &^= bdev.CapLend | bdev.CapLive
 	})
 	if err != nil {
 		return nil, fmt.Errorf("errinj: %w", err)

@@ -1,9 +1,9 @@
 // Package malloc is a RAM disk: a region of memory outside the Go heap.
 //
 // Threading: a Device is safe from any thread. Channels on several reactors
-// copy to and from the region at once; like a disk, it promises nothing about
-// overlapping I/O in flight. Range clears longer than a piece continue on the
-// channel's reactor, a piece a turn.
+// copy to and from the region at once, and what a Read lends is the region; like
+// a disk, it promises nothing about overlapping I/O in flight. Range clears
+// longer than a piece continue on the channel's reactor, a piece a turn.
 // Memory: a Device owns its region, and another for protection information; Close empties it and makes it inaccessible.
 package malloc
 
@@ -57,9 +57,12 @@ func New(c Config) (*Device, error) {
 			Blocks:            c.Blocks,
 			PhysicalBlockSize: c.PhysicalBlockSize,
 			// No volatile cache beside the medium itself: no CapFlush.
-			Caps:        bdev.CapUnmap | bdev.CapWriteZeroes,
+			Caps:        bdev.CapUnmap | bdev.CapWriteZeroes | bdev.CapLive,
 			UnmapZeroes: true,
 			Protected:   c.Protected,
+		}
+		if c.Protected {
+			i.Caps &^= bdev.CapLive // data and tuples are checked together, in a copy
 		}
 	})
 	if err != nil {
@@ -121,6 +124,10 @@ func (c *channel) Submit(io *bdev.IO) bdev.Status {
 	off, n := io.LBA*c.blockSize, uint64(io.Blocks)*c.blockSize
 	switch io.Op {
 	case bdev.Read:
+		if io.Flags&bdev.Lend != 0 {
+			io.Data = c.region.Ref(off, uint32(n))
+			break
+		}
 		copy(io.Data.Bytes(), c.region.Ref(off, uint32(n)).Bytes())
 	case bdev.Write:
 		if plant.On(plant.LostWrite) && io.LBA%16 == 5 {

@@ -106,6 +106,7 @@ const (
 	CopyShort              // EXTENDED COPY leaves out its last segment
 	CopyMiscounted         // COPY ABORTED tells of the segment before
 	LostMerge              // ORWRITE does not heed FUA, nor a cache that is off
+	TornRead               // what is left of a READ's data stays on the medium
 	NumBugs
 )
 
@@ -126,7 +127,7 @@ var names = [NumBugs]string{
 	"torn atomic", "half unmap", "loose merge", "flags lost", "birth forgotten",
 	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
 	"format open", "short format", "early format", "format forgives",
-	"copy open", "copy short", "copy miscounted", "lost merge",
+	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 }
 
 func (b Bug) String() string { return names[b] }

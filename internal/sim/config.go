@@ -84,6 +84,8 @@ const (
 	ConnectionsTooMany
 	SessionsFailed
 	GapsPlugged
+	LiveSends
+	LiveCopies
 	DataSNACKs
 	StatusSNACKs
 	DataACKs
@@ -225,7 +227,7 @@ var stateNames = [numStates]string{
 	"SecretsRotated", "PoliciesChanged", "AddressesMadeToWait",
 	"ConnectionsJoined", "ConnectionsReplaced", "ConnectionsLoggedOut", "ConnectionsLoggedOutByOthers", "ConnectionsAdrift",
 	"ConnectionsTooMany", "SessionsFailed", "GapsPlugged",
-	"DataSNACKs", "StatusSNACKs", "DataACKs", "CopiesReceived", "SNACKsRefused", "DataSpoiled", "R2TsRecovering", "RequestsSentAgain",
+	"LiveSends", "LiveCopies", "DataSNACKs", "StatusSNACKs", "DataACKs", "CopiesReceived", "SNACKsRefused", "DataSpoiled", "R2TsRecovering", "RequestsSentAgain",
 	"ConnectionsBroken", "TasksReassigned", "TasksNotFound", "Redirections", "LoginsRedirected", "AsyncMessages", "SessionsDropped",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",

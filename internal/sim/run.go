@@ -195,6 +195,8 @@ func (s *run) finish() {
 		return
 	}
 	s.book.close(false)
+	s.rep.States[LiveSends] += s.tcp.Stats.LiveSends.Load()
+	s.rep.States[LiveCopies] += s.tcp.Stats.LiveCopies.Load()
 	s.rep.States[Searches] += s.m.linear.Searches
 	s.m.linear.Searches = 0
 }

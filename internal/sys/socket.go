@@ -198,3 +198,16 @@ func Close(fd int) error {
 	}
 	return nil
 }
+
+// SendNow sends the struct msghdr at addr, off-heap memory, on fd without
+// waiting, and returns what sendmsg(2) does: the bytes taken, or a negative
+// errno. It is raw, as the ring's entries are: the caller bounds the bytes.
+//
+//spindle:hot
+func SendNow(fd int32, addr uintptr) int32 {
+	n, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), addr, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if e != 0 {
+		return -int32(e)
+	}
+	return int32(n)
+}

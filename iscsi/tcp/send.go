@@ -24,6 +24,8 @@ type sender struct {
 	vecs       int        // of the message
 	left       uint32     // bytes of the message not sent
 	own        uint32     // Data-In header slots used by the message
+	live       uint32     // bytes of live data that is queued and not in the message
+	dropped    int        // vectors of the message that have left
 	pack       pack
 
 	loans   [maxLoans]loan
@@ -60,7 +62,7 @@ func (c *Conn) Respond(p *iscsi.Reply) {
 	if plant.On(plant.LostResponse) && p.ITT%64 == 9 {
 		return
 	}
-	p.Off, p.DataSN = 0, 0
+	p.Off, p.DataSN, p.Vecs = 0, 0, 0
 	c.Resend(p)
 }
 
@@ -106,7 +108,10 @@ func (c *Conn) Flush() {
 		c.armRecv()
 	}
 	x := &c.tx
-	if x.sending {
+	if x.live > 0 {
+		c.sendLive()
+	}
+	if x.sending || c.closing {
 		return
 	}
 	if x.vecs == 0 {
@@ -155,7 +160,7 @@ func (c *Conn) Stalled() clock.Time {
 //spindle:hot
 func (c *Conn) gather() {
 	x := &c.tx
-	x.vecs, x.left, x.own, x.loan = 0, 0, 0, noLoan
+	x.vecs, x.left, x.own, x.loan, x.dropped = 0, 0, 0, noLoan, 0
 	if x.ownLent > 0 {
 		x.own = ownSlots // the kernel may still read all of them
 	}
@@ -166,7 +171,12 @@ func (c *Conn) gather() {
 			if c.fits(p) {
 				c.dataInOne(p)
 			} else if !c.dataIn(p, limit) {
+				p.Vecs = x.vecs
 				break
+			}
+			if p.Live {
+				p.Vecs = x.vecs
+				x.live -= p.Data.Len
 			}
 		} else {
 			c.seq.Stamp(o.BHS, o.Stamp)
@@ -418,6 +428,7 @@ func (x *sender) advance(n uint32) {
 		x.msg.SetVec(i-first, addr, l)
 	}
 	x.vecs -= first
+	x.dropped += first
 }
 
 // Drain implements iscsi.Conn.

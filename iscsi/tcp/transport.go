@@ -26,6 +26,9 @@ const (
 	MaxPDUsPerTurn = 64
 	// MaxSendBytes bounds one sendmsg: a raw syscall holds its P meanwhile.
 	MaxSendBytes = 512 << 10
+	// MaxLiveBytes bounds how much one connection sends from media in a turn, and
+	// with it the turn; what is beyond is copied.
+	MaxLiveBytes = 2 << 20
 )
 
 // Options of the listening sockets.
@@ -60,6 +63,8 @@ type Stats struct {
 	Stopped       atomic.Uint64 // receives stopped because the engine had no room
 	Loans         atomic.Uint64 // messages sent without a copy
 	LoansRefused  atomic.Uint64 // and those that the kernel had no memory to lock for
+	LiveSends     atomic.Uint64 // messages sent with data that lay on the medium
+	LiveCopies    atomic.Uint64 // of those, that the socket did not take whole
 	Placed        atomic.Uint64 // connections placed by their device queue
 }
 
@@ -77,6 +82,8 @@ func (t *Transport) Counters() []iscsi.Counter {
 		{Name: "tcp_short_sends", Value: s.ShortSends.Load()},
 		{Name: "tcp_loans", Value: s.Loans.Load()},
 		{Name: "tcp_loans_refused", Value: s.LoansRefused.Load()},
+		{Name: "tcp_live_sends", Value: s.LiveSends.Load()},
+		{Name: "tcp_live_copies", Value: s.LiveCopies.Load()},
 		{Name: "tcp_placed", Value: s.Placed.Load()},
 	}
 }

@@ -227,6 +227,9 @@ func TestSlowPeerSeesNoChangedBytes(t *testing.T) {
 			if n := transport.Stats.Loans.Load(); (n > 0) != (tc.from > 0) {
 				t.Errorf("%d messages were sent without a copy", n)
 			}
+			if n := transport.Stats.LiveSends.Load(); (n > 0) != (tc.from == 0) {
+				t.Errorf("%d messages were sent from the medium", n)
+			}
 		})
 	}
 }

@@ -39,3 +39,13 @@ func (m Msg) Vec(i int) (addr uintptr, n uint32) {
 	b := m.Slice(MsgHeader+uint32(i)*VecSize, VecSize).Bytes()
 	return uintptr(le.Uint64(b)), uint32(le.Uint64(b[8:]))
 }
+
+// Total is the number of bytes in the first n vectors.
+func (m Msg) Total(n int) uint32 {
+	total := uint32(0)
+	for i := range n {
+		_, l := m.Vec(i)
+		total += l
+	}
+	return total
+}

@@ -63,10 +63,13 @@ const (
 // Each accepted Prep call completes at least once; the last completion of a
 // tag is the one without FlagMore.
 type Ring interface {
-	Accept(t Tag, f File) bool                     // multishot; Res is the new fd
-	Recv(t Tag, f File, g Group) bool              // multishot into provided buffers; -ENOBUFS when none is left
-	RecvInto(t Tag, f File, b mem.Ref) bool        // one shot, waits for all of b unless the peer closes
-	Send(t Tag, f File, m Msg, n int) bool         // sendmsg of the first n vectors of m; Res may be short
+	Accept(t Tag, f File) bool              // multishot; Res is the new fd
+	Recv(t Tag, f File, g Group) bool       // multishot into provided buffers; -ENOBUFS when none is left
+	RecvInto(t Tag, f File, b mem.Ref) bool // one shot, waits for all of b unless the peer closes
+	Send(t Tag, f File, m Msg, n int) bool  // sendmsg of the first n vectors of m; Res may be short
+	// SendNow is a sendmsg here and now, which does not wait: -EAGAIN when there is
+	// no room. Nothing refers to m after it.
+	SendNow(f File, m Msg, n int) int32
 	Read(t Tag, f File, b mem.Ref, off int64) bool // may be short
 	Write(t Tag, f File, b mem.Ref, off int64, fl WriteFlags) bool
 	Sync(t Tag, f File) bool // fdatasync

@@ -495,18 +495,14 @@ func (c *conn) send(o *op) {
 		c.endSend(o, res)
 		return
 	}
-	total := 0
-	for i := range o.vecs {
-		_, n := o.msg.Vec(i)
-		total += int(n)
-	}
-	left := total - int(o.done)
+	left := int(o.msg.Total(o.vecs) - o.done)
 	n := min(left, c.out.flight.room())
 	short := n > 1 && w.chance(w.Faults.ShortSend, &w.Counts.ShortSend, "short-send", c.id)
 	if short {
 		n = 1 + w.rng.IntN(n-1)
 	}
-	c.gather(o, uint32(n))
+	c.gather(o.msg, o.done, uint32(n))
+	o.done += uint32(n)
 	w.note(&Event{Kind: Socket, Op: "send", ID: c.id, N: int64(n)})
 	if short || n == left {
 		c.endSend(o, int32(o.done))
@@ -514,12 +510,38 @@ func (c *conn) send(o *op) {
 	c.out.schedule()
 }
 
-// gather takes the next n bytes of the message of o.
-func (c *conn) gather(o *op, n uint32) {
-	skip := o.done
-	o.done += n
+// sendNow is a sendmsg that does not wait (MSG_DONTWAIT).
+func (c *conn) sendNow(m ring.Msg, vecs int) int32 {
+	w := c.w
+	switch {
+	case c.sock.err != 0:
+		res := -int32(c.sock.err)
+		c.sock.err = 0
+		return res
+	case c.sock.dead || c.sock.shut:
+		return -int32(syscall.EPIPE)
+	case c.sock.sends.head != nil:
+		return -int32(syscall.EAGAIN)
+	case w.chance(w.Faults.Interrupted, &w.Counts.Interrupted, "eintr", c.id):
+		return -int32(syscall.EINTR)
+	}
+	n := min(int(m.Total(vecs)), c.out.flight.room())
+	if n == 0 {
+		return -int32(syscall.EAGAIN)
+	}
+	if n > 1 && w.chance(w.Faults.ShortSend, &w.Counts.ShortSend, "short-send", c.id) {
+		n = 1 + w.rng.IntN(n-1)
+	}
+	c.gather(m, 0, uint32(n))
+	w.note(&Event{Kind: Socket, Op: "send-now", ID: c.id, N: int64(n)})
+	c.out.schedule()
+	return int32(n)
+}
+
+// gather takes n bytes of a message, behind the first skip.
+func (c *conn) gather(m ring.Msg, skip, n uint32) {
 	for i := 0; n > 0; i++ {
-		addr, l := o.msg.Vec(i)
+		addr, l := m.Vec(i)
 		if skip >= l {
 			skip -= l
 			continue

@@ -120,6 +120,21 @@ func (r *Ring) Send(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
 	return true
 }
 
+// SendNow implements ring.Ring.
+func (r *Ring) SendNow(f ring.File, m ring.Msg, n int) int32 {
+	if n > m.Cap() {
+		panic("simring: send of more vectors than the message holds")
+	}
+	c := r.files[f].d.conn
+	if c == nil {
+		return -int32(syscall.ENOTSOCK)
+	}
+	r.syscalls++
+	res := c.sendNow(m, n)
+	r.w.settle()
+	return res
+}
+
 // Read implements ring.Ring.
 func (r *Ring) Read(t ring.Tag, f ring.File, b mem.Ref, off int64) bool {
 	o := r.prep(opRead, t, f)

@@ -80,6 +80,15 @@ func (r *Ring) Send(t ring.Tag, f ring.File, m ring.Msg, n int) bool {
 	return r.sendmsg(sys.OpSendmsg, t, f, m, n)
 }
 
+// SendNow sends the first n vectors of m as far as there is room for them.
+//
+//spindle:hot
+func (r *Ring) SendNow(f ring.File, m ring.Msg, n int) int32 {
+	r.syscalls.Add(1)
+	sys.PutMsghdr(m.Addr, m.Addr+ring.MsgHeader, n)
+	return sys.SendNow(r.files[f].fd, m.Addr)
+}
+
 // SendZC sends the first n vectors of m without copying them.
 //
 //spindle:hot

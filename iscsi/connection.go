@@ -248,8 +248,8 @@ func (c *Connection) abandon(tp Conn, why error) {
 func (s *shard) evict(l limit, match func(*Connection) bool, newest *Connection) {
 	victim := newest
 	for _, k := range s.pending {
-		if !match(k) {
-			continue
+		if !match(k) || k.login != nil && k.login.done {
+			continue // whose last response is on its way is in
 		}
 		if proven := k.login != nil && k.login.m.Authenticated(); victim == newest || !proven {
 			victim = k

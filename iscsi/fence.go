@@ -308,7 +308,7 @@ func (c *Connection) awaitCommands(b pdu.BHS) bool {
 		return false
 	}
 	w := &s.window
-	if !s.shared || !b.Immediate() || !pdu.SNLess(w.ExpCmdSN, b.CmdSN()) || pdu.SNLess(w.MaxCmdSN+1, b.CmdSN()) ||
+	if !s.shared && len(s.joining) == 0 || !b.Immediate() || !pdu.SNLess(w.ExpCmdSN, b.CmdSN()) || pdu.SNLess(w.MaxCmdSN+1, b.CmdSN()) ||
 		s.freeCount <= s.reserved() || s.lookup(b.ITT()) != nil {
 		return false
 	}

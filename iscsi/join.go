@@ -11,7 +11,7 @@ import (
 // attach opens full feature phase on the session for c.
 func (s *Session) attach(c *Connection) {
 	if c.joins {
-		s.joining--
+		s.joining = without(s.joining, c)
 		s.shared = true
 		c.seq.Window = &s.window
 		s.entry.r.AddLoad(1)
@@ -34,7 +34,7 @@ func (s *Session) attach(c *Connection) {
 func (s *Session) join(q *registration) {
 	c := q.c
 	old := s.byCID(c.cid)
-	n := len(s.conns) + s.joining
+	n := len(s.conns) + len(s.joining)
 	if old != nil {
 		n--
 	}
@@ -59,14 +59,14 @@ func (s *Session) join(q *registration) {
 		l.ready = true // an implicit logout
 	}
 	q.s = s
-	s.joining++
+	s.joining = append(s.joining, c)
 	admit := func() {
 		if q.over {
 			return
 		}
 		s.sh.r.Disarm(&q.timer)
 		if s.ending || s.ended { // while it waited
-			s.joining--
+			s.stays(c)
 			q.answer(pdu.LoginNoSession, "the session is ending")
 			s.maybeClosed()
 			return
@@ -81,7 +81,7 @@ func (s *Session) join(q *registration) {
 	s.e.Stats.Reinstatements.Add(1)
 	q.timer.Fire = func(clock.Time) {
 		if !q.over {
-			s.joining--
+			s.stays(c)
 			q.answer(pdu.LoginUnavailable, "the connection it replaces did not end in time")
 			s.maybeClosed() // it may have waited for this one alone
 		}
@@ -91,13 +91,42 @@ func (s *Session) join(q *registration) {
 	old.retire(errConnReplaced)
 }
 
-// unjoin gives up a place that join gave; from any reactor. A connection that
+// without takes c off a list.
+func without(list []*Connection, c *Connection) []*Connection {
+	return slices.DeleteFunc(list, func(k *Connection) bool { return k == c })
+}
+
+// onCome waits for a connection to have joined, or not.
+type onCome struct {
+	c    *Connection
+	then func()
+}
+
+// stays is the end of the place that join gave c, which does not come.
+func (s *Session) stays(c *Connection) {
+	s.joining = without(s.joining, c)
+	s.came(c)
+}
+
+// came tells those who wait for c that it has come, or never will.
+func (s *Session) came(c *Connection) {
+	for i := 0; i < len(s.onCome); {
+		if w := s.onCome[i]; w.c == c {
+			s.onCome = slices.Delete(s.onCome, i, i+1)
+			w.then()
+		} else {
+			i++
+		}
+	}
+}
+
+// unjoin gives up a place that join gave c; from any reactor. A connection that
 // has sent its last Login Response is in LOGGED_IN state (RFC 7143 §8.1.3, T5):
 // commands may have gone by it, and its loss is that of any other.
-func (s *Session) unjoin(loggedIn bool) {
+func (s *Session) unjoin(c *Connection, loggedIn bool) {
 	post(s.entry.r, func() {
-		s.joining--
-		if loggedIn && !s.ending && s.rec == nil && len(s.conns)+s.joining > 0 {
+		s.stays(c)
+		if loggedIn && !s.ending && s.rec == nil && len(s.conns)+len(s.joining) > 0 {
 			s.fail()
 		}
 		s.maybeClosed()
@@ -106,7 +135,7 @@ func (s *Session) unjoin(loggedIn bool) {
 
 // maybeClosed ends the session if no connection is left nor about to come.
 func (s *Session) maybeClosed() {
-	if len(s.conns) == 0 && s.joining == 0 && s.arrived && !s.waits() {
+	if len(s.conns) == 0 && len(s.joining) == 0 && s.arrived && !s.waits() {
 		s.ending = true
 		s.closed()
 	}
@@ -127,13 +156,13 @@ func (s *Session) byCID(cid uint16) *Connection {
 func (s *Session) connClosed(c *Connection) {
 	switch {
 	case !c.attached && c.joins:
-		s.unjoin(c.login.sent)
+		s.unjoin(c, c.login.sent)
 		return
 	case !c.attached:
 		s.closed()
 		return
 	}
-	s.conns = slices.DeleteFunc(s.conns, func(k *Connection) bool { return k == c })
+	s.conns = without(s.conns, c)
 	s.conn = nil
 	if len(s.conns) > 0 {
 		s.conn = s.conns[0]
@@ -149,7 +178,7 @@ func (s *Session) connClosed(c *Connection) {
 		s.forgetHeld(c)
 	case s.rec != nil:
 		s.lose(c)
-	case (len(s.conns) > 0 || s.joining > 0) && !plant.On(plant.SessionSurvives):
+	case len(s.conns)+len(s.joining) > 0 && !plant.On(plant.SessionSurvives):
 		s.fail()
 	}
 	if s.conn != nil && !s.ending {

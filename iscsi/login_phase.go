@@ -192,7 +192,7 @@ func (c *Connection) registered(s *Session, w Window, status pdu.LoginStatus, wh
 // unregister gives up the place that the registry gave.
 func (c *Connection) unregister(s *Session) {
 	if c.joins {
-		s.unjoin(false)
+		s.unjoin(c, false)
 		return
 	}
 	c.e.registry.leave(s)
@@ -271,6 +271,9 @@ func (c *Connection) fullFeature() {
 		name = s.node.cfg.Name
 	}
 	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "cid", c.cid, "reactor", sh.r.ID)
+	if c.joins {
+		s.came(c)
+	}
 }
 
 // transportParams is what the transport needs to know of the negotiation.

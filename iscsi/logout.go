@@ -9,32 +9,47 @@ import (
 // logout takes a Logout Request (RFC 7143 §11.14): the tasks end first, the
 // response leaves, the connection closes.
 func (c *Connection) logout(b pdu.BHS) {
-	s, itt := c.sess, b.ITT()
+	itt := b.ITT()
 	if r := int(b.LogoutReason()); r < len(logoutNames) {
 		c.tally.logouts[r]++
 	}
 	switch b.LogoutReason() {
 	case pdu.LogoutCloseSession:
 		c.logoutSession(itt)
-	case pdu.LogoutCloseConnection:
-		k := s.byCID(b.CID())
-		switch l := s.lostCID(b.CID()); {
-		case k == nil && l != nil:
-			s.forget(l, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
-		case k == nil:
-			c.logoutResponse(itt, pdu.LogoutCIDNotFound)
-		case k == c && len(s.conns)+s.joining == 1:
-			c.logoutSession(itt) // with its last connection it ends
-		case k == c:
-			c.logoutSelf(itt)
-		default:
-			k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
-			k.leave(errLoggedOut)
-		}
-	case pdu.LogoutRemoveForReinst:
-		c.logoutToRecover(itt, b.CID())
+	case pdu.LogoutCloseConnection, pdu.LogoutRemoveForReinst:
+		c.logoutConnection(itt, b.LogoutReason(), b.CID())
 	default:
 		c.reject(b, pdu.RejectInvalidField)
+	}
+}
+
+// logoutConnection ends a connection of the session. One whose last Login Response
+// has left is one (RFC 7143 §8.1.3, T5), although it may be on its way to the
+// session's reactor.
+func (c *Connection) logoutConnection(itt uint32, reason uint8, cid uint16) {
+	s := c.sess
+	k, l := s.byCID(cid), s.lostCID(cid)
+	coming := slices.IndexFunc(s.joining, func(j *Connection) bool { return j.cid == cid })
+	switch {
+	case k == nil && l == nil && coming >= 0 && len(s.onCome) < MaxManagement:
+		s.onCome = append(s.onCome, onCome{s.joining[coming], func() {
+			if c.phase == phaseFull {
+				c.logoutConnection(itt, reason, cid)
+			}
+		}})
+	case reason == pdu.LogoutRemoveForReinst:
+		c.logoutToRecover(itt, cid)
+	case k == nil && l != nil:
+		s.forget(l, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
+	case k == nil:
+		c.logoutResponse(itt, pdu.LogoutCIDNotFound)
+	case k == c && len(s.conns)+len(s.joining) == 1:
+		c.logoutSession(itt) // with its last connection it ends
+	case k == c:
+		c.logoutSelf(itt)
+	default:
+		k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
+		k.leave(errLoggedOut)
 	}
 }
 

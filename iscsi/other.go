@@ -61,15 +61,16 @@ func (c *Connection) otherReceived(p *PDU) {
 	case inOrder:
 		s.window.ExpCmdSN++
 	}
-	c.other(b, p.BadData)
+	c.other(b, p.BadData, uint32(c.n.PDUsIn))
 	if c.verdict == inOrder && (s.held != nil || len(s.skipped) > 0) {
 		s.runHeld()
 	}
 	s.openWindow()
 }
 
-// other acts on a PDU whose turn it is. Its data segment is in c.data.
-func (c *Connection) other(b pdu.BHS, bad bool) {
+// other acts on a PDU whose turn it is, which was its connection's at place order.
+// Its data segment is in c.data.
+func (c *Connection) other(b pdu.BHS, bad bool, order uint32) {
 	if bad {
 		c.dropData()
 		c.reject(b, pdu.RejectDataDigest)
@@ -79,7 +80,7 @@ func (c *Connection) other(b pdu.BHS, bad bool) {
 	case pdu.NopOut:
 		c.nopOut(b)
 	case pdu.TMFRequest:
-		c.manage(b)
+		c.manage(b, order)
 	case pdu.TextRequest:
 		c.textRequest(b)
 	case pdu.LogoutReq:
@@ -116,10 +117,10 @@ func (c *Connection) resumeOther(t *Task) {
 	coming := c.data // of a PDU that streams in, if another connection fills the gap
 	c.data, t.SCSI.Data = t.SCSI.Data, mem.Ref{}
 	b := pdu.BHS(append([]byte(nil), t.bhs[:]...))
-	bad := b.DataLen() > 0 && c.data.Empty() && !t.unkept
+	bad, order := b.DataLen() > 0 && c.data.Empty() && !t.unkept, t.order
 	c.sess.unfile(t)
 	t.release()
-	c.other(b, bad)
+	c.other(b, bad, order)
 	c.dropData()
 	c.data = coming
 }

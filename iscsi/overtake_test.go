@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 )
@@ -192,4 +193,184 @@ func TestNothingFollowsLogoutResponse(t *testing.T) {
 	}
 	b.ExpectClosed()
 	alive(t, a)
+}
+
+// letIn has b ask to join its session, lets some turns pass, and tells whether the
+// target has let it in by then, for all that b knows.
+func letIn(g *iscsitest.Target, b *iscsitest.Conn, turns int) bool {
+	b.Send(b.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node))
+	for range turns {
+		g.Turn()
+	}
+	p, ok := b.TryRecv()
+	if ok {
+		b.ExpStatSN = p.BHS.StatSN() + 1
+	}
+	return ok && p.BHS.LoginStatus() == pdu.LoginSuccess
+}
+
+// TestLetIn: a connection whose Login Response has come is one of its session's, at
+// whatever moment (RFC 7143 §8.1.3, T5), although the target may have to take it to
+// another reactor still.
+func TestLetIn(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*iscsi.Options)
+		then   func(t *testing.T, g *iscsitest.Target, a, b *iscsitest.Conn)
+	}{
+		{"it is logged out by another", func(*iscsi.Options) {}, func(t *testing.T, _ *iscsitest.Target, a, b *iscsitest.Conn) {
+			loggedOut(t, a, sent(a, logoutOf(a, pdu.LogoutCloseConnection, b.CID)), pdu.LogoutSuccess)
+			b.ExpectClosed()
+			alive(t, a)
+		}},
+		{"it is lost", func(*iscsi.Options) {}, func(_ *testing.T, _ *iscsitest.Target, a, b *iscsitest.Conn) {
+			b.Peer.Reset()
+			a.ExpectClosed()
+		}},
+		{"a function waits for its command", func(*iscsi.Options) {}, func(t *testing.T, g *iscsitest.Target, a, b *iscsitest.Conn) {
+			first := b.Command(1, 0, 0, 0)
+			m := tmf(a, pdu.TMFAbortTaskSet, 1, 0, 0)
+			a.Send(m, nil, nil)
+			g.Settle()
+			silent(t, g, a)
+			b.Send(first, nil, nil)
+			good(t, b, first.ITT(), nil)
+			ack(b, b.ExpStatSN)
+			managed(t, a, m.ITT(), pdu.TMFComplete)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := 0
+			for turns := range 16 {
+				g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) {
+					o.MaxConnsPerSession = 2
+					tc.change(o)
+				}), Reactors: 2})
+				a := g.Dial().Login("MaxConnections=4")
+				attention(t, a, atPowerOn)
+				b := a.DialInto(1)
+				g.Settle()
+				if letIn(g, b, turns) {
+					n++
+					tc.then(t, g, a, b)
+				}
+				g.Close()
+			}
+			if n < 2 {
+				t.Fatalf("let in %d times", n)
+			}
+		})
+	}
+}
+
+// An immediate command that comes before a task set function by the same connection
+// is in the set, although their CmdSN is the same; one that comes behind a function
+// that waits is not, and is told of its end.
+func TestImmediateCommandBesideTaskSetFunction(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	immediate := func() pdu.BHS {
+		w := a.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...)
+		w[0] |= 0x40
+		a.CmdSN--
+		a.Send(w, nil, pattern(512, 3))
+		g.Settle()
+		return w
+	}
+	hold(t, dev, bdev.Write, 1)
+	immediate()
+	m := tmf(a, pdu.TMFAbortTaskSet, 1, 0, 0)
+	a.Send(m, nil, nil)
+	silent(t, g, a)
+	dev.ResumePending()
+	managed(t, a, m.ITT(), pdu.TMFComplete)
+	silent(t, g, a)
+
+	hold(t, dev, bdev.Write, 1)
+	first := b.Command(1, 0, 0, 0)
+	m = tmf(a, pdu.TMFAbortTaskSet, 1, 0, 0)
+	a.Send(m, nil, nil)
+	w := immediate()
+	b.Send(first, nil, nil)
+	good(t, b, first.ITT(), nil)
+	ack(b, b.ExpStatSN)
+	silent(t, g, a)
+	dev.ResumePending()
+	if r := a.Finish(w.ITT(), nil); r.Status != 0x40 {
+		t.Fatalf("status %02x, want TASK ABORTED", r.Status)
+	}
+	managed(t, a, m.ITT(), pdu.TMFComplete)
+	alive(t, a)
+}
+
+// A write that another nexus has aborted is told TASK ABORTED when its data has
+// come, unless a function of its own session has ended it by then.
+func TestAbortedWriteIsNotToldAfterItsSet(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+		a, b := pair(g)
+		other := dialAs(g, 7).Login()
+		attention(t, other, atPowerOn)
+		control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
+		good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+		attention(t, a, 0x2a01)
+		w := a.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(9, 8)...)
+		a.Send(w, nil, nil)
+		out := a.DataOutBHS(w.ITT(), a.Expect(pdu.R2T).BHS.TTT(), 0, 0, true)
+		out.SetDataLen(4096)
+		wire := a.Frame(out, nil, pattern(4096, 3))
+		a.SendRaw(wire[:2000])
+		g.Settle()
+		m := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+		other.Send(m, nil, nil)
+		managed(t, other, m.ITT(), pdu.TMFComplete)
+		if own {
+			m = tmf(b, pdu.TMFAbortTaskSet, 1, 0, 0)
+			b.Send(m, nil, nil)
+			g.Advance(6 * time.Second) // nothing acknowledges what a was answered
+			a.Discard()
+			managed(t, b, m.ITT(), pdu.TMFComplete)
+			ack(b, b.ExpStatSN)
+		}
+		a.SendRaw(wire[2000:])
+		if own {
+			silent(t, g, a)
+		} else if r := a.Finish(w.ITT(), nil); r.Status != 0x40 {
+			t.Fatalf("status %02x, want TASK ABORTED", r.Status)
+		}
+		g.Close()
+	}
+}
+
+// TestLetInAmongOthers: however many log in, none makes a connection go whose last
+// Login Response has left.
+func TestLetInAmongOthers(t *testing.T) {
+	n := 0
+	for k := range 48 {
+		g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) { o.MaxPendingLogins = 1 })})
+		a := g.Dial().Login("MaxConnections=4")
+		attention(t, a, atPowerOn)
+		b := a.DialInto(1)
+		g.Settle()
+		in := letIn(g, b, k/3)
+		for range k % 3 {
+			g.Dial()
+			g.Turn()
+		}
+		g.Dial()
+		g.Settle()
+		if p, ok := b.TryRecv(); ok && !in {
+			in = p.BHS.LoginStatus() == pdu.LoginSuccess
+			b.ExpStatSN = p.BHS.StatSN() + 1
+		}
+		if in {
+			n++
+			alive(t, a)
+			alive(t, b)
+		}
+		g.Close()
+	}
+	if n < 2 {
+		t.Fatalf("let in %d times", n)
+	}
 }

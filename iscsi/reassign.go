@@ -179,6 +179,7 @@ func (s *Session) findRetained(itt uint32) *Task {
 // Data-In PDU exp on.
 func (t *Task) takeOver(c *Connection, exp uint32) {
 	old := t.conn
+	t.order = uint32(c.n.PDUsIn)
 	if plant.On(plant.TakenForgotten) {
 		t.conn = c
 		return

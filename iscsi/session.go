@@ -49,15 +49,16 @@ type Session struct {
 	aborted   []*Task       // of ABORT TASK functions outstanding; with fastAbort
 	ending    bool
 	ended     bool
-	arrived   bool       // its leading connection has come
-	killed    bool       // ended before that
-	fenced    *fence     // around a response that has left, or is about to
-	behind    []behind   // what waits for it, oldest first
-	shared    bool       // has had a second connection: their PDUs may overtake each other
-	joining   int        // connections that may join it and have not come
-	rec       *recovery  // nil at ErrorRecoveryLevel 0
-	gone      ConnCounts // of connections that have closed
-	why       error      // the first of them went, but for those that logged out by themselves
+	arrived   bool          // its leading connection has come
+	killed    bool          // ended before that
+	fenced    *fence        // around a response that has left, or is about to
+	behind    []behind      // what waits for it, oldest first
+	shared    bool          // has had a second connection: their PDUs may overtake each other
+	joining   []*Connection // that may join it and have not come
+	onCome    []onCome      // what waits for one of them
+	rec       *recovery     // nil at ErrorRecoveryLevel 0
+	gone      ConnCounts    // of connections that have closed
+	why       error         // the first of them went, but for those that logged out by themselves
 	nexusGone bool
 	onNexus   []func()      // told when the nexus has closed
 	proof     reactor.Timer // armed for as long as its peer has to prove that it lives
@@ -213,7 +214,7 @@ func (s *Session) runHeld() {
 // Preconditions: runs on the session's reactor.
 func (s *Session) end(why error) {
 	s.ending = true
-	if len(s.conns) == 0 && s.joining == 0 {
+	if len(s.conns) == 0 && len(s.joining) == 0 {
 		s.closed()
 		return
 	}

@@ -65,6 +65,7 @@ type Task struct {
 	missed   bool // unsolicited Data-Out came while it was held, and is not kept
 
 	gathered
+	order uint32 // its connection's PDUs up to its command
 
 	began clock.Time // its header came
 	reply Reply
@@ -123,7 +124,7 @@ func (s *Session) claim(c *Connection, itt, cmdSN uint32) *Task {
 	s.freeCount--
 	s.active++
 	t.freeNext = nil
-	t.conn, t.itt, t.cmdSN = c, itt, cmdSN
+	t.conn, t.itt, t.cmdSN, t.order = c, itt, cmdSN, uint32(c.n.PDUsIn)
 	b := &s.tags[itt&s.tagMask]
 	t.hashNext = *b
 	*b = t

@@ -10,7 +10,7 @@ import (
 
 // manage takes a Task Management Function Request (RFC 7143 §11.5). The answer
 // goes out once the affected tasks have ended.
-func (c *Connection) manage(b pdu.BHS) {
+func (c *Connection) manage(b pdu.BHS, order uint32) {
 	s := c.sess
 	itt, fn, lun := b.ITT(), b.TMF(), b.LUN()
 	answer := func(resp uint8) {
@@ -89,13 +89,17 @@ func (c *Connection) manage(b pdu.BHS) {
 	}
 	s.beginAbort(c, own)
 	s.abortHeld(b)
-	s.tellOvertaking(b)
+	set := setFunction{c: c, fn: fn, lun: lun, cmdSN: b.CmdSN(), order: order}
+	s.tellOvertaking(&set)
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
 		Fn: fn, LUN: b.LUN(), Ref: ref,
 		Done: func(resp uint8) {
 			s.managing--
 			s.endAbort(c, own)
+			if resp == pdu.TMFComplete {
+				s.silence(&set)
+			}
 			answer(resp)
 			if fn == pdu.TMFColdReset && resp == pdu.TMFComplete {
 				s.e.coldReset(s.node)
@@ -139,19 +143,55 @@ func (s *Session) abortHeld(b pdu.BHS) {
 	}
 }
 
-// tellOvertaking ends the commands that came before a task set function although
-// their CmdSN is not lower, by other connections. The function does not cover
-// them, and its response says nothing of them (RFC 7143 §11.5): each has its own.
-func (s *Session) tellOvertaking(b pdu.BHS) {
-	if !s.shared || b.TMF() == pdu.TMFAbortTask {
+// setFunction is a function for a set of tasks: where it came, and which it covers.
+type setFunction struct {
+	c            *Connection
+	fn           byte
+	lun          uint64
+	cmdSN, order uint32
+}
+
+// concerns tells whether t is a task of the units that f is about.
+func (f *setFunction) concerns(t *Task) bool {
+	return t.state != taskFree && (t.lun == f.lun || f.fn == pdu.TMFWarmReset || f.fn == pdu.TMFColdReset)
+}
+
+// covers tells whether t came before f: in the order of CmdSN, or without a place in
+// that by the same connection.
+func (f *setFunction) covers(t *Task) bool {
+	return pdu.SNLess(t.cmdSN, f.cmdSN) || t.conn == f.c && int32(t.order-f.order) < 0
+}
+
+// tellOvertaking ends the commands that f does not cover, and yet finds: those that
+// came by other connections, and those behind it that did not wait for their turn as
+// it did. Its response says nothing of them (RFC 7143 §11.5): each has its own.
+func (s *Session) tellOvertaking(f *setFunction) {
+	if f.fn == pdu.TMFAbortTask {
 		return
 	}
-	every := b.TMF() == pdu.TMFWarmReset || b.TMF() == pdu.TMFColdReset
 	for i := range s.tasks {
 		t := &s.tasks[i]
 		live := t.state == taskBuffer || t.state == taskData || t.state == taskExecuting
-		if live && t.SCSI.View != nil && !pdu.SNLess(t.cmdSN, b.CmdSN()) && (every || t.lun == b.LUN()) {
+		if live && t.SCSI.View != nil && f.concerns(t) && !f.covers(t) {
 			t.SCSI.AbortTold()
+		}
+	}
+}
+
+// silence is the success of f: what it covers has no response any more, were it that
+// another nexus has aborted it and TASK ABORTED waits for the end of its data.
+func (s *Session) silence(f *setFunction) {
+	if f.fn == pdu.TMFAbortTask {
+		return
+	}
+	for i := range s.tasks {
+		t := &s.tasks[i]
+		switch {
+		case t.SCSI.View != nil || t.SCSI.Status != scsi.TaskAborted || !f.concerns(t) || !f.covers(t):
+		case t.state == taskDraining:
+			t.SCSI.Status = scsi.Good
+		case t.state == taskParked:
+			t.vanish()
 		}
 	}
 }

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 
+	"spindle/reactor/clock"
 	"spindle/scsi"
 )
 
@@ -64,18 +65,18 @@ func causeOf(c scsi.Code) (cause, bool) {
 // they certainly have.
 type events struct {
 	begun, over [numCauses]int
-	faults      uint64 // I/Os that its device has failed
-	unsteady    bool   // is being taken away or brought back
-	resetting   int    // commands and functions on their way that end tasks of others
-	stray       bool   // a function that ends its tasks was lost with its session, and may be at work yet
-	since       int64  // when the target started: what was sent before counts no more
+	faults      uint64     // I/Os that its device has failed
+	unsteady    bool       // is being taken away or brought back
+	resetting   int        // commands and functions on their way that end tasks of others
+	stray       clock.Time // a function that ends its tasks was lost with its session, and may be at work until then
+	since       int64      // when the target started: what was sent before counts no more
 }
 
 // unit is what an initiator's session knows of a logical unit.
 type unit struct {
 	used    bool
 	blurred bool  // an attention may have come unseen: nothing is known
-	lost    int64 // call of the last command that ended without an answer
+	lost    int64 // when what a command that ended without an answer may have told had come
 	first   bool  // has had an attention since login
 	last    int64 // instant of the last attention of a reset
 	reset   int64 // ... that was sent at this instant

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"spindle/bdev"
@@ -256,7 +257,13 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	s.must(s.engine.RemoveMaps(nodeName, m))
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
 	s.must(s.engine.AddMaps(nodeName, m))
-	c.(*coroutine).pause(2 * time.Millisecond) // units follow
+	busy := func(lu *lun) bool { return lu.resetting > 0 || !lu.object.Quiet() }
+	for n := range 100 { // units follow, behind what they are at
+		if n > 0 && !slices.ContainsFunc(s.luns, busy) {
+			break
+		}
+		c.(*coroutine).pause(2 * time.Millisecond)
+	}
 	for i, lu := range s.luns {
 		lu.object.Forget(s.now(), ids[i])
 		lu.unsteady, lu.changed = false, s.now()

@@ -36,6 +36,7 @@ type common struct {
 	losing [maxNexuses]bool // these nexuses may be lost, and their RESERVE with them
 	fenced [maxNexuses]bool // were preempted: no write of theirs may reach the medium
 	fences int
+	made   int64 // when the unit was made anew last
 	wipes  []wipe
 	wiping bool // one may be at work, for all that the object knows
 }
@@ -72,6 +73,7 @@ func (s *run) revived(lu *lun, died bool) {
 	} else {
 		lu.object.Map(s.now(), lu.kept)
 	}
+	lu.made = s.now()
 	lu.unfence()
 	if s.unwipe(lu); died {
 		lu.wipes = lu.wipes[:0]

@@ -37,7 +37,7 @@ func (in *initiator) abortTask() {
 
 func (in *initiator) newManagement(fn uint8, lun int) (*task, pdu.BHS) {
 	t := in.newTask(kindManage)
-	t.fn, t.lun, t.at = fn, lun, in.s.clk.T
+	t.fn, t.lun = fn, lun
 	b := in.request(t, pdu.TMFRequest, pdu.FlagFinal|fn, true)
 	if lun >= 0 {
 		lu := in.s.luns[lun]
@@ -207,6 +207,10 @@ func (in *initiator) setEnded(t *task) {
 	}
 }
 
+// strayLimit is how long a function may find tasks after its session was lost: it
+// may have been on its way, or wait behind another that has its time box.
+const strayLimit = 20 * time.Second
+
 // overAll ends the causes that t had begun; done tells that it was answered
 // with success, and not lost with its session.
 func (in *initiator) overAll(t *task, done bool) {
@@ -222,7 +226,9 @@ func (in *initiator) overAll(t *task, done bool) {
 		if done || s.clk.T.Sub(t.at) < 10*time.Second { // beyond its time box it goes on unseen
 			lu.resetting = max(lu.resetting-1, 0)
 		}
-		lu.stray = lu.stray || !done
+		if !done {
+			lu.stray = s.clk.T.Add(strayLimit)
+		}
 		s.excuseTasks(lu, t.stamp(in.id))
 		if t.fn != pdu.TMFClearTaskSet {
 			in.endReset(t, i, done)

@@ -244,8 +244,7 @@ func (in *initiator) endTasks(v *conn, why string) {
 			}
 		}
 		if t.kind == kindCommand {
-			u := &in.units[t.lun]
-			u.lost = max(u.lost, t.call)
+			in.units[t.lun].lost = in.s.now() // its answer may have told of what has come since
 		}
 		in.s.over(t, unsure, why)
 		in.remove(t)
@@ -318,22 +317,24 @@ func (in *initiator) stranded() bool {
 	return !in.failing && !slices.ContainsFunc(in.conns, func(c *conn) bool { return c.phase == full || c.phase == loggingIn })
 }
 
-// overtook tells whether t was sent by another connection than a function for a
-// set of tasks that is not answered yet, and may have come before it although it
-// is not covered by it: then it ends with TASK ABORTED.
+// overtook tells whether a function for a set of tasks that is not answered yet may
+// have found t although it does not cover it: then it ends with TASK ABORTED.
 func (in *initiator) overtook(t *task) bool {
-	return t.overtaken || slices.ContainsFunc(in.tasks, func(o *task) bool {
-		return o.forSet() && (o.lun < 0 || o.lun == t.lun) && !pdu.SNLess(t.cmdSN, o.cmdSN)
-	})
+	return t.overtaken || slices.ContainsFunc(in.tasks, func(o *task) bool { return o.forSet() && t.overtakes(o) })
+}
+
+// overtakes tells whether t may be executed before the function m although it is
+// not before it: by another connection, or because it waits for no turn and m does.
+func (t *task) overtakes(m *task) bool {
+	return t.kind == kindCommand && (m.lun < 0 || m.lun == t.lun) && !pdu.SNLess(t.cmdSN, m.cmdSN) &&
+		(t.conn != m.conn || t.imm && m.call < t.call)
 }
 
 // overtakes is the success of m: the tasks that it does not cover may have come
 // before it.
 func (in *initiator) overtakes(m *task) {
 	for _, t := range in.tasks {
-		if t.kind == kindCommand && t.conn != m.conn && (m.lun < 0 || m.lun == t.lun) && !pdu.SNLess(t.cmdSN, m.cmdSN) {
-			t.overtaken = true
-		}
+		t.overtaken = t.overtaken || t.overtakes(m)
 	}
 }
 

@@ -27,7 +27,8 @@ type task struct {
 	itt       uint32
 	cmdSN     uint32
 	imm       bool
-	call      int64  // instant it was sent
+	call      int64 // instant it was sent
+	at        clock.Time
 	lun       int    // place in run.luns
 	maybe     bool   // it may never be answered: others may have ended it
 	received  bool   // by the target, for certain
@@ -81,8 +82,7 @@ type task struct {
 
 	// Task management.
 	fn     uint8
-	resets []int      // what it changes, by place in run.luns
-	at     clock.Time // it was sent
+	resets []int // what it changes, by place in run.luns
 	refs   []*task
 }
 
@@ -161,7 +161,7 @@ func (in *initiator) request(t *task, op pdu.Opcode, flags byte, imm bool) pdu.B
 	b.SetITT(t.itt)
 	b.SetCmdSN(in.cmdSN)
 	b.SetExpStatSN(in.acknowledged())
-	t.cmdSN, t.imm, t.call = in.cmdSN, imm, in.s.now()
+	t.cmdSN, t.imm, t.call, t.at = in.cmdSN, imm, in.s.now(), in.s.clk.T
 	if imm {
 		b.SetImmediate()
 	} else {

@@ -304,7 +304,7 @@ func (lu *lun) drift(st shared, add func(shared)) {
 type wipe struct {
 	op     int    // in the book
 	since  int64  // when its command was over; 0: it may yet start it
-	sure   bool   // it was started
+	sure   bool   // it was started, and on this unit
 	faults uint64 // of the unit, by then
 }
 
@@ -418,7 +418,7 @@ func (s *run) wiping(t *task, st outcome) {
 		if w.op != t.wipe {
 			continue
 		}
-		w.since, w.sure = s.now(), st == good
+		w.since, w.sure = s.now(), st == good && t.call >= lu.made // or it may have been at work on the unit before
 		switch {
 		case st == without:
 			s.wiped(lu, i, without)

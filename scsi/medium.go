@@ -47,13 +47,13 @@ func doStartStop(t *Task) action {
 }
 
 // homeStartStop loads or ejects the medium. Commands in the backend end first.
+// PREVENT keeps a medium in, and none out: Linux prevents with every open, that for
+// a load among them.
 func homeStartStop(lu *LogicalUnit, t *Task, r *round) {
-	if len(lu.prevent) != 0 && !plant.On(plant.PreventIgnored) {
-		t.fail(IllegalRequest, RemovalPrevented)
-		return
-	}
 	load := t.CDB[4]&startStart != 0
 	switch {
+	case !load && len(lu.prevent) != 0 && !plant.On(plant.PreventIgnored):
+		t.fail(IllegalRequest, RemovalPrevented)
 	case load && lu.current.state == unitEjected:
 		lu.change(r).state = unitReady
 		if !plant.On(plant.LoadUntold) {
@@ -77,8 +77,8 @@ func prepPrevent(t *Task) Result {
 	return Ready
 }
 
-// homePrevent notes who prevents removal: until it allows it, its nexus ends, or
-// a reset.
+// homePrevent notes who prevents removal: until it allows it, PREEMPT AND ABORT
+// removes its registration, its nexus ends, or a reset.
 func homePrevent(lu *LogicalUnit, t *Task, _ *round) {
 	id := t.Nexus.ID
 	switch {

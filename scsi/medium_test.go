@@ -127,12 +127,16 @@ func TestRemovable(t *testing.T) {
 		{"mode sense", b, "1a 00 3f 00 ff", "good"},
 		{"read keys", b, "5e 00 00 00 00 00 00 00 08", "good"},
 		{"prevent without a medium", a, prevent, "good"},
-		{"load prevented", a, load, "05/5302"},
-		{"allow again", a, allow, "good"},
+		{"eject prevented without a medium", a, eject, "05/5302"},
 		{"load", a, load, "good"},
 		{"ready at once", a, tur, "good"},
 		{"the other is told", b, tur, "06/2800"},
 		{"and reads", b, read, "good"},
+		{"eject prevented", b, eject, "05/5302"},
+		{"allow again", a, allow, "good"},
+		{"eject again", b, eject, "good"},
+		{"load again", b, load, "good"},
+		{"told again", a, tur, "06/2800"},
 	}
 	for _, st := range steps {
 		if got := st.s.do(0, cdb(st.cdb), fill(0, 512), 512).outcome(); got != st.want {
@@ -163,6 +167,34 @@ func TestPreventEnds(t *testing.T) {
 		}
 		if got := b.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != "good" {
 			t.Errorf("reset %v: eject: %s", reset, got)
+		}
+	}
+}
+
+// TestPreventEndsByPreemption: PREEMPT AND ABORT ends the prevention of those whose
+// registrations it removes, PREEMPT does not.
+func TestPreventEndsByPreemption(t *testing.T) {
+	for sa, want := range map[uint16]string{prPreempt: "05/5302", prPreemptAbort: "good"} {
+		g := newBench(t, 3)
+		g.add(0, newDisk(512, 100, allCaps), LUNOptions{Removable: true})
+		a, b, c := g.ready("a", 1), g.ready("b", 2), g.ready("c", 1)
+		for k, s := range []*session{a, b, c} {
+			if got := s.pr(prRegister, 0, 0, uint64(k+1)); got != "good" {
+				t.Fatal(got)
+			}
+		}
+		a.do(0, cdb("1e 00 00 00 01"), nil, 0)
+		if got := b.pr(sa, writeExclusive, 2, 3); got != "good" { // that of c
+			t.Fatal(got)
+		}
+		if got := b.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != "05/5302" {
+			t.Errorf("service action %d of another's key: eject: %s", sa, got)
+		}
+		if got := b.pr(sa, writeExclusive, 2, 1); got != "good" {
+			t.Fatal(got)
+		}
+		if got := b.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != want {
+			t.Errorf("service action %d: eject: %s, want %s", sa, got, want)
 		}
 	}
 }

@@ -174,6 +174,7 @@ func (o *prOut) preempt(abort bool) {
 		return
 	}
 	matched := false
+	var gone []NexusID
 	kept := o.next.regs[:0:0]
 	for _, g := range o.next.regs {
 		match := everyone || g.key == o.key2
@@ -182,6 +183,7 @@ func (o *prOut) preempt(abort bool) {
 			kept = append(kept, g)
 			continue
 		}
+		gone = append(gone, g.id)
 		if !plant.On(plant.PreemptUntold) {
 			o.r.attentionFor(RegistrationsPreempted, g.id)
 		}
@@ -199,6 +201,16 @@ func (o *prOut) preempt(abort bool) {
 			o.tellRegistrants(ReservationsReleased)
 		}
 		o.take(id)
+	}
+	if abort {
+		// Whoever has failed must not keep the medium in (SPC-4, PREVENT ALLOW MEDIUM
+		// REMOVAL).
+		lu := o.lu
+		o.r.then = func() {
+			for _, id := range gone {
+				lu.prevent = remove(lu.prevent, id)
+			}
+		}
 	}
 	if abort && len(o.r.fence) != 0 {
 		o.r.abort, o.r.from, o.r.tas = abortFenced, id, o.lu.current.mode.tas

@@ -358,6 +358,9 @@ func (c *change) preempt(s *shared, tell func(notice)) result {
 		if g.nexus != c.nexus {
 			s.unset(g.nexus)
 			tell(notice{g.nexus, causeRegistration})
+			if c.kind == doPreemptAbort { // SPC-4, PREVENT ALLOW MEDIUM REMOVAL
+				s.prevent.del(g.nexus)
+			}
 		}
 	}
 	if !hit {

@@ -37,7 +37,8 @@
 // another and answered once; logins are redirected while they are to be, and
 // nothing is told by Asynchronous Message that nobody ordered; registrations, reservations, mode parameters, whether
 // the unit is ready and the states of its paths are one object that every nexus
-// sees alike, and no write of a preempted nexus comes through its fence; unit
+// sees alike, and no write of a preempted nexus comes through its fence; a wipe that
+// leaves zeroes has its unit for itself, and ends with its command or later; unit
 // attentions come once; task management is answered after its tasks have ended;
 // no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its

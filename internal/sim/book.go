@@ -370,7 +370,7 @@ func (b *book) closeMedium(lu *lun, power bool) {
 			}
 		}
 		if !s.m.linear.Check(s.history(lu, c, v, ok && !lost, at)) {
-			s.fail("linearizability", "LUN %d (%v) block %d: no order of its writes explains its reads: %s", lu.id, lu.kind, lba, s.describe(c))
+			s.fail("linearizability", "LUN %d (%v) block %d: no order of its writes explains its reads, and %#x at the end (%v): %s", lu.id, lu.kind, lba, uint64(v), ok, s.describe(c))
 			return
 		}
 		c.log, c.initial, c.raw = c.log[:0], v, nil
@@ -449,7 +449,7 @@ func (s *run) describe(c *cell) string {
 		if e.writes() {
 			call, end, st = s.times(e)
 		}
-		text += fmt.Sprintf(" %s %d (%d..%d %v)", [...]string{"read", "write", "swap", "differs", "or"}[e.kind], e.val&valueNumber, call, short(end), st)
+		text += fmt.Sprintf(" %s %#x (%d..%d %v)", [...]string{"read", "write", "swap", "differs", "or"}[e.kind], uint64(e.val), call, short(end), st)
 	}
 	return text
 }

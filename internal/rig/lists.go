@@ -22,7 +22,7 @@ var bootModules = []string{"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", 
 // modules of the guest; their dependencies come along. crc32_generic is named
 // for rdma_rxe, which asks the crypto layer for "crc32" without depending on it.
 var modules = []string{
-	"virtio_console", "loop", "dummy", "configfs", "null_blk", "xfs",
+	"virtio_console", "loop", "dummy", "veth", "configfs", "null_blk", "xfs",
 	"iscsi_tcp", "scsi_transport_iscsi", "sd_mod", "sg", "dm_flakey", "dm_log_writes",
 	"dm_multipath", "dm_round_robin", "dm_service_time", "scsi_dh_alua",
 	"rdma_rxe", "ib_uverbs", "ib_umad", "rdma_cm", "rdma_ucm", "ib_iser", "crc32_generic", "crc32c_intel",

@@ -4,7 +4,25 @@
 # BENCH holds more flags for compare, TIME the seconds after which it ends with
 # what it has. Leaves its pages on the scratch disk, as a tar.
 . ./lib.sh
-PORTAL=198.18.0.1:3260
+PORTAL=198.18.0.1:3260 LOAD=198.18.0.2
+
+# pair_up: an RDMA device for the targets and one for the initiator, the two ends
+# of a cable. Each has the kernel's work on what it receives done on the processor
+# of its side, so that in-kernel targets do not work where the load is. Linux
+# would not use the cable between two addresses of its own: rules that come
+# before the table of local addresses send each way over it.
+pair_up() {
+    local end
+    modprobe -a rdma_rxe veth rdma_ucm ib_uverbs && ip link add target0 mtu 9000 type veth peer name load0 mtu 9000 || return
+    ip rule add pref 100 lookup local && ip rule del pref 0 || return
+    while read -r end cpus mine yours; do
+        sysctl -qw net.ipv4.conf.$end.{accept_local=1,rp_filter=0}
+        echo "$cpus" >/sys/class/net/$end/queues/rx-0/rps_cpus
+        ip addr add "$mine/24" dev $end && ip link set $end up && ip route add "$yours" dev $end src "$mine" table "10$cpus" &&
+            ip rule add pref "1$cpus" iif lo to "$yours" lookup "10$cpus" && rdma link add rxe-$end type rxe netdev $end || return
+    done <<<"target0 2 ${PORTAL%:*} $LOAD
+load0 1 $LOAD ${PORTAL%:*}"
+}
 
 sides() {
     timeout --foreground -s INT "${TIME:-840}" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
@@ -30,7 +48,7 @@ watch() {
     done
 }
 
-check "soft-RoCE device" rdma_up || finish
+check "soft-RoCE devices" pair_up || finish
 check "modules" modprobe -a ib_umad ib_iser || finish
 check "iscsid starts" initiator_up || finish
 watch 2>&1 &

@@ -100,6 +100,15 @@ func mapBasePages(size uint64, prot, flags int, why error) (Pages, error) {
 	return p, nil
 }
 
+// Sparse keeps the kernel from joining the pages of b, as MapPages asks for: of
+// what is touched here and there only, more would be zeroed than used.
+func Sparse(b []byte) error {
+	if err := unix.Madvise(b, unix.MADV_NOHUGEPAGE); err != nil {
+		return fmt.Errorf("madvise MADV_NOHUGEPAGE: %w", err)
+	}
+	return nil
+}
+
 // availableMemory is what the kernel thinks it can give without swapping.
 // Mappings are pinned or written soon after they are made: one that is too large
 // would bring the OOM killer, to this process or to another.

@@ -110,6 +110,7 @@ func New(t testing.TB, o Options) *Target {
 		o.World.Rand = rand.New(rand.NewPCG(o.Seed, 1))
 	}
 	g := &Target{T: t, also: o.Also, Clock: clk, World: simring.New(o.World), Space: mem.NewSpace()}
+	g.Space.Sparse = true
 	for i := range o.Reactors {
 		a, err := g.Space.NewArena(o.Memory, -1)
 		if err != nil {

@@ -75,6 +75,7 @@ func (Offload) Go(work func(), r *reactor.Reactor, done *reactor.Msg) {
 func New(t testing.TB, o Options) *Target {
 	t.Helper()
 	g := &Target{space: mem.NewSpace(), device: o.Device}
+	g.space.Sparse = true
 	o.Target.Also = func() {
 		g.Fabric.AdvanceTo(g.Clock.T)
 		if g.OnTurn != nil {

@@ -85,6 +85,10 @@ func (r *Region) Populate() error { return sys.Populate(r.bytes) }
 // Space numbers the regions of a process. The zero Space is not usable; see
 // NewSpace. All methods are safe from any thread.
 type Space struct {
+	// Sparse, set before the first Map, has regions of base pages, for who touches
+	// little of them and ends soon, as tests do.
+	Sparse bool
+
 	mu      sync.Mutex                // serialises Map and Delete
 	regions atomic.Pointer[[]*Region] // by index; replaced, never changed; entry 0 is nil
 }
@@ -112,6 +116,12 @@ func (s *Space) Map(size uint64, node int) (*Region, error) {
 	p, err := sys.MapPages(size, node)
 	if err != nil {
 		return nil, fmt.Errorf("mem: %w", err)
+	}
+	if s.Sparse && p.Kind == TransparentPages {
+		if err := sys.Sparse(p.Bytes); err != nil {
+			return nil, fmt.Errorf("mem: %w", err)
+		}
+		p.Kind = PlainPages
 	}
 	r := &Region{
 		Base: sys.Addr(p.Bytes), Len: size, Index: uint32(len(old)),

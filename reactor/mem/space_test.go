@@ -143,3 +143,17 @@ func TestDelete(t *testing.T) {
 		t.Error("deleted memory reads as zero")
 	}
 }
+
+// TestSparse: a sparse space's memory comes page by page.
+func TestSparse(t *testing.T) {
+	s := NewSpace()
+	s.Sparse = true
+	r, err := s.Map(4*RegionAlign, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Delete(r)
+	if r.Kind != PlainPages && r.Kind != HugePages { // the latter where they are reserved
+		t.Errorf("pages are %v", r.Kind)
+	}
+}

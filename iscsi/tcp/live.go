@@ -29,6 +29,20 @@ func (c *Conn) Prompt(n uint32) bool {
 	return true
 }
 
+// pays tells whether what is live is worth a system call of its own, beside the
+// turn's, at so many bytes a call. Few blocks are cheaper copied.
+//
+//spindle:hot
+func (x *sender) pays(cost uint32) bool {
+	x.credit = min(x.credit+x.live, 4*cost)
+	x.credit -= min(x.credit, cost)
+	if x.credit < cost {
+		return false
+	}
+	x.credit -= cost
+	return true
+}
+
 // sendLive sends what is queued until no live data is left.
 //
 //spindle:hot

@@ -25,6 +25,7 @@ type sender struct {
 	left       uint32     // bytes of the message not sent
 	own        uint32     // Data-In header slots used by the message
 	live       uint32     // bytes of live data that is queued and not in the message
+	credit     uint32     // bytes of live data that no system call has been made for
 	dropped    int        // vectors of the message that have left
 	pack       pack
 
@@ -109,7 +110,11 @@ func (c *Conn) Flush() {
 	}
 	x := &c.tx
 	if x.live > 0 {
-		c.sendLive()
+		if x.pays(c.t.opt.LiveCost) {
+			c.sendLive()
+		} else {
+			c.settleLive()
+		}
 	}
 	if x.sending || c.closing {
 		return

@@ -29,6 +29,10 @@ const (
 	// MaxLiveBytes bounds how much one connection sends from media in a turn, and
 	// with it the turn; what is beyond is copied.
 	MaxLiveBytes = 2 << 20
+	// LiveCost is how many bytes of media pay a turn's system call: ten blocks of
+	// 4 KiB, so that with the one more that sending them from media takes there is
+	// still a call for ten I/Os at most.
+	LiveCost = 40 << 10
 )
 
 // Options of the listening sockets.
@@ -38,6 +42,9 @@ type Options struct {
 	// where it lies; 0 always copies. It pays on real network cards and for large
 	// reads; loopback copies all the same, and later.
 	ZeroCopy uint32
+	// LiveCost is how many bytes of media have to come for each system call, in the
+	// mean of the last turns, for a turn to send them from there; 0 is none.
+	LiveCost uint32
 	// Incoming, if set, places connections by the device queue they come by.
 	Incoming Incoming
 }

@@ -158,7 +158,7 @@ func (d *Daemon) build() error {
 func (d *Daemon) tcpOptions() tcp.Options {
 	o := tcp.Options{
 		Listen:   ring.ListenOptions{Congestion: d.opt.Congestion, UserTimeoutMS: userTimeoutMS, BusyPollUS: int(d.opt.BusyPollUS)},
-		ZeroCopy: d.opt.ZeroCopy,
+		ZeroCopy: d.opt.ZeroCopy, LiveCost: tcp.LiveCost,
 	}
 	if d.opt.ByQueue {
 		o.Incoming = uring.Kernel{}.Incoming

@@ -7,7 +7,7 @@ import "testing"
 // made for live data.
 func TestPays(t *testing.T) {
 	const turns = 1000
-	for _, blocks := range []uint32{1, 9, 19, 20, 32, 512} {
+	for _, blocks := range []uint32{1, 11, 23, 24, 32, 512} {
 		x := &sender{}
 		calls, lent := uint32(turns), 0
 		for range turns {
@@ -18,10 +18,10 @@ func TestPays(t *testing.T) {
 			}
 		}
 		switch {
-		case blocks <= 10 && lent != 0, blocks >= 20 && lent != turns:
+		case blocks <= 12 && lent != 0, blocks >= 24 && lent != turns:
 			t.Errorf("%d blocks a turn: %d of %d turns lend", blocks, lent, turns)
-		case blocks == 19 && (lent < turns*8/10 || calls*LiveCost > turns*blocks*4096):
-			t.Errorf("19 blocks a turn: %d of %d turns lend, %d calls", lent, turns, calls)
+		case blocks == 23 && (lent < turns*8/10 || calls*LiveCost > turns*blocks*4096):
+			t.Errorf("23 blocks a turn: %d of %d turns lend, %d calls", lent, turns, calls)
 		}
 		if x.pays(0); !x.pays(0) {
 			t.Error("a call that costs nothing does not pay")

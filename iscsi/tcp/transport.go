@@ -29,10 +29,10 @@ const (
 	// MaxLiveBytes bounds how much one connection sends from media in a turn, and
 	// with it the turn; what is beyond is copied.
 	MaxLiveBytes = 2 << 20
-	// LiveCost is how many bytes of media pay a turn's system call: ten blocks of
+	// LiveCost is how many bytes of media pay a turn's system call: twelve blocks of
 	// 4 KiB, so that with the one more that sending them from media takes there is
-	// still a call for ten I/Os at most.
-	LiveCost = 40 << 10
+	// still a call for twelve I/Os at most.
+	LiveCost = 48 << 10
 )
 
 // Options of the listening sockets.

@@ -30,11 +30,20 @@ func (p IdlePolicy) String() string {
 const (
 	MinSpin = 50 * time.Microsecond
 	MaxSpin = 5 * time.Millisecond
-
-	// maxGap bounds what one pause weighs in the mean: after a quiet night the
-	// rhythm of the next burst is learnt within a few commands.
-	maxGap = 2 * MaxSpin
+	// MaxPoliteSpin is the longest of a reactor that makes way: what works in
+	// software on its CPU takes as much longer, and has the CPU meanwhile.
+	MaxPoliteSpin = 4 * MaxSpin
 )
+
+// longest is the longest spin of r.
+//
+//spindle:hot
+func (r *Reactor) longest() time.Duration {
+	if r.polite > 0 {
+		return MaxPoliteSpin
+	}
+	return MaxSpin
+}
 
 // MakeWay has a turn that found nothing give the CPU to whoever waits for it,
 // until as many calls took it back as asked for it. It is for work that the
@@ -81,21 +90,24 @@ func (r *Reactor) NoteIO() {
 	if i.lastIO == r.now {
 		return
 	}
-	gap := min(r.now.Sub(i.lastIO), maxGap)
+	longest := r.longest()
+	// The bound is what one pause weighs in the mean: after a quiet night the
+	// rhythm of the next burst is learnt within a few commands.
+	gap := min(r.now.Sub(i.lastIO), 2*longest)
 	i.lastIO = r.now
 	i.meanDev += ((gap - i.meanGap).Abs() - i.meanDev) / 8
 	i.meanGap += (gap - i.meanGap) / 8
-	i.spinUntil = r.now.Add(spinTime(i.meanGap, i.meanDev))
+	i.spinUntil = r.now.Add(spinTime(i.meanGap, i.meanDev, longest))
 }
 
 // spinTime is how long to spin when commands come gap apart, give or take dev:
 // long enough to meet the next (the estimate is that of TCP's retransmission
 // timer, RFC 6298 §2), unless even the longest spin would hardly meet it.
-func spinTime(gap, dev time.Duration) time.Duration {
-	if gap > MaxSpin {
+func spinTime(gap, dev, longest time.Duration) time.Duration {
+	if gap > longest {
 		return MinSpin
 	}
-	return min(max(2*gap, gap+4*dev, MinSpin), MaxSpin)
+	return min(max(2*gap, gap+4*dev, MinSpin), longest)
 }
 
 // Until is the idle policy's answer to a turn that did work things: what to

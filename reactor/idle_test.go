@@ -52,18 +52,24 @@ func TestSpinFollowsTheStream(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		gap      time.Duration
+		polite   bool
 		meets    bool
 		min, max time.Duration // of the spin after the last command
 	}{
-		{"queue depth 32", 2 * time.Microsecond, true, MinSpin, MinSpin},
-		{"queue depth 1 on loopback", 15 * time.Microsecond, true, MinSpin, MinSpin},
-		{"queue depth 1 over a network", 120 * time.Microsecond, true, 235 * time.Microsecond, 260 * time.Microsecond},
-		{"queue depth 1 on a slow disk", 2 * time.Millisecond, true, 3900 * time.Microsecond, MaxSpin},
-		{"at the bound", 4 * time.Millisecond, true, MaxSpin, MaxSpin},
-		{"too slow to meet", 100 * time.Millisecond, false, MinSpin, MinSpin},
+		{"queue depth 32", 2 * time.Microsecond, false, true, MinSpin, MinSpin},
+		{"queue depth 1 on loopback", 15 * time.Microsecond, false, true, MinSpin, MinSpin},
+		{"queue depth 1 over a network", 120 * time.Microsecond, false, true, 235 * time.Microsecond, 260 * time.Microsecond},
+		{"queue depth 1 on a slow disk", 2 * time.Millisecond, false, true, 3900 * time.Microsecond, MaxSpin},
+		{"at the bound", 4 * time.Millisecond, false, true, MaxSpin, MaxSpin},
+		{"software device", 8 * time.Millisecond, true, true, 15 * time.Millisecond, MaxPoliteSpin},
+		{"software device at the bound", 16 * time.Millisecond, true, true, MaxPoliteSpin, MaxPoliteSpin},
+		{"too slow to meet", 100 * time.Millisecond, false, false, MinSpin, MinSpin},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r, _, c := newFake(Adaptive)
+			if tc.polite {
+				r.MakeWay(true)
+			}
 			for i := range 200 {
 				c.Advance(tc.gap)
 				r.Turn(0)

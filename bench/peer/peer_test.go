@@ -86,7 +86,7 @@ func TestSTGT(t *testing.T) {
 	}
 	if left, _ := os.ReadDir("/dev/shm"); len(left) > 0 {
 		for _, f := range left {
-			if strings.HasPrefix(f.Name(), "spindle-bench-") {
+			if strings.HasPrefix(f.Name(), memoryPrefix()) {
 				t.Errorf("%s was left in memory", f.Name())
 			}
 		}

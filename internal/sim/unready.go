@@ -80,7 +80,7 @@ func (c *change) moveMedium(s *shared, tell func(notice)) result {
 		return resGood
 	}
 	switch {
-	case c.kind == doEject && s.prevent != nexusSet{}:
+	case s.prevent != nexusSet{}:
 		return resPrevented
 	case c.kind == doEject && s.cond == isReady:
 		s.cond = isEjected

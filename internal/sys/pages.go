@@ -39,6 +39,16 @@ type Pages struct {
 	Kind  PageKind
 	// Reason tells why Kind is less than HugePages; "" when it is not.
 	Reason string
+
+	all []byte // with what aligning it took
+}
+
+// Unmap takes the mapping away. Nothing may refer to it any more.
+func (p *Pages) Unmap() error {
+	if err := unix.Munmap(p.all); err != nil {
+		return fmt.Errorf("munmap: %w", err)
+	}
+	return nil
 }
 
 // MapPages maps size bytes, a multiple of HugePageSize, of zeroed memory: huge
@@ -54,7 +64,7 @@ func MapPages(size uint64, node int) (Pages, error) {
 	var p Pages
 	huge, err := unix.Mmap(-1, 0, int(size), prot, flags|unix.MAP_HUGETLB|21<<unix.MAP_HUGE_SHIFT)
 	if err == nil {
-		p = Pages{Bytes: huge, Kind: HugePages}
+		p = Pages{Bytes: huge, Kind: HugePages, all: huge}
 	} else {
 		p, err = mapBasePages(size, prot, flags, err)
 		if err != nil {
@@ -88,6 +98,7 @@ func mapBasePages(size uint64, prot, flags int, why error) (Pages, error) {
 	p := Pages{
 		Bytes:  b[skip : uintptr(skip)+uintptr(size) : uintptr(skip)+uintptr(size)],
 		Kind:   TransparentPages,
+		all:    b,
 		Reason: fmt.Sprintf("%d huge pages of 2 MiB are not to be had (%v); vm.nr_hugepages reserves them", size/HugePageSize, why),
 	}
 	if err := unix.Madvise(p.Bytes, unix.MADV_HUGEPAGE); err != nil {

@@ -111,6 +111,13 @@ func New(t testing.TB, o Options) *Target {
 	}
 	g := &Target{T: t, also: o.Also, Clock: clk, World: simring.New(o.World), Space: mem.NewSpace()}
 	g.Space.Sparse = true
+	// The last of the cleanups: nothing is left that could touch it. A process that
+	// fuzzes makes more targets than it may have mappings.
+	t.Cleanup(func() {
+		if !t.Failed() {
+			g.must(g.Space.Close())
+		}
+	})
 	for i := range o.Reactors {
 		a, err := g.Space.NewArena(o.Memory, -1)
 		if err != nil {

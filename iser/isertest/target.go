@@ -76,6 +76,13 @@ func New(t testing.TB, o Options) *Target {
 	t.Helper()
 	g := &Target{space: mem.NewSpace(), device: o.Device}
 	g.space.Sparse = true
+	t.Cleanup(func() {
+		if !t.Failed() {
+			if err := g.space.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	o.Target.Also = func() {
 		g.Fabric.AdvanceTo(g.Clock.T)
 		if g.OnTurn != nil {

@@ -40,6 +40,7 @@ type Region struct {
 	Reason string
 
 	bytes []byte
+	pages sys.Pages
 	gone  atomic.Bool
 }
 
@@ -125,7 +126,7 @@ func (s *Space) Map(size uint64, node int) (*Region, error) {
 	}
 	r := &Region{
 		Base: sys.Addr(p.Bytes), Len: size, Index: uint32(len(old)),
-		Kind: p.Kind, Reason: p.Reason, bytes: p.Bytes,
+		Kind: p.Kind, Reason: p.Reason, bytes: p.Bytes, pages: p,
 	}
 	list := append(old[:len(old):len(old)], r)
 	s.regions.Store(&list)
@@ -166,6 +167,17 @@ func (s *Space) Delete(r *Region) error {
 		return fmt.Errorf("mem: %w", err)
 	}
 	return nil
+}
+
+// Close unmaps all regions, deleted ones too. Nothing may refer to them any more.
+func (s *Space) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, r := range (*s.regions.Swap(&[]*Region{nil}))[1:] {
+		errs = append(errs, r.pages.Unmap())
+	}
+	return errors.Join(errs...)
 }
 
 // NewArena maps a region of size bytes, rounded up to MaxBlock, for an arena of

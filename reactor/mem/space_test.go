@@ -1,6 +1,9 @@
 package mem
 
 import (
+	"bytes"
+	"errors"
+	"os"
 	"runtime/debug"
 	"sync"
 	"testing"
@@ -144,7 +147,7 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// TestSparse: a sparse space's memory comes page by page.
+// TestSparse: a sparse space's memory comes page by page, and all of it goes.
 func TestSparse(t *testing.T) {
 	s := NewSpace()
 	s.Sparse = true
@@ -152,8 +155,34 @@ func TestSparse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Delete(r)
 	if r.Kind != PlainPages && r.Kind != HugePages { // the latter where they are reserved
 		t.Errorf("pages are %v", r.Kind)
 	}
+	before := mappings(t)
+	for range 100 {
+		s := NewSpace()
+		s.Sparse = true
+		r, err := s.Map(RegionAlign, -1)
+		if err == nil {
+			_, err = s.Map(RegionAlign, -1)
+		}
+		if err = errors.Join(err, s.Delete(r), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := mappings(t) - before; n > 20 {
+		t.Errorf("%d mappings stay of 100 closed spaces", n)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func mappings(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Skip(err)
+	}
+	return bytes.Count(text, []byte("\n"))
 }

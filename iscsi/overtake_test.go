@@ -40,11 +40,7 @@ func TestUnsolicitedDataOfHeldCommand(t *testing.T) {
 func TestHeldCommandIsAbortedInSilence(t *testing.T) {
 	g, dev := unhearing(t, iscsitest.Options{Engine: several(2)})
 	a, b := pair(g)
-	other := dialAs(g, 7).Login()
-	attention(t, other, atPowerOn)
-	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
-	good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
-	attention(t, a, 0x2a01)
+	other := telling(t, g, a)
 	hold(t, dev, bdev.Write, 1)
 	w := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...)
 	b.Send(w, nil, pattern(512, 3))
@@ -309,11 +305,7 @@ func TestAbortedWriteIsNotToldAfterItsSet(t *testing.T) {
 	for _, own := range []bool{false, true} {
 		g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
 		a, b := pair(g)
-		other := dialAs(g, 7).Login()
-		attention(t, other, atPowerOn)
-		control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
-		good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
-		attention(t, a, 0x2a01)
+		other := telling(t, g, a)
 		w := a.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(9, 8)...)
 		a.Send(w, nil, nil)
 		out := a.DataOutBHS(w.ITT(), a.Expect(pdu.R2T).BHS.TTT(), 0, 0, true)
@@ -373,4 +365,16 @@ func TestLetInAmongOthers(t *testing.T) {
 	if n < 2 {
 		t.Fatalf("let in %d times", n)
 	}
+}
+
+// telling is another initiator, which has set TAS: what it aborts is told so. a,
+// whose unit that is too, has been told of the change.
+func telling(t *testing.T, g *iscsitest.Target, a *iscsitest.Conn) *iscsitest.Conn {
+	t.Helper()
+	other := dialAs(g, 7).Login()
+	attention(t, other, atPowerOn)
+	control := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // with TAS
+	good(t, other, sent(other, other.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0)), control)
+	attention(t, a, 0x2a01)
+	return other
 }

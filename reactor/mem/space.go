@@ -39,7 +39,6 @@ type Region struct {
 	// Reason tells why Kind is not HugePages, for one line in the log; "" when it is.
 	Reason string
 
-	bytes []byte
 	pages sys.Pages
 	gone  atomic.Bool
 }
@@ -72,16 +71,16 @@ func (r *Region) Discard(off, n uint64) error {
 	}
 	from, to := (off+page-1)&^(page-1), (off+n)&^(page-1)
 	if from >= to {
-		clear(r.bytes[off : off+n])
+		clear(r.pages.Bytes[off : off+n])
 		return nil
 	}
-	clear(r.bytes[off:from])
-	clear(r.bytes[to : off+n])
-	return sys.Discard(r.bytes[from:to])
+	clear(r.pages.Bytes[off:from])
+	clear(r.pages.Bytes[to : off+n])
+	return sys.Discard(r.pages.Bytes[from:to])
 }
 
 // Populate makes all pages of the region present, so that no fault is taken later.
-func (r *Region) Populate() error { return sys.Populate(r.bytes) }
+func (r *Region) Populate() error { return sys.Populate(r.pages.Bytes) }
 
 // Space numbers the regions of a process. The zero Space is not usable; see
 // NewSpace. All methods are safe from any thread.
@@ -126,7 +125,7 @@ func (s *Space) Map(size uint64, node int) (*Region, error) {
 	}
 	r := &Region{
 		Base: sys.Addr(p.Bytes), Len: size, Index: uint32(len(old)),
-		Kind: p.Kind, Reason: p.Reason, bytes: p.Bytes, pages: p,
+		Kind: p.Kind, Reason: p.Reason, pages: p,
 	}
 	list := append(old[:len(old):len(old)], r)
 	s.regions.Store(&list)
@@ -163,7 +162,7 @@ func (s *Space) Delete(r *Region) error {
 	if r.gone.Swap(true) {
 		return nil
 	}
-	if err := sys.Forbid(r.bytes); err != nil {
+	if err := sys.Forbid(r.pages.Bytes); err != nil {
 		return fmt.Errorf("mem: %w", err)
 	}
 	return nil

@@ -52,6 +52,66 @@ func TestClass20SNACKBeyondRenewedData(t *testing.T) {
 	alive(t, c)
 }
 
+// TestDataAgainIsTheSame: what is sent again is what was sent, whatever others
+// have written meanwhile, and whether all of it had left when it was asked for.
+func TestDataAgainIsTheSame(t *testing.T) {
+	const segment = 1024
+	asks := func(kind byte) func(*testing.T, *iscsitest.Conn, uint32) *iscsitest.Conn {
+		return func(_ *testing.T, c *iscsitest.Conn, itt uint32) *iscsitest.Conn {
+			ttt, from, n := uint32(pdu.ReservedTag), uint32(0), uint32(0)
+			switch kind {
+			case pdu.SNACKRData:
+				ttt = 7
+			case pdu.SNACKStatus:
+				itt, from, n = pdu.ReservedTag, c.ExpStatSN, 1
+			}
+			snack(c, kind, itt, ttt, from, n, c.ExpStatSN)
+			return c
+		}
+	}
+	for _, tc := range []struct {
+		name  string
+		level uint32
+		ask   func(t *testing.T, c *iscsitest.Conn, itt uint32) *iscsitest.Conn
+		from  int // of the data
+	}{
+		{"Data SNACK", 1, asks(pdu.SNACKData), 0},
+		{"R-Data SNACK", 1, asks(pdu.SNACKRData), 0},
+		{"Status SNACK", 1, asks(pdu.SNACKStatus), liveBlocks*512 - segment},
+		{"TASK REASSIGN", 2, func(t *testing.T, c *iscsitest.Conn, itt uint32) *iscsitest.Conn {
+			n := c.DialInto(c.CID).Login("MaxRecvDataSegmentLength=1024")
+			c.ExpectClosed()
+			m := reassign(n, itt, 0)
+			n.Send(m, nil, nil)
+			managed(t, n, m.ITT(), pdu.TMFComplete)
+			return n
+		}, 0},
+	} {
+		for _, buffer := range []int{2048, 64 << 10} {
+			t.Run(fmt.Sprintf("%s/%d", tc.name, buffer), func(t *testing.T) {
+				g, c, other, data := living(t, buffer, level(tc.level),
+					fmt.Sprintf("ErrorRecoveryLevel=%d", tc.level), "MaxRecvDataSegmentLength=1024")
+				itt := sent(c, c.Command(1, pdu.FlagRead, liveBlocks*512, iscsitest.Read10(7, liveBlocks)...))
+				g.Settle()
+				overwrite(t, other, pattern(len(data), 0xa6))
+				again := tc.ask(t, c, itt)
+				is := func(c *iscsitest.Conn, from int) {
+					t.Helper()
+					for at := from; at < len(data); at += segment {
+						if p := c.Expect(pdu.DataIn); int(p.BHS.Offset()) != at || !bytes.Equal(p.Data, data[at:][:segment]) {
+							t.Fatalf("data from %d on: % x", at, p.BHS)
+						}
+					}
+				}
+				if again == c {
+					is(c, 0)
+				}
+				is(again, tc.from)
+			})
+		}
+	}
+}
+
 // slow is a session whose responses stay on their way until they are read.
 func slow(t *testing.T) (*iscsitest.Target, *iscsitest.Conn) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: level(1), World: simring.Config{SocketBuffer: 2048}})

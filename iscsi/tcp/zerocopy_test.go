@@ -1,6 +1,7 @@
 package tcp_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -31,25 +32,26 @@ const (
 	lunBlocks  = 8 << 20 / 512
 )
 
-// served is a target on a real ring, with a disk in memory.
-func served(t *testing.T, o tcp.Options) (*tcp.Transport, string) {
+// served is a target on real rings, with a disk in memory.
+func served(t *testing.T, reactors int, o tcp.Options) (*iscsi.Engine, *tcp.Transport, string) {
 	t.Helper()
 	space := mem.NewSpace()
-	arena, err := space.NewArena(64<<20, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	clk := clock.NewMonotonic()
-	r := reactor.New(reactor.Config{
-		Core: -1, Clock: clk, Arena: arena,
-		NewRing: func(a *mem.Arena) (ring.Ring, error) { return uring.New(uring.Config{Arena: a, Clock: clk}) },
-	})
-	if err := r.Start(); errors.Is(err, sys.ErrUringRefused) {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
+	var rs []*reactor.Reactor
+	for i := range reactors {
+		arena, err := space.NewArena(64<<20, -1)
+		must(t, err)
+		r := reactor.New(reactor.Config{
+			ID: i, Core: -1, Clock: clk, Arena: arena,
+			NewRing: func(a *mem.Arena) (ring.Ring, error) { return uring.New(uring.Config{Arena: a, Clock: clk}) },
+		})
+		if err := r.Start(); errors.Is(err, sys.ErrUringRefused) {
+			t.Skip(err)
+		} else {
+			must(t, err)
+		}
+		rs = append(rs, r)
 	}
-	rs := []*reactor.Reactor{r}
 	transport := tcp.New(uring.Kernel{}, rs, o)
 	e := iscsi.New(iscsi.Config{Reactors: rs, Transport: transport, Options: iscsi.Defaults()})
 	disk, err := malloc.New(malloc.Config{Space: space, BlockSize: 512, Blocks: lunBlocks, Node: -1})
@@ -71,12 +73,16 @@ func served(t *testing.T, o tcp.Options) (*tcp.Transport, string) {
 	}))
 	t.Cleanup(func() {
 		e.Shutdown(c, time.Second)
-		r.Stop()
-		if err := r.Wait(); err != nil {
-			t.Error(err)
+		for _, r := range rs {
+			r.Stop()
+		}
+		for _, r := range rs {
+			if err := r.Wait(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
-	return transport, addr
+	return e, transport, addr
 }
 
 // slowInitiator reads less than the target could send.
@@ -102,11 +108,14 @@ func dialSlow(t *testing.T, addr string, segment int) *slowInitiator {
 	h := make(pdu.BHS, pdu.HeaderLen)
 	h[0] = 0x43
 	h.SetFlags(pdu.FlagTransit | 1<<2 | 3)
+	binary.BigEndian.PutUint16(h.ISID()[4:], s.conn.LocalAddr().(*net.TCPAddr).AddrPort().Port()) // its own
 	h.SetCmdSN(s.sn)
 	s.send(h, text)
 	if h, _ := s.receive(nil); h.Opcode() != pdu.LoginResponse || h[36] != 0 {
 		t.Fatalf("login: % x", []byte(h))
 	}
+	s.command(1, 0, 0, nil) // meets the unit attention of a new nexus
+	s.receive(nil)
 	return s
 }
 
@@ -121,10 +130,22 @@ func (s *slowInitiator) send(h pdu.BHS, data []byte) {
 
 func (s *slowInitiator) receive(buf []byte) (pdu.BHS, []byte) {
 	s.t.Helper()
+	h := s.header()
+	return h, s.data(h, buf)
+}
+
+func (s *slowInitiator) header() pdu.BHS {
+	s.t.Helper()
 	h := make(pdu.BHS, pdu.HeaderLen)
 	if _, err := io.ReadFull(s.conn, h); err != nil {
 		s.t.Fatal(err)
 	}
+	return h
+}
+
+// data receives what follows a header.
+func (s *slowInitiator) data(h pdu.BHS, buf []byte) []byte {
+	s.t.Helper()
 	n := int(h.DataLen()+3) &^ 3
 	if n > len(buf) {
 		buf = make([]byte, n)
@@ -132,41 +153,57 @@ func (s *slowInitiator) receive(buf []byte) (pdu.BHS, []byte) {
 	if _, err := io.ReadFull(s.conn, buf[:n]); err != nil {
 		s.t.Fatal(err)
 	}
-	return h, buf[:h.DataLen()]
+	return buf[:h.DataLen()]
 }
 
-func (s *slowInitiator) command(itt uint32, op byte, lba, blocks int, dir byte, data []byte) {
+func (s *slowInitiator) command(itt uint32, dir byte, edtl int, data []byte, cdb ...byte) {
 	h := make(pdu.BHS, pdu.HeaderLen)
 	h[0], h[1] = byte(pdu.SCSICommand), pdu.FlagFinal|dir|1
 	h.SetITT(itt)
-	h.SetEDTL(uint32(blocks * 512))
+	h.SetEDTL(uint32(edtl))
 	h.SetCmdSN(s.sn)
 	s.sn++
-	h[32] = op
-	binary.BigEndian.PutUint32(h[34:], uint32(lba))
-	binary.BigEndian.PutUint16(h[39:], uint16(blocks))
+	copy(h[32:], cdb)
 	s.send(h, data)
 }
 
 // stamp is what every 8 bytes of a block hold.
 func stamp(lba int) uint64 { return uint64(lba)<<32 | 0x5a5a5a5a }
 
-// fill writes the whole disk: every block knows its number. The first command
-// meets the unit attention of a new nexus.
-func (s *slowInitiator) fill() {
+// write writes data by cdb; just before the last of it is sent, when it has to be
+// asked for, last is called.
+func (s *slowInitiator) write(cdb, data []byte, last func()) {
 	s.t.Helper()
-	s.command(1, 0, 0, 0, 0, nil)
-	s.receive(nil)
-	data := make([]byte, writeBytes)
-	for lba := 0; lba < lunBlocks; lba += writeBytes / 512 {
-		for i := 0; i < len(data); i += 8 {
-			binary.LittleEndian.PutUint64(data[i:], stamp(lba+i/512))
+	s.command(2, pdu.FlagWrite, len(data), data[:min(len(data), writeBytes)], cdb...)
+	for {
+		r, _ := s.receive(nil)
+		if r.Opcode() != pdu.R2T {
+			if r.Opcode() != pdu.SCSIResponse || r.Status() != 0 {
+				s.t.Fatalf("write: % x", []byte(r))
+			}
+			return
 		}
-		s.command(2, 0x2a, lba, writeBytes/512, pdu.FlagWrite, data)
-		if h, _ := s.receive(nil); h.Opcode() != pdu.SCSIResponse || h.Status() != 0 {
-			s.t.Fatalf("write at %d: % x", lba, []byte(h))
+		at, end := r.Offset(), r.Offset()+r.Desired()
+		if int(end) == len(data) && last != nil {
+			last()
 		}
+		h := make(pdu.BHS, pdu.HeaderLen)
+		h.SetOpcode(pdu.DataOut)
+		h.SetFlags(pdu.FlagFinal)
+		h.SetITT(r.ITT())
+		h.SetTTT(r.TTT())
+		h.SetOffset(at)
+		s.send(h, data[at:end])
 	}
+}
+
+// filled are blocks from lba on whose every 8 bytes are what content tells.
+func filled(lba, blocks int, content func(lba int) uint64) []byte {
+	data := make([]byte, 0, blocks*512)
+	for i := range blocks {
+		data = append(data, bytes.Repeat(binary.LittleEndian.AppendUint64(nil, content(lba+i)), 512/8)...)
+	}
+	return data
 }
 
 // TestSlowPeerSeesNoChangedBytes: while a peer takes its time, the kernel refers
@@ -184,9 +221,12 @@ func TestSlowPeerSeesNoChangedBytes(t *testing.T) {
 		{"copied", 256 << 10, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			transport, addr := served(t, tcp.Options{ZeroCopy: tc.from, Listen: ring.ListenOptions{SendBuffer: 4 << 20}})
+			_, transport, addr := served(t, 1, tcp.Options{ZeroCopy: tc.from, Listen: ring.ListenOptions{SendBuffer: 4 << 20}})
 			s := dialSlow(t, addr, tc.segment)
-			s.fill()
+			const n = writeBytes / 512
+			for lba := 0; lba < lunBlocks; lba += n { // every block knows its number
+				s.write(iscsitest.Write10(uint32(lba), n), filled(lba, n, stamp), nil)
+			}
 			const depth, total = 24, 160
 			reads := make(map[uint32]int) // LBA by tag
 			issued := 0
@@ -195,7 +235,7 @@ func TestSlowPeerSeesNoChangedBytes(t *testing.T) {
 				tag := uint32(100 + issued)
 				reads[tag] = lba
 				issued++
-				s.command(tag, 0x28, lba, readBlocks, pdu.FlagRead, nil)
+				s.command(tag, pdu.FlagRead, readBytes, nil, iscsitest.Read10(uint32(lba), readBlocks)...)
 			}
 			for range depth {
 				issue()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"testing"
+	"time"
 
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
@@ -55,7 +56,11 @@ func TestReadIsOneState(t *testing.T) {
 			const rounds = 50
 			for n := range rounds {
 				next := filled(0, stateBlocks, state(n+1))
-				read := func() { reader.command(3, pdu.FlagRead, len(got), nil, iscsitest.Read10(0, stateBlocks)...) }
+				read := func() {
+					reader.command(3, pdu.FlagRead, len(got), nil, iscsitest.Read10(0, stateBlocks)...)
+					for began := time.Now(); tc.beside && time.Since(began) < time.Duration(n%10)*20*time.Microsecond; { // they meet anywhere
+					}
+				}
 				last := n
 				var h pdu.BHS
 				if tc.beside {

@@ -122,7 +122,11 @@ func dialSlow(t *testing.T, addr string, segment int) *slowInitiator {
 func (s *slowInitiator) send(h pdu.BHS, data []byte) {
 	s.t.Helper()
 	h.SetDataLen(uint32(len(data)))
-	wire := append(append([]byte(h), data...), make([]byte, -len(data)&3)...)
+	s.sendRaw(append(append([]byte(h), data...), make([]byte, -len(data)&3)...))
+}
+
+func (s *slowInitiator) sendRaw(wire []byte) {
+	s.t.Helper()
 	if _, err := s.conn.Write(wire); err != nil {
 		s.t.Fatal(err)
 	}
@@ -170,8 +174,8 @@ func (s *slowInitiator) command(itt uint32, dir byte, edtl int, data []byte, cdb
 // stamp is what every 8 bytes of a block hold.
 func stamp(lba int) uint64 { return uint64(lba)<<32 | 0x5a5a5a5a }
 
-// write writes data by cdb; just before the last of it is sent, when it has to be
-// asked for, last is called.
+// write writes data by cdb. Before the last block of what has to be asked for is
+// sent last is called.
 func (s *slowInitiator) write(cdb, data []byte, last func()) {
 	s.t.Helper()
 	s.command(2, pdu.FlagWrite, len(data), data[:min(len(data), writeBytes)], cdb...)
@@ -184,16 +188,20 @@ func (s *slowInitiator) write(cdb, data []byte, last func()) {
 			return
 		}
 		at, end := r.Offset(), r.Offset()+r.Desired()
-		if int(end) == len(data) && last != nil {
-			last()
-		}
 		h := make(pdu.BHS, pdu.HeaderLen)
 		h.SetOpcode(pdu.DataOut)
 		h.SetFlags(pdu.FlagFinal)
 		h.SetITT(r.ITT())
 		h.SetTTT(r.TTT())
 		h.SetOffset(at)
-		s.send(h, data[at:end])
+		if int(end) < len(data) || last == nil {
+			s.send(h, data[at:end])
+			continue
+		}
+		h.SetDataLen(r.Desired())
+		s.sendRaw(append(h, data[at:end-512]...))
+		last()
+		s.sendRaw(data[end-512:])
 	}
 }
 

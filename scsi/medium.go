@@ -34,7 +34,14 @@ func doStartStop(t *Task) action {
 			return actDone
 		}
 		return doFlush(t)
-	case t.step == 0 && b&startStart == 0 && t.View.snap.state == unitReady && t.View.snap.caps&bdev.CapFlush != 0:
+	}
+	return t.moveMedium(b&startStart == 0)
+}
+
+// moveMedium has home do what may take the medium away, durable or not at all.
+func (t *Task) moveMedium(away bool) action {
+	switch {
+	case t.step == 0 && away && t.View.snap.state == unitReady && t.View.snap.caps&bdev.CapFlush != 0:
 		return doFlush(t)
 	case t.step == 1 && t.IO.Status != bdev.OK:
 		t.ioFailed()
@@ -78,8 +85,12 @@ func prepPrevent(t *Task) Result {
 	return Ready
 }
 
-// homePrevent notes who prevents removal: until it allows it, PREEMPT AND ABORT
-// removes its registration, its nexus ends, or a reset.
+// doPrevent makes the cache durable before removal is allowed (SPC-5 §6.15). Who
+// else prevents it home alone knows: an ALLOW that is not the last does no less.
+func doPrevent(t *Task) action { return t.moveMedium(t.CDB[4]&0x01 == 0) }
+
+// homePrevent notes who prevents removal: until it allows it, CLEAR or PREEMPT
+// AND ABORT removes its registration, its nexus ends, or a reset.
 func homePrevent(lu *LogicalUnit, t *Task, _ *round) {
 	id := t.Nexus.ID
 	switch {

@@ -167,10 +167,47 @@ func TestPreventEnds(t *testing.T) {
 	}
 }
 
-// TestPreventEndsByPreemption: PREEMPT AND ABORT ends the prevention of those whose
-// registrations it removes, PREEMPT does not.
+// TestAllowFlushes: removal is allowed when the cache is durable, and not before.
+func TestAllowFlushes(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		cdb     string
+		fail    bdev.Status
+		ejected bool
+		flushes int
+		want    string // of the command
+		eject   string // of an eject behind it
+	}{
+		{"allow", "1e", bdev.Pending, false, 1, "good", "good"},
+		{"allow, which fails", "1e", bdev.Failed, false, 1, "03/0C00", "05/5302"},
+		{"allow without a medium", "1e", bdev.Failed, true, 0, "good", "good"},
+		{"prevent", "1e 00 00 00 01", bdev.Failed, false, 0, "good", "05/5302"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := newBench(t, 2)
+			d := newDisk(512, 100, allCaps)
+			g.add(0, d, LUNOptions{Removable: true})
+			s := g.ready("a", 1)
+			if tc.ejected {
+				s.do(0, cdb("1b 00 00 00 02"), nil, 0)
+			}
+			s.do(0, cdb("1e 00 00 00 01"), nil, 0)
+			d.log, d.fail = nil, tc.fail
+			if got := s.do(0, cdb(tc.cdb), nil, 0).outcome(); got != tc.want || len(d.log) != tc.flushes {
+				t.Errorf("%s, want %s; submitted %v", got, tc.want, d.log)
+			}
+			d.fail = bdev.Pending
+			if got := s.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != tc.eject {
+				t.Errorf("eject: %s, want %s", got, tc.eject)
+			}
+		})
+	}
+}
+
+// TestPreventEndsByPreemption: PREEMPT AND ABORT and CLEAR end the prevention of
+// those whose registrations they remove, PREEMPT does not.
 func TestPreventEndsByPreemption(t *testing.T) {
-	for sa, want := range map[uint16]string{prPreempt: "05/5302", prPreemptAbort: "good"} {
+	for sa, want := range map[uint16]string{prPreempt: "05/5302", prPreemptAbort: "good", prClear: "good"} {
 		g := newBench(t, 3)
 		g.add(0, newDisk(512, 100, allCaps), LUNOptions{Removable: true})
 		a, b, c := g.ready("a", 1), g.ready("b", 2), g.ready("c", 1)
@@ -180,11 +217,13 @@ func TestPreventEndsByPreemption(t *testing.T) {
 			}
 		}
 		a.do(0, cdb("1e 00 00 00 01"), nil, 0)
-		if got := b.pr(sa, writeExclusive, 2, 3); got != "good" { // that of c
-			t.Fatal(got)
-		}
-		if got := b.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != "05/5302" {
-			t.Errorf("service action %d of another's key: eject: %s", sa, got)
+		if sa != prClear {
+			if got := b.pr(sa, writeExclusive, 2, 3); got != "good" { // that of c
+				t.Fatal(got)
+			}
+			if got := b.do(0, cdb("1b 00 00 00 02"), nil, 0).outcome(); got != "05/5302" {
+				t.Errorf("service action %d of another's key: eject: %s", sa, got)
+			}
 		}
 		if got := b.pr(sa, writeExclusive, 2, 1); got != "good" {
 			t.Fatal(got)

@@ -151,10 +151,26 @@ func (o *prOut) release() {
 
 func (o *prOut) clear() {
 	o.tellRegistrants(ReservationsPreempted)
+	var gone []NexusID
+	for _, g := range o.next.regs {
+		gone = append(gone, g.id)
+	}
+	o.allowRemoval(gone)
 	o.next.regs = nil
 	o.next.drop()
 	o.next.generation++
 	o.commit()
+}
+
+// allowRemoval ends the prevention of removal of those whose registration goes:
+// whoever has failed must not keep the medium in (SBC-5 §5.15).
+func (o *prOut) allowRemoval(gone []NexusID) {
+	lu := o.lu
+	o.r.then = func() {
+		for _, id := range gone {
+			lu.prevent = remove(lu.prevent, id)
+		}
+	}
 }
 
 // preempt removes registrants by key, and takes the reservation over when its
@@ -203,14 +219,7 @@ func (o *prOut) preempt(abort bool) {
 		o.take(id)
 	}
 	if abort {
-		// Whoever has failed must not keep the medium in (SPC-4, PREVENT ALLOW MEDIUM
-		// REMOVAL).
-		lu := o.lu
-		o.r.then = func() {
-			for _, id := range gone {
-				lu.prevent = remove(lu.prevent, id)
-			}
-		}
+		o.allowRemoval(gone)
 	}
 	if abort && len(o.r.fence) != 0 {
 		o.r.abort, o.r.from, o.r.tas = abortFenced, id, o.lu.current.mode.tas

@@ -52,7 +52,7 @@ func blockRows() []row {
 		{"081fffffff04", cmdMedium, gatesRead, data, prepRead6, doRead, nil},
 		{"0a1fffffff04", w, gatesWrite, data, prepWrite6, doWrite, nil},
 		{"1b01000ff704", cmdUnready, gatesWrite, quick, prepStartStop, doStartStop, homeStartStop},
-		{"1e0000000104", cmdUnready, gatesOther, quick, prepPrevent, doAtHome, homePrevent},
+		{"1e0000000104", cmdUnready, gatesOther, quick, prepPrevent, doPrevent, homePrevent},
 		{"2500ffffffff00000104", 0, gatesOther, quick, prepReadCapacity10, doReadCapacity10, nil},
 		{"28f8ffffffff3fffff04", cmdMedium, gatesRead, data, prepRead10, doRead, nil},
 		{"2af8ffffffff3fffff04", w, gatesWrite, data, prepWrite10, doWrite, nil},

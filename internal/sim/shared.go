@@ -294,6 +294,9 @@ func (c *change) apply(s *shared, tell func(notice)) result {
 		s.drop()
 	case doClear:
 		s.tellOthers(c.nexus, causePreempted, tell)
+		for _, g := range s.regs[:s.count] {
+			s.prevent.del(g.nexus)
+		}
 		s.regs, s.count = [maxRegs]registration{}, 0
 		s.drop()
 		s.generation++
@@ -358,7 +361,7 @@ func (c *change) preempt(s *shared, tell func(notice)) result {
 		if g.nexus != c.nexus {
 			s.unset(g.nexus)
 			tell(notice{g.nexus, causeRegistration})
-			if c.kind == doPreemptAbort { // SPC-4, PREVENT ALLOW MEDIUM REMOVAL
+			if c.kind == doPreemptAbort { // SBC-5 §5.15
 				s.prevent.del(g.nexus)
 			}
 		}

@@ -67,6 +67,9 @@ func (in *initiator) good(t *task, lu *lun) {
 	case classSense:
 		in.sensed(t, u)
 	case classChange:
+		if t.change.kind == doAllow && !lu.doubtful(t.call) && !lu.object.Any(t.call, func(st *shared) bool { return st.cond != isReady }) {
+			in.flushed(t, lu)
+		}
 		if s.count(changeStates[t.change.kind]); t.erase {
 			s.count(Erasures)
 		}

@@ -46,10 +46,6 @@
 // removed device is let go in time; no reactor sleeps over its work; no turn is
 // without bound; and in the end every buffer, descriptor and session is home.
 //
-// Two runs of 100000 are taken for wrong and are not, those of seeds 50120 and
-// 92079: ORWRITE into a block that was copied from one which holds another copy has
-// two values here.
-//
 // Threading: a Machine and its runs belong to one goroutine; several Machines
 // run side by side.
 // Memory: a Machine maps the arenas and RAM disks once and reuses them for

@@ -34,10 +34,18 @@ func (s *run) or(a, b value) value {
 	return s.merge(append(append([]value(nil), s.members(a)...), s.members(b)...))
 }
 
-// merge is the value of all the values of a set.
+// merge is the value of all the values of a set. A copied block that has all bits
+// of another, because ORWRITE came between the two copies, hides that one: with
+// and without it they are one value.
 func (s *run) merge(set []value) value {
 	slices.Sort(set)
 	set = slices.Compact(set)
+	all := set
+	set = slices.DeleteFunc(slices.Clone(all), func(v value) bool {
+		return v>>48 == blobMark && slices.ContainsFunc(all, func(w value) bool {
+			return w != v && w>>48 == blobMark && contains(s.blobs[w.number()], s.blobs[v.number()])
+		})
+	})
 	switch len(set) {
 	case 0:
 		return 0

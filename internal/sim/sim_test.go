@@ -166,4 +166,12 @@ func TestMadeValues(t *testing.T) {
 	if s.fill(w, got, 3); !slices.Equal(got, want) {
 		t.Error("a copied block depends on its place")
 	}
+	a.fill(got, 9)
+	part := s.blob(got)
+	valueOf(3).fill(got, 9)
+	other := s.blob(got)
+	c := value(orMark<<48 | 4)
+	if s.merge([]value{part, w, c}) != s.or(w, c) || s.or(part, c) == s.or(w, c) || s.merge([]value{w, other, c}) == s.or(w, c) {
+		t.Error("a copied block is told from one that hides it, or hides another")
+	}
 }

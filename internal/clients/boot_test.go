@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,9 +74,10 @@ func (m *machine) says(t *testing.T, want string) {
 	t.Fatalf("the guest ended without %q:\n%s", want, m.said.String())
 }
 
-// TestQEMUBoots: a machine starts from the LUN, firmware to root, with every
-// SCSI command passed through; it reserves its disk, and others are kept out.
-func TestQEMUBoots(t *testing.T) {
+// boot starts a machine from LUN 0 of a new target, by a QEMU device whose vendor
+// the guest sees, and returns when it has written to its root.
+func boot(t *testing.T, device, vendor string) (*testbed.Target, *machine) {
+	t.Helper()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("no qemu-system-x86_64 (apt-get install qemu-system-x86)")
 	}
@@ -88,16 +91,51 @@ func TestQEMUBoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	disk := filepath.Join(t.TempDir(), "disk")
-	if err := img.BootDisk(rig.Job{Script: "testdata/boot.sh"}, disk); err != nil {
+	if err := img.BootDisk(rig.Job{Script: "testdata/boot.sh", Env: map[string]string{"VENDOR": vendor}}, disk); err != nil {
 		t.Fatal(err)
 	}
 	tool(t, "qemu-img", "convert", "-n", "--target-is-zero", "-f", "raw", "-O", "raw", disk, target.URL(0))
-
 	m := power(t, append(rig.Machine(2, 1024),
-		"-blockdev", "driver=iscsi,node-name=disk,transport=tcp,portal="+target.Addr()+",target="+testbed.IQN+",lun=0,initiator-name=iqn.2026-11.io.spindle:guest",
-		"-device", "virtio-scsi-pci", "-device", "scsi-block,drive=disk,bootindex=0")...)
-	m.says(t, "reserved")
+		"-blockdev", "driver=iscsi,node-name=disk,discard=unmap,transport=tcp,portal="+target.Addr()+",target="+testbed.IQN+",lun=0,initiator-name=iqn.2026-11.io.spindle:guest",
+		"-device", "virtio-scsi-pci", "-device", device+",drive=disk,bootindex=0")...)
+	m.says(t, "written")
+	return target, m
+}
 
+// passes has the guest go on to its end, which gives back the space of what it
+// wrote.
+func (m *machine) passes(t *testing.T, target *testbed.Target) {
+	t.Helper()
+	before := space(t, target)
+	if _, err := io.WriteString(m.in, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	m.says(t, "PASS")
+	if after := space(t, target); after > before-(24<<20) {
+		t.Errorf("%d bytes before 32 MiB are trimmed, %d behind", before, after)
+	}
+}
+
+// space is what the target's disk takes of its host's, in bytes.
+func space(t *testing.T, target *testbed.Target) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(target.Dir, "disk.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Blocks * 512
+}
+
+// TestQEMUBootsEmulated: a machine starts from a disk that QEMU plays on the LUN.
+func TestQEMUBootsEmulated(t *testing.T) {
+	target, m := boot(t, "scsi-hd", "QEMU")
+	m.passes(t, target)
+}
+
+// TestQEMUBoots: a machine starts from the LUN, firmware to root, with every
+// SCSI command passed through; it reserves its disk, and others are kept out.
+func TestQEMUBoots(t *testing.T) {
+	target, m := boot(t, "scsi-block", "SPINDLE")
 	other, err := dial(target.Addr(), 1)
 	if err != nil {
 		t.Fatal(err)
@@ -115,10 +153,7 @@ func TestQEMUBoots(t *testing.T) {
 	if out, err := client(t, "qemu-io", "-f", "raw", "-c", "write -P 1 0 4k", target.URL(0)); err == nil {
 		t.Errorf("qemu-io writes to a reserved disk:\n%s", out)
 	}
-	if _, err := io.WriteString(m.in, "go\n"); err != nil {
-		t.Fatal(err)
-	}
-	m.says(t, "PASS")
+	m.passes(t, target)
 	if err := other.settle(0); err != nil {
 		t.Errorf("READ after the release: %v", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +39,10 @@ func TestForeign(t *testing.T) {
 	case *foreign == "":
 		t.Skip("-dialogue.addr and -dialogue.with name no target")
 	}
-	expected := readDepartures(t)
+	expected := map[string]departure{}
+	if *foreignExpect != "" {
+		expected = readDepartures(t, *foreignExpect)
+	}
 	for _, s := range load(t) {
 		t.Run(s.Name, func(t *testing.T) {
 			fresh(t)
@@ -87,15 +92,12 @@ type departure struct {
 	sometimes bool
 }
 
-// readDepartures reads the file of -dialogue.expect: in each line a dialogue, the
+// readDepartures reads a file of -dialogue.expect: in each line a dialogue, the
 // number of a line of it, and "sometimes" where it is not always so.
-func readDepartures(t *testing.T) map[string]departure {
+func readDepartures(t *testing.T, file string) map[string]departure {
 	t.Helper()
 	list := map[string]departure{}
-	if *foreignExpect == "" {
-		return list
-	}
-	text, err := os.ReadFile(*foreignExpect)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,10 +108,54 @@ func readDepartures(t *testing.T) map[string]departure {
 		var name string
 		var d departure
 		if _, err := fmt.Sscan(line, &name, &d.line); err != nil {
-			t.Fatalf("%s: %q: %v", *foreignExpect, line, err)
+			t.Fatalf("%s: %q: %v", file, line, err)
 		}
 		d.sometimes = strings.HasSuffix(line, " sometimes")
 		list[name] = d
 	}
 	return list
+}
+
+// TestDeparturesAreExplained: where another target is known to depart there is a
+// step, and README.md says why it does; it gives no reason for what does not.
+func TestDeparturesAreExplained(t *testing.T) {
+	readme, err := os.ReadFile("testdata/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for peer, title := range map[string]string{"stgt": "STGT", "lio": "LIO"} {
+		_, table, found := strings.Cut(string(readme), "\n## Held against "+title+"\n")
+		if !found {
+			t.Fatalf("README.md has no table of %s", title)
+		}
+		table, _, _ = strings.Cut(table, "\n## ")
+		var explained []string
+		for row := range strings.Lines(table) {
+			if cells := strings.Split(row, "|"); len(cells) > 3 {
+				explained = append(explained, strings.Split(strings.ReplaceAll(cells[1], " ", ""), ",")...)
+			}
+		}
+		explained = explained[2:] // the head and what is under it
+		departures := readDepartures(t, "../../scripts/oracle/"+peer+".expected")
+		is := func(pattern, name string) bool {
+			ok, _ := path.Match(pattern, name)
+			return ok || strings.HasPrefix(pattern, "class") && strings.HasPrefix(name, pattern+"_")
+		}
+		for name, d := range departures {
+			text, err := os.ReadFile("testdata/" + name + ".txt")
+			lines := strings.Split(string(text), "\n")
+			if err != nil || d.line > len(lines) || strings.Trim(lines[d.line-1][:min(1, len(lines[d.line-1]))], " #") == "" {
+				t.Errorf("%s: %s has no step in line %d", peer, name, d.line)
+			}
+			if !slices.ContainsFunc(explained, func(pattern string) bool { return is(pattern, name) }) {
+				t.Errorf("%s departs from %s, and README.md does not say why", title, name)
+			}
+		}
+		names := slices.Collect(maps.Keys(departures))
+		for _, pattern := range explained {
+			if !slices.ContainsFunc(names, func(name string) bool { return is(pattern, name) }) {
+				t.Errorf("README.md tells of %s and %s, and there is no departure", title, pattern)
+			}
+		}
+	}
 }

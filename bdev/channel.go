@@ -13,6 +13,7 @@ type channel struct {
 	b         *Bdev
 	r         *reactor.Reactor
 	ch        Channel
+	inline    Inliner // ch; nil when it is none
 	blockSize uint64
 	hist      atomic.Pointer[tally]
 	counters  counters
@@ -30,6 +31,7 @@ type channel struct {
 
 func newChannel(b *Bdev, r *reactor.Reactor, ch Channel) *channel {
 	c := &channel{b: b, r: r, ch: ch, blockSize: uint64(b.dev.Info().BlockSize)}
+	c.inline, _ = ch.(Inliner)
 	c.counters.init(&b.epoch)
 	c.timer.Fire = c.resume
 	return c
@@ -67,6 +69,13 @@ func (c *channel) Submit(io *IO) Status {
 	io.Pop()
 	c.count(io, s)
 	return s
+}
+
+// Inline implements Inliner.
+//
+//spindle:hot
+func (c *channel) Inline() bool {
+	return c.inline != nil && c.b.state.Load() == 0 && c.queued == [2]int{} && c.inline.Inline()
 }
 
 // forward hands io to the module, and counts it if it ended there.

@@ -54,6 +54,10 @@ type Usage struct{ Used, Available uint64 }
 // off the reactors.
 type Meter interface{ Usage() (Usage, error) }
 
+// Inliner is a Channel that can tell whether a Write with Inline, and the Flush after
+// it, end inside Submit when nothing else runs on the reactor before. A Bdev's is one.
+type Inliner interface{ Inline() bool }
+
 // Channel is one reactor's way into a device. All calls are made on its reactor.
 type Channel interface {
 	// Submit starts io. A final status means it ended here and no IODone comes;

@@ -21,8 +21,9 @@ const (
 type Flags uint8
 
 const (
-	FUA  Flags = 1 << iota // a Write or WriteZeroes is durable before it completes
-	Lend                   // the submitter takes a lent buffer for a Read: see CapLend and CapLive
+	FUA    Flags = 1 << iota // a Write or WriteZeroes is durable before it completes
+	Lend                     // the submitter takes a lent buffer for a Read: see CapLend and CapLive
+	Inline                   // the Data of a Write is there during Submit only: see Inliner
 )
 
 // Status is the state of an IO.

@@ -101,7 +101,8 @@ func (q *qos) refill(now clock.Time) {
 }
 
 // admit takes io's tokens, or tells that it has to wait. Only reads and writes
-// are limited, as initiators count them.
+// are limited, as initiators count them. An Inline one runs on credit: the limits
+// were set after it was told that it would not wait.
 //
 //spindle:hot
 func (q *qos) admit(io *IO, bytes int64) bool {
@@ -112,7 +113,7 @@ func (q *qos) admit(io *IO, bytes int64) bool {
 	if io.Op == Write {
 		own = &q.wBytes
 	}
-	if !q.rwIOs.open() || !q.rwBytes.open() || !own.open() {
+	if io.Flags&Inline == 0 && (!q.rwIOs.open() || !q.rwBytes.open() || !own.open()) {
 		return false
 	}
 	q.rwIOs.take(1)

@@ -120,6 +120,40 @@ func TestQoSReadsPassWrites(t *testing.T) {
 	}
 }
 
+// TestQoSInline: where there are limits a Write may have to wait. One that was
+// told before the limits were set that it would not does not, and pays later.
+func TestQoSInline(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(g, 1024))
+	ch, buf := g.Open(b, 0), g.Buffer(512)
+	may := ch.(bdev.Inliner).Inline
+	write := func(fl bdev.Flags) (*bdevtest.Call, bdev.Status) {
+		c := bdevtest.NewCall(bdev.Write, 0, 1, buf, fl)
+		return c, c.Start(ch)
+	}
+	if !may() {
+		t.Fatal("without limits")
+	}
+	b.SetLimits(bdev.Limits{RWIOsPerSec: 1000})
+	write(0)
+	if _, s := write(bdev.Inline); may() || s != bdev.OK {
+		t.Fatalf("just before the limits: %v", s)
+	}
+	late, s := write(0)
+	g.Advance(1500 * time.Microsecond)
+	if s != bdev.Pending || late.Done() {
+		t.Fatalf("%v: the write before it did not pay", s)
+	}
+	b.SetLimits(bdev.Limits{})
+	if may() {
+		t.Fatal("while another write waits")
+	}
+	g.Advance(2 * time.Millisecond)
+	if !late.Done() || !may() {
+		t.Fatal("the limits are lifted")
+	}
+}
+
 // inOrder is a Completer that notes the order of completion by LBA.
 type inOrder struct{ lbas []uint64 }
 

@@ -121,7 +121,7 @@ func kick(t *testing.T, c *iscsitest.Conn) {
 func TestTaskSetFull(t *testing.T) {
 	t.Run("immediate data", func(t *testing.T) {
 		g := iscsitest.New(t, iscsitest.Options{Memory: 16 << 20})
-		c := g.Dial().Login("InitialR2T=No")
+		c := g.Dial().Login("InitialR2T=No", "DataDigest=CRC32C") // without one the data goes to the disk at once
 		ready(t, c, 1)
 		free := drain(g)
 		b := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...)

@@ -132,6 +132,9 @@ type Handler interface {
 type PDU struct {
 	BHS pdu.BHS // valid until Received returns true
 	AHS []byte  // likewise
+	// Here is the data segment where it was received, likewise: empty unless all of
+	// it has come, intact, and Received follows Header with nothing in between.
+	Here mem.Ref
 	Sink
 	// BadData: the data digest did not match; the Sink's memory is not to be used.
 	BadData bool

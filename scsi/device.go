@@ -112,7 +112,9 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 	}
 	for _, v := range lu.views {
 		c.Await(v.r, func(done func()) {
-			v.ch, err = b.Open(v.r)
+			if v.ch, err = b.Open(v.r); err == nil {
+				v.inline = v.ch.(bdev.Inliner)
+			}
 			done()
 		})
 		if err != nil {

@@ -61,7 +61,7 @@ func (n *Nexus) Begin(t *Task, lun uint64) {
 	}
 	t.View = v
 	t.op = n.dev.table.find(&t.CDB, t.CDBLen)
-	t.Dir, t.Want, t.Scratch, t.Lend, t.MayLive, t.Live = NoData, 0, 0, false, false, false
+	t.Dir, t.Want, t.Scratch, t.Lend, t.MayLive, t.Live, t.Inline = NoData, 0, 0, false, false, false, false
 	t.Status, t.SenseLen, t.DataLen = Good, 0, 0
 	t.IO.Flags = 0
 	t.state, t.step, t.flags = taskEngine, 0, 0

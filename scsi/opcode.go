@@ -92,6 +92,7 @@ const (
 	cmdStandby                          // works by a path in standby
 	cmdAnyPath                          // works by every path
 	cmdBusy                             // works while SANITIZE or FORMAT UNIT is at work, and after it failed
+	cmdInline                           // its data is needed inside Execute only, if it does not wait there
 )
 
 // command is one row of the table that is dispatcher and REPORT SUPPORTED
@@ -223,6 +224,7 @@ func (tb *table) shield() {
 		}
 		twin := *c
 		twin.next = next
+		twin.flags &^= cmdInline
 		c.shielded = &twin
 	}
 }

@@ -187,6 +187,9 @@ func doWrite(t *Task) action {
 				t.step = 2
 			}
 		}
+		if t.Inline {
+			fl |= bdev.Inline
+		}
 		t.IO.Data = t.Data.Slice(0, t.blocks<<t.View.snap.shift)
 		return t.io(bdev.Write, fl, t.lba, t.blocks)
 	case 2:

@@ -59,7 +59,7 @@ type Owner interface {
 //	Begin    the nexus looks up the LUN and puts the task on its view's list
 //	Prepare  decodes: Ready (Dir, Want, Scratch are set) or Done (status set)
 //	         engine: Data of Want+Scratch bytes, data-out gathered in Data[:min(EDTL,Want)]
-//	Execute  Done, or Waiting and TaskDone later
+//	Execute  Done, or Waiting and TaskDone later; just after MayInline, Done
 //	         engine: sends Data[:DataLen] and Status, with Sense
 //	End      takes it off the view's list; the engine frees it
 type Task struct {
@@ -93,6 +93,7 @@ type Task struct {
 	Dir      Direction
 	Lend     bool // DataIn only: no buffer is needed, Execute points Data at lent memory until End
 	MayLive  bool // DataIn only: the engine may set Live
+	Inline   bool // DataOut only: Data is there during Execute only, which does not wait; see MayInline
 	Live     bool // Execute points Medium at memory that others write to, and leaves Data for Settle
 	Status   Status
 	SenseLen uint8

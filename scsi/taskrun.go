@@ -3,6 +3,7 @@ package scsi
 import (
 	"spindle/bdev"
 	"spindle/internal/invariants"
+	"spindle/internal/plant"
 	"spindle/reactor/mem"
 )
 
@@ -141,6 +142,15 @@ func (t *Task) keptOut() bool {
 		return true
 	}
 	return t.op.flags&cmdWrites != 0 && t.View.snap.protect != 0 && t.protected(t.View.snap) == Done
+}
+
+// MayInline tells of a task that Prepare has said Ready of whether Execute would be
+// Done with it, if nothing else runs before: its Data is needed no longer.
+//
+//spindle:hot
+func (t *Task) MayInline() bool {
+	v := t.View
+	return t.op.flags&cmdInline != 0 && (plant.On(plant.StaleReceive) || !v.guarded && t.Attr != AttrOrdered && v.inline.Inline())
 }
 
 // Execute runs a prepared task. Done: it has its status. Waiting: TaskDone

@@ -18,11 +18,12 @@ import (
 // to every view that has nexuses all the same: a unit attention can be told
 // before home's answer is there, and one that follows must not be missed.
 type View struct {
-	lu    *LogicalUnit // nil: the view of units that are not there
-	r     *reactor.Reactor
-	index int
-	ch    bdev.Channel
-	snap  *snapshot
+	lu     *LogicalUnit // nil: the view of units that are not there
+	r      *reactor.Reactor
+	index  int
+	ch     bdev.Channel
+	inline bdev.Inliner // ch
+	snap   *snapshot
 
 	used    atomic.Bool // has nexuses; home reads it when a round starts
 	guarded bool        // admit has to look: not active, or holds or claims stand

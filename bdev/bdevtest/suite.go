@@ -56,6 +56,7 @@ func Run(t *testing.T, f Factory) {
 		{"Flood", testFlood},
 		{"Abort", testAbort},
 		{"Lend", testLend},
+		{"Inline", testInline},
 		{"Reopen", testReopen},
 		{"TwoReactors", testTwoReactors},
 		{"Resize", testResize},
@@ -340,6 +341,27 @@ func testLend(b *bench) {
 		b.T.Fatal("lent data differs from what a plain read returns")
 	}
 	ch.Release(&lent.IO)
+}
+
+// testInline: a device that says that writes end inside Submit has no use for their
+// data afterwards.
+func testInline(b *bench) {
+	ch := b.Open(b.dev, 0)
+	if !ch.(bdev.Inliner).Inline() {
+		b.T.Skip("writes end later")
+	}
+	for _, n := range []uint32{1, 16, mem.MaxBlock / b.size / 4} {
+		buf := b.Buffer(n * b.size)
+		b.fill(buf, 9)
+		if s := NewCall(bdev.Write, 7, n, buf, bdev.Inline).Start(ch); s != bdev.OK {
+			b.T.Fatalf("%d blocks: %v", n, s)
+		}
+		b.fill(buf, 0x77)
+		if s := NewCall(bdev.Read, 7, n, buf, 0).Start(ch); s != bdev.OK {
+			b.T.Fatalf("%d blocks: read %v", n, s)
+		}
+		b.expect(ch, 7, n, 9)
+	}
 }
 
 func testReopen(b *bench) {

@@ -117,6 +117,9 @@ type channel struct {
 	timer      reactor.Timer
 }
 
+// Inline implements bdev.Inliner.
+func (c *channel) Inline() bool { return true }
+
 // Submit implements bdev.Channel.
 //
 //spindle:hot

@@ -116,6 +116,9 @@ type channel struct {
 	shift  uint8
 }
 
+// Inline implements bdev.Inliner.
+func (c *channel) Inline() bool { return true }
+
 // Submit implements bdev.Channel.
 //
 //spindle:hot

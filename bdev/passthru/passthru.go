@@ -35,6 +35,12 @@ func (d *Device) Open(r *reactor.Reactor) (bdev.Channel, error) {
 // channel forwards Abort, Release and Close as they are.
 type channel struct{ bdev.Channel }
 
+// Inline implements bdev.Inliner: the base knows.
+func (c *channel) Inline() bool {
+	base, ok := c.Channel.(bdev.Inliner)
+	return ok && base.Inline()
+}
+
 // Submit implements bdev.Channel.
 //
 //spindle:hot

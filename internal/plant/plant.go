@@ -107,6 +107,7 @@ const (
 	CopyMiscounted         // COPY ABORTED tells of the segment before
 	LostMerge              // ORWRITE does not heed FUA, nor a cache that is off
 	TornRead               // what is left of a READ's data stays on the medium
+	StaleReceive           // a WRITE that waits leaves its data in the receive buffer
 	NumBugs
 )
 
@@ -128,6 +129,7 @@ var names = [NumBugs]string{
 	"ejected open", "prevent ignored", "load untold", "path shut", "path open", "ports untold", "wipe open", "short wipe",
 	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
+	"stale receive",
 }
 
 func (b Bug) String() string { return names[b] }

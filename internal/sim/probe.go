@@ -44,6 +44,12 @@ type probeChannel struct {
 	epoch  int
 }
 
+// Inline implements bdev.Inliner: the modules know.
+func (c *probeChannel) Inline() bool {
+	base, ok := c.ch.(bdev.Inliner)
+	return ok && base.Inline()
+}
+
 // entered is a write of an operation that is in the block layer since at.
 type entered struct {
 	at int64

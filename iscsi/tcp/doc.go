@@ -12,6 +12,6 @@
 // one shard a reactor.
 // Memory: receive buffers are the ring's, held for a bounded time; each
 // connection has one arena block for its send vectors and Data-In headers. Data
-// segments are copied once, from receive buffer to the Sink's memory, and sent
-// from where they lie.
+// segments are copied once, from receive buffer to the Sink's memory, or not at
+// all (PDU.Here), and sent from where they lie.
 package tcp

@@ -333,9 +333,12 @@ func (x *receiver) read() {
 		if m.Empty() {
 			m = c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
 		}
-		b := m.Bytes()[:h.len]
 		for h.off < h.len && !c.closing {
-			h.off += x.parse(b[h.off:])
+			if budget == 0 { // before the header: see PDU.Here
+				c.r.NeedFlush(&x.again)
+				return
+			}
+			h.off += x.parse(m.Slice(h.off, h.len-h.off))
 			if x.stage == whole && !x.deliver(&budget) {
 				return
 			}
@@ -351,10 +354,6 @@ func (x *receiver) read() {
 //
 //spindle:hot
 func (x *receiver) deliver(budget *int) bool {
-	if *budget == 0 {
-		x.c.r.NeedFlush(&x.again)
-		return false
-	}
 	*budget--
 	if !x.c.h.Received(&x.pdu) {
 		x.stop()
@@ -422,16 +421,17 @@ func (x *receiver) keepHeader() {
 	x.pdu.AHS = x.hdr[pdu.HeaderLen:n]
 }
 
-// parse consumes bytes up to the end of b or of a whole PDU and returns how many.
+// parse consumes bytes up to the end of m or of a whole PDU and returns how many.
 //
 //spindle:hot
-func (x *receiver) parse(b []byte) (used uint32) {
+func (x *receiver) parse(m mem.Ref) (used uint32) {
+	b := m.Bytes()
 	if x.stage == inHeader && x.hdrGot|x.hdrTail == 0 && len(b) >= pdu.HeaderLen && b[ahsLength] == 0 {
 		// Nearly every header: whole, alone, and without a digest.
-		if !x.decode(b[:pdu.HeaderLen:pdu.HeaderLen]) {
+		used = pdu.HeaderLen
+		if !x.decode(b[:pdu.HeaderLen:pdu.HeaderLen], m.Slice(used, m.Len-used)) {
 			return uint32(len(b))
 		}
-		used = pdu.HeaderLen
 	}
 	for x.stage != whole {
 		rest := b[used:]
@@ -442,7 +442,7 @@ func (x *receiver) parse(b []byte) (used uint32) {
 			if hdr == nil {
 				return used
 			}
-			if !x.decode(hdr) {
+			if !x.decode(hdr, m.Slice(used, m.Len-used)) {
 				return uint32(len(b))
 			}
 		case inData:
@@ -502,11 +502,11 @@ func (x *receiver) header(b []byte) (hdr []byte, used uint32) {
 	}
 }
 
-// decode checks a header and asks the engine where its data goes. False: the
-// connection is closing.
+// decode checks a header and asks the engine where its data goes; rest is what
+// has come behind it. False: the connection is closing.
 //
 //spindle:hot
-func (x *receiver) decode(hdr []byte) bool {
+func (x *receiver) decode(hdr []byte, rest mem.Ref) bool {
 	c := x.c
 	end := uint32(len(hdr)) - x.hdrTail
 	if x.hdrTail > 0 && pdu.Digest(hdr[:end]) != le.Uint32(hdr[end:]) {
@@ -523,6 +523,10 @@ func (x *receiver) decode(hdr []byte) bool {
 	if x.dataLen > MaxRecvData {
 		c.Close(errTooLong)
 		return false
+	}
+	x.pdu.Here = mem.Ref{}
+	if n := x.dataLen; n != 0 && n+-n&3 <= rest.Len && !c.p.DataDigest {
+		x.pdu.Here = rest.Slice(0, n)
 	}
 	x.pdu.Sink = iscsi.Sink{}
 	x.decoding = true

@@ -152,13 +152,17 @@ func login(ctx context.Context, transport string, urls map[string]string) (*sess
 	return s, nil
 }
 
-// find waits for the disk of a session's LUN.
+// find waits for the disk of a session's LUN, and for its queue's attributes,
+// which Linux makes after the disk.
 func find(ctx context.Context, session string, lun uint16) (disk, error) {
 	for deadline := time.Now().Add(diskTime); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
 		found, _ := filepath.Glob(fmt.Sprintf("%s/device/target*/*:%d/block/*", session, lun))
 		if len(found) == 1 {
-			if _, err := os.Stat("/dev/" + filepath.Base(found[0])); err == nil {
-				return disk{filepath.Base(found[0])}, nil
+			name := filepath.Base(found[0])
+			_, node := os.Stat("/dev/" + name)
+			_, queue := os.Stat(found[0] + "/queue/scheduler")
+			if node == nil && queue == nil {
+				return disk{name}, nil
 			}
 		}
 	}

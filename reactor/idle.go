@@ -30,20 +30,14 @@ func (p IdlePolicy) String() string {
 const (
 	MinSpin = 50 * time.Microsecond
 	MaxSpin = 5 * time.Millisecond
-	// MaxPoliteSpin is the longest of a reactor that makes way: what works in
-	// software on its CPU takes as much longer, and has the CPU meanwhile.
-	MaxPoliteSpin = 4 * MaxSpin
+	// PoliteSpin is that of a reactor that makes way: what works in software on its
+	// CPU takes as much longer, and has the CPU meanwhile.
+	PoliteSpin = 4 * MaxSpin
+	// YieldAfter is how long a reactor spins without I/O before it offers the CPU in
+	// each turn that finds nothing: what it waits for may be waiting to run there (a
+	// kernel thread that has taken over soft interrupts, say).
+	YieldAfter = MinSpin
 )
-
-// longest is the longest spin of r.
-//
-//spindle:hot
-func (r *Reactor) longest() time.Duration {
-	if r.polite > 0 {
-		return MaxPoliteSpin
-	}
-	return MaxSpin
-}
 
 // MakeWay has a turn that found nothing give the CPU to whoever waits for it,
 // until as many calls took it back as asked for it. It is for work that the
@@ -90,25 +84,33 @@ func (r *Reactor) NoteIO() {
 	if i.lastIO == r.now {
 		return
 	}
-	longest := r.longest()
+	shortest, longest := MinSpin, MaxSpin
+	if r.polite > 0 {
+		shortest, longest = PoliteSpin, PoliteSpin
+	}
 	// The bound is what one pause weighs in the mean: after a quiet night the
 	// rhythm of the next burst is learnt within a few commands.
 	gap := min(r.now.Sub(i.lastIO), 2*longest)
 	i.lastIO = r.now
 	i.meanDev += ((gap - i.meanGap).Abs() - i.meanDev) / 8
 	i.meanGap += (gap - i.meanGap) / 8
-	i.spinUntil = r.now.Add(spinTime(i.meanGap, i.meanDev, longest))
+	i.spinUntil = r.now.Add(spinTime(i.meanGap, i.meanDev, shortest, longest))
 }
 
 // spinTime is how long to spin when commands come gap apart, give or take dev:
 // long enough to meet the next (the estimate is that of TCP's retransmission
 // timer, RFC 6298 §2), unless even the longest spin would hardly meet it.
-func spinTime(gap, dev, longest time.Duration) time.Duration {
+func spinTime(gap, dev, shortest, longest time.Duration) time.Duration {
 	if gap > longest {
 		return MinSpin
 	}
-	return min(max(2*gap, gap+4*dev, MinSpin), longest)
+	return min(max(2*gap, gap+4*dev, shortest), longest)
 }
+
+// yields tells whether a turn that found nothing offers the CPU to others.
+//
+//spindle:hot
+func (r *Reactor) yields() bool { return r.polite > 0 || r.now.Sub(r.idle.lastIO) > YieldAfter }
 
 // Until is the idle policy's answer to a turn that did work things: what to
 // hand to the next Turn.

@@ -29,7 +29,7 @@ func (c *Connection) commandHeader(p *PDU) {
 	case outside:
 		return
 	}
-	if s.free == nil || c.verdict == immediate && s.freeCount <= s.reserved() || s.lookup(itt) != nil {
+	if len(s.places) == 0 || c.verdict == immediate && uint32(len(s.places)) <= s.reserved() || s.lookup(itt) != nil {
 		return // refused when it is whole
 	}
 	t := s.claim(c, itt, sn)

@@ -344,8 +344,7 @@ func (c *Connection) Closed(why error) {
 // while their data streamed in, and an early command whose data was streaming
 // in; and marks that nothing streams any more.
 func (c *Connection) settleTasks() {
-	for i := range c.sess.tasks {
-		t := &c.sess.tasks[i]
+	for t := range c.sess.claimed() {
 		if t.conn != c {
 			continue
 		}

@@ -6,6 +6,7 @@
 // Threading: a Session and its connections belong to one reactor. What login
 // reads (nodes, groups, options) is one immutable snapshot behind an atomic
 // pointer, replaced whole by the control plane.
-// Memory: tasks and connection objects are Go objects allocated when a session
-// or connection is made and reused; data buffers come from the reactor's arena.
+// Memory: a reactor's tasks are Go objects that its sessions share, as many as
+// were ever in use at once; connection objects are allocated when a connection is
+// made. Data buffers come from the reactor's arena.
 package iscsi

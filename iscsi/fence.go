@@ -261,8 +261,8 @@ func (c *Connection) unacknowledged() bool {
 	if c.acked != c.seq.StatSN || c.outCount != ConnectionOuts {
 		return true
 	}
-	for i := range c.sess.tasks {
-		if t := &c.sess.tasks[i]; t.conn == c && t.state == taskResponding && !slices.Contains(c.sess.behind, behind{t: t}) {
+	for t := range c.sess.claimed() {
+		if t.conn == c && t.state == taskResponding && !slices.Contains(c.sess.behind, behind{t: t}) {
 			return true
 		}
 	}
@@ -309,7 +309,7 @@ func (c *Connection) awaitCommands(b pdu.BHS) bool {
 	}
 	w := &s.window
 	if !s.shared && len(s.joining) == 0 || !b.Immediate() || !pdu.SNLess(w.ExpCmdSN, b.CmdSN()) || pdu.SNLess(w.MaxCmdSN+1, b.CmdSN()) ||
-		s.freeCount <= s.reserved() || s.lookup(b.ITT()) != nil {
+		uint32(len(s.places)) <= s.reserved() || s.lookup(b.ITT()) != nil {
 		return false
 	}
 	t := s.claim(c, b.ITT(), b.CmdSN())

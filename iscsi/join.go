@@ -247,8 +247,8 @@ func (c *Connection) quiesce(done func()) {
 		done()
 	}
 	s.forgetHeld(c)
-	for i := range s.tasks {
-		switch t := &s.tasks[i]; {
+	for t := range s.claimed() {
+		switch {
 		case t.conn != c:
 		case t.state == taskParked && t.SCSI.View == nil:
 			t.vanish() // it has ended, with TASK ABORTED for a connection that never came
@@ -264,8 +264,7 @@ func (c *Connection) checkQuiet() {
 	if c.onQuiet == nil {
 		return
 	}
-	for i := range c.sess.tasks {
-		t := &c.sess.tasks[i]
+	for t := range c.sess.claimed() {
 		if t.conn == c && (t.state == taskBuffer || t.state == taskData || t.state == taskExecuting) {
 			return
 		}

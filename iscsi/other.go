@@ -95,7 +95,7 @@ func (c *Connection) other(b pdu.BHS, bad bool, order uint32) {
 // holdOther keeps an early PDU in a task until its turn.
 func (c *Connection) holdOther(p *PDU) {
 	s := c.sess
-	if s.isHeld(p.BHS.CmdSN()) || s.free == nil {
+	if s.isHeld(p.BHS.CmdSN()) || len(s.places) == 0 {
 		c.dropped()
 		c.dropData()
 		return

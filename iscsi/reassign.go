@@ -97,8 +97,7 @@ func (s *Session) forgetAll() {
 // suspend has the tasks of a dead connection wait where they are.
 func (c *Connection) suspend() {
 	s := c.sess
-	for i := range s.tasks {
-		t := &s.tasks[i]
+	for t := range s.claimed() {
 		if t.conn != c {
 			continue
 		}
@@ -165,8 +164,7 @@ func (c *Connection) reassign(b pdu.BHS) {
 // findRetained finds an answered command, the latest of its tag.
 func (s *Session) findRetained(itt uint32) *Task {
 	var found *Task
-	for i := range s.tasks {
-		t := &s.tasks[i]
+	for t := range s.claimed() {
 		if t.itt == itt && t.state == taskRetained && (found == nil || pdu.SNLess(found.cmdSN, t.cmdSN)) {
 			found = t
 		}

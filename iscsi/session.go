@@ -1,6 +1,8 @@
 package iscsi
 
 import (
+	"iter"
+	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -33,11 +35,11 @@ type Session struct {
 	local     netip.AddrPort // where it came to
 	params    sessionParams
 
-	tasks     []Task
+	tasks     []*Task  // by place; nil where none is
+	places    []uint16 // that are free; the last is taken next
 	tags      []*Task
 	tagMask   uint32
-	free      *Task
-	freeCount uint32
+	gen       uint16 // of the last command that claimed a task
 	active    uint32 // tasks that have no response yet
 	depth     uint32 // commands the session may have outstanding
 	slots     mem.Ref
@@ -76,8 +78,9 @@ type sessionParams struct {
 	wholeBuffer                bool // Params.WholeBuffer
 }
 
-// populate gives the session its tasks: twice the depth, because responses that
-// still leave hold theirs while the window has moved on, and the immediate ones.
+// populate gives the session places for its tasks: twice the depth, because
+// responses that still leave hold theirs while the window has moved on, and the
+// immediate ones.
 // Preconditions: runs on the session's reactor.
 func (s *Session) populate(sh *shard, depth uint32) error {
 	s.sh, s.depth = sh, depth
@@ -87,19 +90,25 @@ func (s *Session) populate(sh *shard, depth uint32) error {
 		return ErrLimit
 	}
 	s.slots = slots
-	set := sh.takeTasks(n)
-	s.tasks, s.tags, s.tagMask = set.tasks, set.tags, uint32(len(set.tags))-1
-	for i := range s.tasks {
-		t := &s.tasks[i]
-		t.sess, t.index = s, uint16(i)
-		t.SCSI.Owner, t.SCSI.Arg = t, t
-		t.reply.Out.Bind(slots.Slice(uint32(i)*OutSlot, OutSlot))
-		t.reply.Out.Done = t
-		t.reply.Segment = 0
-		t.freeNext, s.free = s.free, t
-		s.freeCount++
+	s.tasks, s.places = make([]*Task, n), make([]uint16, n)
+	for i := range s.places {
+		s.places[i] = uint16(i)
 	}
+	s.tags = make([]*Task, 1<<bits.Len32(n-1))
+	s.tagMask = uint32(len(s.tags)) - 1
+	sh.enlarge(n)
 	return nil
+}
+
+// claimed are the tasks in use.
+func (s *Session) claimed() iter.Seq[*Task] {
+	return func(yield func(*Task) bool) {
+		for _, t := range s.tasks {
+			if t != nil && !yield(t) {
+				return
+			}
+		}
+	}
 }
 
 // openWindow advertises what the depth leaves and the free tasks allow. A
@@ -109,10 +118,11 @@ func (s *Session) populate(sh *shard, depth uint32) error {
 //
 //spindle:hot
 func (s *Session) openWindow() {
-	if s.freeCount <= ImmediateTasks || s.active >= s.depth {
+	free := uint32(len(s.places))
+	if free <= ImmediateTasks || s.active >= s.depth {
 		return
 	}
-	s.window.advertise(min(s.freeCount-ImmediateTasks, s.depth-s.active))
+	s.window.advertise(min(free-ImmediateTasks, s.depth-s.active))
 	if s.window.closedToPeer() {
 		s.reopen()
 	}
@@ -121,7 +131,7 @@ func (s *Session) openWindow() {
 // reopen tells of a window that the initiator knows as closed, unless something
 // that is on its way does.
 func (s *Session) reopen() {
-	n := s.freeCount + s.active
+	n := uint32(len(s.places)) + s.active
 	if s.rec != nil {
 		n += s.rec.count
 	}
@@ -252,8 +262,7 @@ func (s *Session) closed() {
 		if !s.slots.Empty() {
 			s.sh.free(s.slots)
 			s.slots = mem.Ref{}
-			s.sh.keepTasks(taskSet{s.tasks, s.tags})
-			s.tasks, s.tags, s.free = nil, nil, nil
+			s.tasks, s.places, s.tags = nil, nil, nil
 		}
 		s.e.registry.leave(s)
 	}

@@ -16,9 +16,10 @@ type shard struct {
 	pending []*Connection // not yet in full feature phase, oldest first
 	nextID  uint64
 	stray   tally
-	spare   []taskSet // of sessions that have ended, for those to come
-	held    bool      // connections wait for Engine.Open
-	early   []func()  // those that wait
+	tasks   *Task    // in no session's use; the last given back first
+	made    uint32   // tasks there are
+	held    bool     // connections wait for Engine.Open
+	early   []func() // those that wait
 
 	// Commands without a data buffer, by connection, served in turn.
 	waitConns []*Connection
@@ -34,37 +35,44 @@ func newShard(e *Engine, r *reactor.Reactor) *shard {
 	return s
 }
 
-// taskSet is what a session's tasks are kept in.
-type taskSet struct {
-	tasks []Task
-	tags  []*Task // buckets of the tag table, a power of two
+// enlarge sees to it that there are n tasks at least.
+func (s *shard) enlarge(n uint32) {
+	if s.made >= n {
+		return
+	}
+	tasks := make([]Task, n-s.made)
+	s.made = n
+	for i := range tasks {
+		t := &tasks[i]
+		t.SCSI.Owner, t.SCSI.Arg = t, t
+		t.reply.Out.Done = t
+		s.keepTask(t)
+	}
 }
 
-// maxSpare is how many task sets a shard keeps for reuse.
-const maxSpare = 64
+// moreTasks is how many are made when all are in use.
+const moreTasks = 32
 
-// takeTasks returns a set of n tasks, used before or new.
-func (s *shard) takeTasks(n uint32) taskSet {
-	for i, set := range s.spare {
-		if uint32(len(set.tasks)) == n {
-			last := len(s.spare) - 1
-			s.spare[i], s.spare[last] = s.spare[last], taskSet{}
-			s.spare = s.spare[:last]
-			return set
-		}
+// takeTask returns a free task. Sessions share what is far fewer than they may
+// use together, so more are made as more are in use at once.
+//
+//spindle:hot
+func (s *shard) takeTask() *Task {
+	if s.tasks == nil {
+		s.enlarge(s.made + moreTasks)
 	}
-	size := uint32(1)
-	for size < n {
-		size <<= 1
-	}
-	return taskSet{tasks: make([]Task, n), tags: make([]*Task, size)}
+	t := s.tasks
+	s.tasks = t.freeNext
+	t.freeNext = nil
+	return t
 }
 
-// keepTasks takes back the tasks of a session that has ended.
-func (s *shard) keepTasks(set taskSet) {
-	if len(s.spare) < maxSpare {
-		s.spare = append(s.spare, set)
-	}
+// keepTask takes back a task that has ended.
+//
+//spindle:hot
+func (s *shard) keepTask(t *Task) {
+	t.sess, t.conn = nil, nil
+	t.freeNext, s.tasks = s.tasks, t
 }
 
 // alloc returns a data buffer of n bytes.

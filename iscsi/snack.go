@@ -89,8 +89,7 @@ func (c *Connection) find(itt uint32) *Task {
 		return t
 	}
 	var found *Task
-	for i := range s.tasks {
-		t := &s.tasks[i]
+	for t := range s.claimed() {
 		if t.conn == c && t.itt == itt && (t.state == taskResponding || t.state == taskRetained && t.record().held) {
 			if found == nil || t.state == taskResponding || pdu.SNLess(found.record().statSN, t.record().statSN) {
 				found = t
@@ -167,7 +166,7 @@ func (c *Connection) snackR2T(b pdu.BHS, t *Task, k *record) uint8 {
 		return pdu.RejectSNACK
 	}
 	c.withOut(func(o *Out) {
-		if t.gen != k.gen || t.state != taskData || k.r2tLen == 0 {
+		if t.gen != k.gen || t.conn != c || t.state != taskData || k.r2tLen == 0 {
 			o.Stamp = StampNone
 			c.misc(o).OutSent(o)
 			return
@@ -187,8 +186,8 @@ func (c *Connection) snackAck(b pdu.BHS) uint8 {
 	if i >= uint32(len(s.tasks)) || b.RunLength() != 0 || b.ITT() != pdu.ReservedTag {
 		return pdu.RejectInvalidDataAck
 	}
-	t := &s.tasks[i]
-	if t.ttt() != ttt || t.conn != c || t.lun != b.LUN() || t.state != taskResponding && t.state != taskRetained {
+	t := s.tasks[i]
+	if t == nil || t.ttt() != ttt || t.conn != c || t.lun != b.LUN() || t.state != taskResponding && t.state != taskRetained {
 		return pdu.RejectInvalidDataAck
 	}
 	k := t.record()

@@ -37,7 +37,8 @@ type gathered struct {
 	r2ts     uint32 // R2Ts outstanding
 }
 
-// Task is one command of a session, preallocated and reused.
+// Task is one command of a session. A reactor's tasks serve all of its sessions:
+// those that were in use last are used next, and are in the CPU's cache.
 type Task struct {
 	// What every command touches comes first, so that it shares cache lines.
 	sess     *Session
@@ -49,8 +50,8 @@ type Task struct {
 	cmdSN    uint32
 	lun      uint64
 	edtl     uint32
-	index    uint16
-	gen      uint16 // with index, the target transfer tag
+	index    uint16 // the session's place that it fills
+	gen      uint16 // of the session's commands; with index, the target transfer tag
 	state    taskState
 	raw      bool // a held PDU other than a SCSI command: bhs and SCSI.Data keep it
 	write    bool // W bit
@@ -107,23 +108,28 @@ func (s *Session) byTTT(ttt, itt uint32) *Task {
 	if i >= uint32(len(s.tasks)) {
 		return nil
 	}
-	t := &s.tasks[i]
-	if t.ttt() != ttt || t.itt != itt || t.state != taskData {
+	t := s.tasks[i]
+	if t == nil || t.ttt() != ttt || t.itt != itt || t.state != taskData {
 		return nil
 	}
 	return t
 }
 
-// claim takes a free task and files it under itt.
-// Preconditions: s.free is not nil.
+// claim has a task fill a free place and files it under itt.
+// Preconditions: a place is free.
 //
 //spindle:hot
 func (s *Session) claim(c *Connection, itt, cmdSN uint32) *Task {
-	t := s.free
-	s.free = t.freeNext
-	s.freeCount--
+	t := s.sh.takeTask()
+	last := len(s.places) - 1
+	i := s.places[last]
+	s.places = s.places[:last]
+	s.tasks[i] = t
 	s.active++
-	t.freeNext = nil
+	s.gen++
+	t.sess, t.index, t.gen = s, i, s.gen
+	t.reply.Out.Bind(s.slots.Slice(uint32(i)*OutSlot, OutSlot))
+	t.reply.Segment = 0
 	t.conn, t.itt, t.cmdSN, t.order = c, itt, cmdSN, uint32(c.n.PDUsIn)
 	b := &s.tags[itt&s.tagMask]
 	t.hashNext = *b
@@ -160,12 +166,10 @@ func (t *Task) release() {
 	}
 	t.dropBuffer()
 	t.state = taskFree
-	t.gen++
 	t.raw, t.stream, t.fetching, t.unkept = false, false, false, false
-	t.conn = nil
-	t.freeNext = s.free
-	s.free = t
-	s.freeCount++
+	s.tasks[t.index] = nil
+	s.places = append(s.places, t.index)
+	s.sh.keepTask(t)
 	s.openWindow()
 }
 

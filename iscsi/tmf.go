@@ -169,8 +169,7 @@ func (s *Session) tellOvertaking(f *setFunction) {
 	if f.fn == pdu.TMFAbortTask {
 		return
 	}
-	for i := range s.tasks {
-		t := &s.tasks[i]
+	for t := range s.claimed() {
 		live := t.state == taskBuffer || t.state == taskData || t.state == taskExecuting
 		if live && t.SCSI.View != nil && f.concerns(t) && !f.covers(t) {
 			t.SCSI.AbortTold()
@@ -184,8 +183,7 @@ func (s *Session) silence(f *setFunction) {
 	if f.fn == pdu.TMFAbortTask {
 		return
 	}
-	for i := range s.tasks {
-		t := &s.tasks[i]
+	for t := range s.claimed() {
 		switch {
 		case t.SCSI.View != nil || t.SCSI.Status != scsi.TaskAborted || !f.concerns(t) || !f.covers(t):
 		case t.state == taskDraining:

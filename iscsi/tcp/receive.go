@@ -207,6 +207,7 @@ func (x *receiver) streamed(e ring.CQE) {
 		x.armed = false
 	}
 	if e.Flags&ring.FlagBuffer != 0 {
+		c.t.shards[c.r.ID].out++
 		if e.Res <= 0 || c.closing {
 			c.t.shards[c.r.ID].recycle(e.BufferID())
 		} else {

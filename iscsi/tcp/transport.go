@@ -3,6 +3,7 @@ package tcp
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"spindle/iscsi"
@@ -100,7 +101,8 @@ type shard struct {
 	r       *reactor.Reactor
 	group   ring.Group
 	ready   bool
-	starved []*Conn // wait for a provided buffer to come back
+	out     int     // provided buffers that have come and are not back
+	starved []*Conn // wait for one to come back, first come first
 	rearm   reactor.FlushNode
 }
 
@@ -135,19 +137,24 @@ func (s *shard) receiveGroup() (ring.Group, error) {
 //
 //spindle:hot
 func (s *shard) recycle(id uint16) {
+	s.out--
 	s.r.Ring.Recycle(s.group, id)
 	if len(s.starved) > 0 {
 		s.r.NeedFlush(&s.rearm)
 	}
 }
 
-// Flush re-arms starved receives; implements reactor.Flusher.
+// Flush re-arms starved receives, as many as there are buffers for: the others
+// would find none and starve again. Implements reactor.Flusher.
 func (s *shard) Flush() {
-	list := s.starved
-	s.starved = nil
-	for _, c := range list {
+	n := min(len(s.starved), RecvBuffers-s.out)
+	for _, c := range s.starved[:n] {
 		c.starving = false
 		c.armRecv()
+	}
+	s.starved = slices.Delete(s.starved, 0, n)
+	if n > 0 && len(s.starved) > 0 {
+		s.r.NeedFlush(&s.rearm) // those may leave buffers, and then none comes back
 	}
 }
 

@@ -35,7 +35,10 @@ func newShard(e *Engine, r *reactor.Reactor) *shard {
 	return s
 }
 
-// enlarge sees to it that there are n tasks at least.
+// enlarge sees to it that there are n tasks at least. It is apart from takeTask
+// because it allocates.
+//
+//go:noinline
 func (s *shard) enlarge(n uint32) {
 	if s.made >= n {
 		return

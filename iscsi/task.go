@@ -168,7 +168,7 @@ func (t *Task) release() {
 	t.state = taskFree
 	t.raw, t.stream, t.fetching, t.unkept = false, false, false, false
 	s.tasks[t.index] = nil
-	s.places = append(s.places, t.index)
+	s.places = append(s.places, t.index) // within capacity: the place was its own
 	s.sh.keepTask(t)
 	s.openWindow()
 }

@@ -198,16 +198,25 @@ func (s *suite) digests() {
 
 func (s *suite) connections() {
 	var entries []Entry
-	var names []string
+	var names, limits []string
 	for _, n := range []int{1, 16, 256, 1024} {
 		w := workload(fmt.Sprintf("null:randread:4k:32:%d", n))
-		names = append(names, fmt.Sprintf("%d connections", n))
-		entries = append(entries, Entry{Name: names[len(names)-1], Workload: &w})
+		name := fmt.Sprintf("%d connections", n)
+		names, limits = append(names, name), append(limits, "limit, "+name)
+		entries = append(entries, Entry{Name: name, Peer: "spindle", Workload: &w}, Entry{Name: "limit, " + name, Peer: s.limit, Workload: &w})
 	}
-	c := s.self("connections", "null, 4K randread, QD 32 on each of 1 to 1024 connections", "spindle", names[len(names)-1], entries)
-	s.rows = append(s.rows, Row{ID: "connections", Title: "1 to 1024 connections", Against: "itself", checks: []check{
+	c := s.add(Test{
+		Name: "connections", Title: "null, 4K randread, QD 32 on each of 1 to 1024 connections", Workload: *entries[0].Workload,
+		Entries: entries, Subject: names[len(names)-1],
+	})
+	row := Row{ID: "connections", Title: "1 to 1024 connections", Against: "itself", checks: []check{
 		worst("total IOPS, slowest over fastest", c, names, atLeast(0.8)),
-	}})
+		worst("the same of the canned limit", c, limits, noBound),
+	}}
+	for i, name := range names {
+		row.checks = append(row.checks, quotient(name+": IOPS over the canned limit's", c, name, limits[i], "iops", noBound))
+	}
+	s.rows = append(s.rows, row)
 }
 
 func (s *suite) reactors() {

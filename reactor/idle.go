@@ -33,10 +33,6 @@ const (
 	// PoliteSpin is that of a reactor that makes way: what works in software on its
 	// CPU takes as much longer, and has the CPU meanwhile.
 	PoliteSpin = 4 * MaxSpin
-	// YieldAfter is how long a reactor spins without I/O before it offers the CPU in
-	// each turn that finds nothing: what it waits for may be waiting to run there (a
-	// kernel thread that has taken over soft interrupts, say).
-	YieldAfter = MinSpin
 )
 
 // MakeWay has a turn that found nothing give the CPU to whoever waits for it,
@@ -106,11 +102,6 @@ func spinTime(gap, dev, shortest, longest time.Duration) time.Duration {
 	}
 	return min(max(2*gap, gap+4*dev, shortest), longest)
 }
-
-// yields tells whether a turn that found nothing offers the CPU to others.
-//
-//spindle:hot
-func (r *Reactor) yields() bool { return r.polite > 0 || r.now.Sub(r.idle.lastIO) > YieldAfter }
 
 // Until is the idle policy's answer to a turn that did work things: what to
 // hand to the next Turn.

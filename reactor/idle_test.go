@@ -86,38 +86,6 @@ func TestSpinFollowsTheStream(t *testing.T) {
 	}
 }
 
-// Between commands that come at once a reactor keeps its CPU, unless it is asked
-// to make way; a longer wait it does not keep it for.
-func TestYields(t *testing.T) {
-	r, _, c := newFake(Adaptive)
-	is := func(when string, want bool) {
-		t.Helper()
-		if got := r.yields(); got != want {
-			t.Errorf("%s: yields %v, want %v", when, got, want)
-		}
-	}
-	wait := func(d time.Duration) {
-		c.Advance(d)
-		r.Turn(0)
-	}
-	wait(time.Second)
-	r.NoteIO()
-	is("after I/O", false)
-	r.MakeWay(true)
-	r.MakeWay(true)
-	is("asked to make way", true)
-	r.MakeWay(false)
-	is("one of two still wants it to", true)
-	r.MakeWay(false)
-	is("nobody wants it to any more", false)
-	wait(YieldAfter)
-	is("just before it has waited too long", false)
-	wait(1)
-	is("when it has", true)
-	r.NoteIO()
-	is("after more I/O", false)
-}
-
 // On a busy machine the gaps of a stream scatter: few of them outlast the spin.
 func TestSpinCoversAnIrregularStream(t *testing.T) {
 	r, _, c := newFake(Adaptive)

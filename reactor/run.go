@@ -43,7 +43,7 @@ func (r *Reactor) run(started chan<- error) {
 	work := 1 // the first turn polls
 	for !r.stop.Load() {
 		work = r.Turn(r.Until(work))
-		if work == 0 && r.yields() {
+		if work == 0 && r.polite > 0 {
 			r.stats.yields.Add(1)
 			sys.Yield()
 		}

@@ -414,13 +414,36 @@ func BenchmarkEcho(b *testing.B) {
 	}
 }
 
-// A reactor that spins in vain lets others have its CPU.
-func TestYield(t *testing.T) {
+// A reactor that is asked to makes way in turns that find nothing, as long as
+// somebody wants it to.
+func TestMakeWay(t *testing.T) {
 	r := start(t, reactor.Poll)
-	for turns := r.Stats().Turns; r.Stats().Turns < turns+10000; {
-		runtime.Gosched()
+	yields := func(change ...bool) uint64 {
+		done := make(chan struct{})
+		r.Post(&reactor.Msg{Run: func(r *reactor.Reactor) {
+			for _, on := range change {
+				r.MakeWay(on)
+			}
+			close(done)
+		}})
+		<-done
+		before, turns := r.Stats().Yields, r.Stats().Turns
+		for r.Stats().Turns < turns+1000 {
+			runtime.Gosched()
+		}
+		return r.Stats().Yields - before
 	}
-	if s := r.Stats(); s.Yields == 0 {
-		t.Errorf("no turn of %d gave way", s.Turns)
+	if n := yields(); n != 0 {
+		t.Errorf("nobody wants it to, and it makes way %d times", n)
+	}
+	if yields(true, true) == 0 {
+		t.Error("asked to make way it does not")
+	}
+	if yields(false) == 0 {
+		t.Error("one of two still wants it to, and it does not make way")
+	}
+	yields(false)
+	if n := yields(); n != 0 {
+		t.Errorf("nobody wants it to any more, and it makes way %d times", n)
 	}
 }

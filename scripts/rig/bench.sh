@@ -25,7 +25,7 @@ load0 1 $LOAD ${PORTAL%:*}"
 }
 
 sides() {
-    timeout --foreground -s INT "${TIME:-840}" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
+    timeout --foreground -s INT "$TIME" ./spindle-bench compare --spindle ./spindle --host "${PORTAL%:*}" --initiator fio --cpu 0 --target-cpu 1 \
         --lun-size 32m --max-spread 3 --out /run/out $BENCH 2>&1 | tee /run/said
     local status=${PIPESTATUS[0]}
     ((status != 124)) || status=0 # its time was over: it says so in its report

@@ -71,7 +71,7 @@ func TestInlineWriteTakesNoBuffer(t *testing.T) {
 		{name: "header digest", kv: []string{"HeaderDigest=CRC32C"}, cdb: write16, none: true},
 		{name: "recovery", o: iscsitest.Options{Engine: level(1)}, kv: []string{"ErrorRecoveryLevel=1"}, cdb: write16, none: true},
 		{name: "protected, but not shown", o: iscsitest.Options{LUNs: protected}, cdb: write16, none: true},
-		{name: "data digest", kv: []string{"DataDigest=CRC32C"}, cdb: write16},
+		{name: "data digest", kv: []string{"DataDigest=CRC32C"}, cdb: write16, none: true},
 		{name: "more expected", cdb: write16, more: 512, none: true},
 		{name: "WRITE AND VERIFY", cdb: verify},
 		{name: "WRITE ATOMIC", cdb: atomic},
@@ -96,10 +96,15 @@ func TestInlineWriteTakesNoBuffer(t *testing.T) {
 // TestInlineWriteInPieces: wherever the data of a WRITE is cut, by the end of a
 // receive or of a turn's budget, all of it arrives. What is cut has a buffer.
 func TestInlineWriteInPieces(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { inPieces(t) })
+	t.Run("digest", func(t *testing.T) { inPieces(t, "DataDigest=CRC32C") })
+}
+
+func inPieces(t *testing.T, kv ...string) {
 	g := iscsitest.New(t, iscsitest.Options{})
-	c := g.Dial().Login()
+	c := g.Dial().Login(kv...)
 	attention(t, c, atPowerOn)
-	for _, cut := range []int{20, 48, 49, 48 + 1023, 48 + 1024} {
+	for _, cut := range []int{20, 48, 49, 48 + 1023, 48 + 1024, 48 + 1024 + 4*len(kv)} {
 		b := c.Command(1, pdu.FlagWrite, 1024, iscsitest.Write10(7, 2)...)
 		data, before := pattern(1024, byte(cut)), allocs(g, 0)
 		w := framed(c, b, data)

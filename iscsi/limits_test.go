@@ -213,10 +213,10 @@ func TestLimitsReached(t *testing.T) {
 			g.Until("close", func() bool { return len(g.Engine.Connections(g)) == 1 })
 		}},
 		{"memory", func(o *iscsi.Options) {}, 16 << 20, func(t *testing.T, g *iscsitest.Target) {
-			c := as(g, 1, 1).Login("InitialR2T=No", "DataDigest=CRC32C")
+			c := as(g, 1, 1).Login("InitialR2T=No")
 			ready(t, c, 1)
 			free := drain(g)
-			if r := c.Do(c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...), pattern(4096, 1), 4096); r.Status != 0x28 {
+			if r := c.Do(c.Command(1, pdu.FlagWrite, 4096, buffered...), pattern(4096, 1), 4096); r.Status != 0x28 {
 				t.Errorf("status %02x", r.Status)
 			}
 			free()

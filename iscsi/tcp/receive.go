@@ -452,7 +452,7 @@ func (x *receiver) parse(m mem.Ref) (used uint32) {
 			if to := x.pdu.Data; x.data < to.Len {
 				copy(to.Slice(x.data, to.Len-x.data).Bytes(), piece)
 			}
-			if x.c.p.DataDigest {
+			if x.c.p.DataDigest && x.pdu.Here.Empty() {
 				x.crc = pdu.UpdateDigest(x.crc, piece)
 			}
 			x.data += n
@@ -526,7 +526,7 @@ func (x *receiver) decode(hdr []byte, rest mem.Ref) bool {
 		return false
 	}
 	x.pdu.Here = mem.Ref{}
-	if n := x.dataLen; n != 0 && n+-n&3 <= rest.Len && !c.p.DataDigest {
+	if n := x.dataLen; n != 0 && n+-n&3 <= rest.Len && (!c.p.DataDigest || digested(rest, n+-n&3)) {
 		x.pdu.Here = rest.Slice(0, n)
 	}
 	x.pdu.Sink = iscsi.Sink{}
@@ -550,11 +550,23 @@ func (x *receiver) decode(hdr []byte, rest mem.Ref) bool {
 	return true
 }
 
-// trailer checks the data digest, which covers the padding (RFC 7143 §11.2.4).
+// digested tells whether m has n bytes, and then their digest.
+//
+//spindle:hot
+func digested(m mem.Ref, n uint32) bool {
+	if m.Len < n+pdu.DigestLen {
+		return false
+	}
+	b := m.Bytes()
+	return pdu.Digest(b[:n]) == le.Uint32(b[n:])
+}
+
+// trailer checks the data digest, which covers the padding (RFC 7143 §11.2.4),
+// unless decode has.
 //
 //spindle:hot
 func (x *receiver) trailer() {
-	if !x.c.p.DataDigest {
+	if !x.c.p.DataDigest || !x.pdu.Here.Empty() {
 		return
 	}
 	pad := x.trailLen - pdu.DigestLen

@@ -24,7 +24,7 @@ type recovery struct {
 // record is what recovery knows of one task. It belongs to the command whose
 // generation it has.
 type record struct {
-	gen    uint16
+	gen    uint32
 	held   bool // on its connection's list
 	acked  bool // acknowledged while a copy of it was on its way
 	apart  bool // the status is a PDU of its own although there is no sense

@@ -39,7 +39,7 @@ type Session struct {
 	places    []uint16 // that are free; the last is taken next
 	tags      []*Task
 	tagMask   uint32
-	gen       uint16 // of the last command that claimed a task
+	gen       uint32 // of the last command that claimed a task
 	active    uint32 // tasks that have no response yet
 	depth     uint32 // commands the session may have outstanding
 	slots     mem.Ref

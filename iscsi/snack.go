@@ -14,7 +14,7 @@ const MaxSNACKs = 8
 type snack struct {
 	kind      uint8
 	task      *Task // nil for a Status SNACK
-	gen       uint16
+	gen       uint32
 	from, end uint32
 	renewed   bool // R-Data: its data has been cut anew
 }

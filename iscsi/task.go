@@ -51,7 +51,7 @@ type Task struct {
 	lun      uint64
 	edtl     uint32
 	index    uint16 // the session's place that it fills
-	gen      uint16 // of the session's commands; with index, the target transfer tag
+	gen      uint32 // of the session's commands; with index, the target transfer tag
 	state    taskState
 	raw      bool // a held PDU other than a SCSI command: bhs and SCSI.Data keep it
 	write    bool // W bit
@@ -83,7 +83,7 @@ type Task struct {
 
 // ttt is the target transfer tag of the task's R2Ts: index and generation, so
 // that what comes back from the wire is checked before it names anything.
-func (t *Task) ttt() uint32 { return uint32(t.gen&0x7fff)<<16 | uint32(t.index) }
+func (t *Task) ttt() uint32 { return t.gen&0x7fff<<16 | uint32(t.index) }
 
 // bufferSize is the arena memory the command needs.
 func (t *Task) bufferSize() uint32 { return t.SCSI.Want + t.SCSI.Scratch }

@@ -70,11 +70,12 @@ func (s *shard) takeTask() *Task {
 	return t
 }
 
-// keepTask takes back a task that has ended.
+// keepTask takes back a task that has ended. It remembers its session, whose next
+// command it may be, and its place there.
 //
 //spindle:hot
 func (s *shard) keepTask(t *Task) {
-	t.sess, t.conn = nil, nil
+	t.conn = nil
 	t.freeNext, s.tasks = s.tasks, t
 }
 

@@ -127,9 +127,12 @@ func (s *Session) claim(c *Connection, itt, cmdSN uint32) *Task {
 	s.tasks[i] = t
 	s.active++
 	s.gen++
-	t.sess, t.index, t.gen = s, i, s.gen
-	t.reply.Out.Bind(s.slots.Slice(uint32(i)*OutSlot, OutSlot))
-	t.reply.Segment = 0
+	t.gen = s.gen
+	if t.sess != s || t.index != i { // a session alone finds the one that it had there
+		t.sess, t.index = s, i
+		t.reply.Out.Bind(s.slots.Slice(uint32(i)*OutSlot, OutSlot))
+		t.reply.Segment = 0
+	}
 	t.conn, t.itt, t.cmdSN, t.order = c, itt, cmdSN, uint32(c.n.PDUsIn)
 	b := &s.tags[itt&s.tagMask]
 	t.hashNext = *b

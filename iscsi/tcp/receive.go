@@ -58,6 +58,7 @@ type receiver struct {
 	bufAt int
 	bufN  int
 
+	buf      mem.Ref // being read
 	stage    stage
 	pdu      iscsi.PDU
 	hdrTail  uint32 // bytes of header digest
@@ -334,12 +335,14 @@ func (x *receiver) read() {
 		if m.Empty() {
 			m = c.r.Ring.Buffer(c.t.shards[c.r.ID].group, h.id)
 		}
+		x.buf = m.Slice(0, h.len)
+		b := x.buf.Bytes()
 		for h.off < h.len && !c.closing {
 			if budget == 0 { // before the header: see PDU.Here
 				c.r.NeedFlush(&x.again)
 				return
 			}
-			h.off += x.parse(m.Slice(h.off, h.len-h.off))
+			h.off += x.parse(b[h.off:])
 			if x.stage == whole && !x.deliver(&budget) {
 				return
 			}
@@ -422,15 +425,15 @@ func (x *receiver) keepHeader() {
 	x.pdu.AHS = x.hdr[pdu.HeaderLen:n]
 }
 
-// parse consumes bytes up to the end of m or of a whole PDU and returns how many.
+// parse consumes bytes up to the end of b, what is left of x.buf, or of a whole PDU
+// and returns how many.
 //
 //spindle:hot
-func (x *receiver) parse(m mem.Ref) (used uint32) {
-	b := m.Bytes()
+func (x *receiver) parse(b []byte) (used uint32) {
 	if x.stage == inHeader && x.hdrGot|x.hdrTail == 0 && len(b) >= pdu.HeaderLen && b[ahsLength] == 0 {
 		// Nearly every header: whole, alone, and without a digest.
 		used = pdu.HeaderLen
-		if !x.decode(b[:pdu.HeaderLen:pdu.HeaderLen], m.Slice(used, m.Len-used)) {
+		if !x.decode(b[:pdu.HeaderLen:pdu.HeaderLen], uint32(len(b))-used) {
 			return uint32(len(b))
 		}
 	}
@@ -443,7 +446,7 @@ func (x *receiver) parse(m mem.Ref) (used uint32) {
 			if hdr == nil {
 				return used
 			}
-			if !x.decode(hdr, m.Slice(used, m.Len-used)) {
+			if !x.decode(hdr, uint32(len(b))-used) {
 				return uint32(len(b))
 			}
 		case inData:
@@ -503,11 +506,11 @@ func (x *receiver) header(b []byte) (hdr []byte, used uint32) {
 	}
 }
 
-// decode checks a header and asks the engine where its data goes; rest is what
-// has come behind it. False: the connection is closing.
+// decode checks a header and asks the engine where its data goes; rest is how many
+// bytes of x.buf are behind it. False: the connection is closing.
 //
 //spindle:hot
-func (x *receiver) decode(hdr []byte, rest mem.Ref) bool {
+func (x *receiver) decode(hdr []byte, rest uint32) bool {
 	c := x.c
 	end := uint32(len(hdr)) - x.hdrTail
 	if x.hdrTail > 0 && pdu.Digest(hdr[:end]) != le.Uint32(hdr[end:]) {
@@ -526,8 +529,10 @@ func (x *receiver) decode(hdr []byte, rest mem.Ref) bool {
 		return false
 	}
 	x.pdu.Here = mem.Ref{}
-	if n := x.dataLen; n != 0 && n+-n&3 <= rest.Len && (!c.p.DataDigest || digested(rest, n+-n&3)) {
-		x.pdu.Here = rest.Slice(0, n)
+	if n := x.dataLen; n != 0 && n+-n&3 <= rest {
+		if m := x.buf.Slice(x.buf.Len-rest, rest); !c.p.DataDigest || digested(m, n+-n&3) {
+			x.pdu.Here = m.Slice(0, n)
+		}
 	}
 	x.pdu.Sink = iscsi.Sink{}
 	x.decoding = true

@@ -3,8 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -14,6 +12,7 @@ import (
 	"spindle/bench/counters"
 	"spindle/bench/load"
 	"spindle/bench/peer"
+	"spindle/internal/testbed"
 )
 
 // The gates. They hold on a busy machine too, since each is the best of several
@@ -49,9 +48,9 @@ func start(t *testing.T, env ...string) *peer.Running {
 	if testing.Short() {
 		t.Skip("starts a target")
 	}
-	bin := filepath.Join(t.TempDir(), "spindle")
-	if out, err := exec.Command("go", "build", "-o", bin, "spindle/cmd/spindle").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	bin, err := testbed.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
 	drivers, err := peer.Find(peer.Drivers(peer.Paths{Spindle: bin}), "spindle")
 	if err != nil {

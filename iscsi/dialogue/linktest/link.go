@@ -11,8 +11,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -125,11 +123,9 @@ func (s Socket) Close() { _ = s.TCPConn.Close() } // nothing is left to lose
 // good order.
 func Serve(t testing.TB, o testbed.Options) *testbed.Target {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "spindle")
-	build := exec.Command("go", "build", "-o", bin, "spindle/cmd/spindle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	bin, err := testbed.Build(t.TempDir(), "CGO_ENABLED=0")
+	if err != nil {
+		t.Fatal(err)
 	}
 	target, err := testbed.Start(t.Context(), bin, o)
 	if err != nil {

@@ -40,8 +40,8 @@ func TestTargetInstructionsPerIO(t *testing.T) {
 		size          uint32
 		depth, most   int
 	}{
-		{"null read 4K", peer.Null, "randread", 4096, 32, 2300},
-		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3700},
+		{"null read 4K", peer.Null, "randread", 4096, 32, 2200},
+		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3200},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)

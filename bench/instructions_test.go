@@ -22,7 +22,7 @@ const (
 	stepLimit    = 600_000
 	settleTime   = 20 * time.Millisecond  // for the initiator to answer a batch
 	publishTime  = 250 * time.Millisecond // for its count to be seen
-	stepAttempts = 3
+	stepAttempts = 6
 )
 
 // TestTargetInstructionsPerIO holds what the target executes for an I/O, outside

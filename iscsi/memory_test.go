@@ -1,6 +1,7 @@
 package iscsi_test
 
 import (
+	"runtime"
 	"testing"
 
 	"spindle/iscsi"
@@ -114,6 +115,25 @@ func kick(t *testing.T, c *iscsitest.Conn) {
 	m := tmf(c, pdu.TMFAbortTask, 1, b.ITT(), b.CmdSN())
 	c.Send(m, nil, nil)
 	managed(t, c, m.ITT(), pdu.TMFComplete)
+}
+
+// TestSessionsShareTasks: a session more does not bring tasks of its own, of which
+// those that it may use at once would be 300 KB.
+func TestSessionsShareTasks(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{})
+	ready(t, dialAs(g, 1).Login(), 1)
+	const more = 16
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range byte(more) {
+		ready(t, dialAs(g, 2+i).Login(), 1)
+	}
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) / more; n > 128<<10 {
+		t.Errorf("%d bytes a session", n)
+	} else {
+		t.Logf("%d bytes a session", n)
+	}
 }
 
 // buffered is WRITE AND VERIFY(10) of blocks 0 to 7: a plain WRITE needs no memory.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,6 +127,26 @@ func responder(t *testing.T) string {
 		}
 	})
 	return "iscsi://" + (<-ready).String() + "/iqn.2026-11.io.spindle:limit"
+}
+
+// TestAFailureHasAReason: a peer that failed in every round says why, however
+// few the rounds were.
+func TestAFailureHasAReason(t *testing.T) {
+	workloads, err := ParseWorkloads("null:randread:4k:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Run(t.Context(), Plan{
+		Peers:     []peer.Driver{fixture{name: "deaf", url: "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none"}},
+		Workloads: workloads,
+		Method:    Method{Rounds: 1, Runtime: 10 * time.Millisecond, TargetCPU: -1, LUNSize: 4 << 20, MaxSpread: 1.5, Congestion: "cubic"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := r.Cells[0].Figures[0]; !strings.Contains(f.Error, "refused") {
+		t.Errorf("the failure's reason is %q", f.Error)
+	}
 }
 
 func TestRun(t *testing.T) {

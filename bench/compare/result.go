@@ -114,6 +114,7 @@ type Sample struct {
 	Counts  counters.Counts `json:"target"`
 	// Collector is what a target in Go collected meanwhile.
 	Collector counters.GC `json:"collector"`
+	Garbage   float64     `json:"garbage_s,omitempty"` // bytes a second that RPCs made meanwhile, in the target or in another
 	Busy      float64     `json:"target_busy_ns"`
 	Own       float64     `json:"initiator_busy_ns_io"`
 	// With the kernel's initiator: switches of all kernel workers, and of the machine.

@@ -269,7 +269,7 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 		t.Initiator = p.Method.Initiator
 	}
 	histograms := make([]*hdrhistogram.Histogram, len(entries))
-	order := make([]int, len(entries))
+	order, failures := make([]int, len(entries)), make([]error, len(entries))
 	for i, e := range entries {
 		order[i] = i
 		cell.Figures = append(cell.Figures, Figure{Peer: e.Name, Wakeups: counters.Unknown, Syscalls: counters.Unknown})
@@ -292,6 +292,7 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 			if err != nil {
 				p.Log("%s, %s: %v", t.Title, e.Name, err)
 				e.c.dead = e.c.run.Alive()
+				failures[i] = err
 				if f.Failed++; f.Failed >= maxFailed || e.c.dead != nil {
 					f.Error = err.Error()
 				}
@@ -315,6 +316,9 @@ func (p *Plan) cell(ctx context.Context, t Test, list []*contestant, r *Result) 
 			f.Error = e.c.dead.Error()
 		}
 		if len(f.Samples) == 0 {
+			if f.Error == "" && failures[i] != nil {
+				f.Error = failures[i].Error()
+			}
 			continue
 		}
 		f.Syscalls = p.syscalls(ctx, e)
@@ -422,12 +426,14 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 		s, err := p.perf(ctx, e.w, c)
 		return s, nil, err
 	}
+	made := func() float64 { return 0 }
 	if e.litter != nil {
-		stop, err := makeGarbage(e.litter)
+		l, stop, err := makeGarbage(e.litter)
 		if err != nil {
 			return nil, nil, err
 		}
 		defer stop()
+		made = l.made
 	}
 	var meter *counters.Meter
 	if c.run.PID != 0 {
@@ -441,7 +447,7 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 		}
 	}
 	var from, to counters.Counts
-	var busyFrom, busyTo float64
+	var busyFrom, busyTo, garbage float64
 	var failed error
 	var collector counters.GC
 	o.Window = func(begins bool) {
@@ -451,7 +457,9 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 			busy, counts = &busyFrom, &from
 			*busy = busyTime(c.run.Control)
 			c.collections()
+			garbage = -made()
 		} else {
+			garbage += made()
 			busy, counts = &busyTo, &to
 		}
 		if meter != nil {
@@ -472,6 +480,10 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 	if res.IOs() == 0 && !o.Idle {
 		return nil, nil, fmt.Errorf("no I/O ended within %v", o.Runtime)
 	}
+	garbage /= res.Elapsed.Seconds()
+	if e.litter != nil && garbage < enoughRate {
+		return nil, nil, fmt.Errorf("%s made %.0f MB/s of garbage where %.0f were asked for", e.litter.name, garbage/1e6, garbageRate/1e6)
+	}
 	n := max(1, res.IOs())
 	h := res.Both()
 	us := func(ns int64) float64 { return float64(ns) / 1e3 }
@@ -479,8 +491,8 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 		IOPS: res.IOPS(), MBps: float64(res.Read.Bytes+res.Write.Bytes) / 1e6 / res.Elapsed.Seconds(), Mean: h.Mean() / 1e3,
 		P50: us(h.ValueAtPercentile(50)), P99: us(h.ValueAtPercentile(99)), P999: us(h.ValueAtPercentile(99.9)), Max: us(h.Max()),
 		IOs: n, Elapsed: res.Elapsed, Counts: to.Sub(from), Busy: busyTo - busyFrom, Own: float64(res.Busy) / float64(n),
-		Collector: collector,
-		Idle:      1 - res.Busy.Seconds()/res.Elapsed.Seconds(),
+		Collector: collector, Garbage: garbage,
+		Idle: 1 - res.Busy.Seconds()/res.Elapsed.Seconds(),
 	}, h, nil
 }
 

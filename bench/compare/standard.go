@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -282,7 +283,14 @@ func (s *suite) garbage() {
 		if f.Collector == nil {
 			return v, ""
 		}
-		return v, fmt.Sprintf("%d collections in %d runs, longest pause %v", f.Collector.Cycles, len(f.Samples), f.Collector.Longest.Round(time.Microsecond))
+		least := math.Inf(1)
+		for i := range c.Figures {
+			for _, s := range c.Figures[i].Samples {
+				least = min(least, s.Garbage)
+			}
+		}
+		return v, fmt.Sprintf("%d collections in %d runs, longest pause %v; at least %.0f MB/s", f.Collector.Cycles, len(f.Samples),
+			f.Collector.Longest.Round(time.Microsecond), least/1e6)
 	}
 	s.rows = append(s.rows, Row{ID: "garbage", Title: "control plane making garbage", Against: "another process making it", checks: []check{q}})
 }

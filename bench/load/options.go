@@ -42,7 +42,7 @@ func ParseURL(text string) (Address, error) {
 		return Address{}, badOption("%q is no LUN; write iscsi://host[:port]/target-name/lun", text)
 	}
 	if strings.HasPrefix(text, "iser://") {
-		return Address{}, badOption("%q: this build has no iSER initiator; use iscsi://", text)
+		return Address{}, badOption("%q: this initiator speaks TCP only; iSER is loaded by the kernel's: compare --transport iser --initiator fio, as make bench-rig does", text)
 	}
 	rest, ok := strings.CutPrefix(text, "iscsi://")
 	if !ok {

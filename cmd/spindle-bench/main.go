@@ -120,7 +120,7 @@ func help(w io.Writer) {
 	fmt.Fprintf(w, "  %-10s %s\n  %-10s %s\n", "version", "print the version", "help", "explain a command")
 	fmt.Fprint(w, `
 Load a target with 4 KiB random reads, 32 at a time, and show what the machine allows:
-  spindle-bench run iscsi://127.0.0.1:3260/iqn.2026-11.io.spindle:disk/0 --rw randread --bs 4k --iodepth 32 --limit
+  spindle-bench run iscsi://127.0.0.1:3260/iqn.2026-11.dev.spindle:disk/0 --rw randread --bs 4k --iodepth 32 --limit
 Compare Spindle with STGT and write a page about it:
   spindle-bench compare --peers spindle,stgt,limit --workloads quick --out result
 "spindle-bench help COMMAND" says more.
@@ -128,7 +128,7 @@ Compare Spindle with STGT and write a page about it:
 }
 
 func (c command) help(w io.Writer, fs *flag.FlagSet) {
-	fmt.Fprintf(w, "%s\n\nUsage: spindle-bench %s %s [flags]\n", c.long, c.name, c.args)
+	fmt.Fprintf(w, "%s\n\nUsage: spindle-bench %s [flags]\n", c.long, strings.TrimSpace(c.name+" "+c.args))
 	first := true
 	fs.VisitAll(func(f *flag.Flag) {
 		if first {

@@ -118,6 +118,10 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &doc); err != nil || status != exitOK || len(doc.Jobs) != 1 || doc.Jobs[0].Read.IOPS <= 0 {
 		t.Errorf("status %d, %v\n%s%s", status, err, out, errOut)
 	}
+	status, out, errOut = call(t, "run", "--runtime", "0.05", url+"/0", "--ramp", "0", "--rate", "1")
+	if status != exitError || out != "" || !strings.Contains(errOut, "no I/O ended within 50ms") {
+		t.Errorf("nothing was measured: status %d\n%s%s", status, out, errOut)
+	}
 }
 
 func TestCompareAndReport(t *testing.T) {

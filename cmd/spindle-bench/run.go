@@ -196,7 +196,10 @@ func measure(ctx context.Context, s streams, o load.Options, f *loadFlags, name 
 	}
 	var err error
 	out.r, err = load.Run(ctx, o)
-	return out, errors.Join(err, failed)
+	if err = errors.Join(err, failed); err == nil && out.r.IOs() == 0 {
+		err = fmt.Errorf("no I/O ended within %v", o.Runtime)
+	}
+	return out, err
 }
 
 // againstLimit repeats the load against the canned responder on a CPU of its own.

@@ -27,7 +27,7 @@ func TestInquiry(t *testing.T) {
 	}
 	pages := s.in(0, cdb("12 01 00 00 ff"), 255)
 	list := pages[4:]
-	if !bytes.Equal(list, []byte{0x00, 0x80, 0x83, 0x86, 0x8f, 0xb0, 0xb1, 0xb2, 0xb3}) {
+	if !bytes.Equal(list, []byte{0x00, 0x80, 0x83, 0x85, 0x86, 0x87, 0x88, 0x8f, 0xb0, 0xb1, 0xb2, 0xb3}) {
 		t.Fatalf("pages % x", list)
 	}
 	for _, p := range list {
@@ -35,6 +35,9 @@ func TestInquiry(t *testing.T) {
 		if d[0] != 0 || d[1] != p || int(be.Uint16(d[2:])) != len(d)-4 {
 			t.Errorf("page %02x: header % x, %d bytes", p, d[:4], len(d))
 		}
+	}
+	if got := s.in(0, cdb("12 01 87 00 ff"), 255); !bytes.Equal(got, []byte{0, 0x87, 0, 4, 0x3f, 0xff, 0, 0}) {
+		t.Errorf("mode page policy: % x", got)
 	}
 	if got := s.in(0, cdb("12 01 80 00 ff"), 255); string(got[4:]) != b.UUID().Serial() {
 		t.Errorf("serial %q", got[4:])
@@ -304,7 +307,8 @@ func TestReportOpcodes(t *testing.T) {
 	if one := s.in(0, cdb("a3 0c 01 ff 00 00 00 00 ff ff"), 0xffff); one[1] != 1 {
 		t.Errorf("unknown opcode: % x", one)
 	}
-	if tmf := s.in(0, cdb("a3 0d 80 00 00 00 00 00 00 10"), 16); len(tmf) != 16 || tmf[0] != 0xda {
+	tmf := s.in(0, cdb("a3 0d 80 00 00 00 00 00 00 10"), 16)
+	if len(tmf) != 16 || tmf[0] != 0xda || tmf[4] != 1 || be.Uint32(tmf[8:]) != 150 {
 		t.Errorf("task management functions: % x", tmf)
 	}
 }

@@ -21,7 +21,12 @@ func prepInquiry(t *Task) Result {
 	if t.CDB[1]&0x01 != 0 && !t.hasVPD(t.CDB[2]) {
 		return t.badCDB(2, wholeByte)
 	}
-	return t.wantReply(uint32(be.Uint16(t.CDB[3:])))
+	alloc := uint32(be.Uint16(t.CDB[3:]))
+	if t.CDB[1]&0x01 != 0 && t.CDB[2] == vpdPorts { // MaxPorts of them are more than maxReply
+		t.Dir, t.Want = DataIn, alloc
+		return Ready
+	}
+	return t.wantReply(alloc)
 }
 
 func doInquiry(t *Task) action {

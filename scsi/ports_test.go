@@ -61,6 +61,40 @@ func TestReportPorts(t *testing.T) {
 	}
 }
 
+// TestPortsPage: the SCSI ports page tells those of REPORT TARGET PORT GROUPS by the
+// names that the device identification page has, on every path, however many.
+func TestPortsPage(t *testing.T) {
+	g := newBench(t, 2)
+	g.dev.SetPorts([]uint16{1, 2})
+	g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+	a, b := g.via("a", 0, 1), g.via("b", 1, 2)
+	page := a.in(0, cdb("12 01 88 00 ff"), 255)
+	if other := b.in(0, cdb("12 01 88 00 ff"), 255); !bytes.Equal(page, other) {
+		t.Errorf("% x by one path, % x by another", page, other)
+	}
+	for tag, s := range map[byte]*session{1: a, 2: b} {
+		name := designators(s.in(0, cdb("12 01 83 00 ff"), 255))[0x18]
+		want := append([]byte{0, 0, 0, tag, 0, 0, 0, 0, 0, 0, 0, byte(4 + len(name)), 0x53, 0x98, 0, byte(len(name))}, name...)
+		if !bytes.Contains(page, want) || len(page) != 4+2*len(want) {
+			t.Errorf("port %d: % x is not in % x", tag, want, page)
+		}
+	}
+	g.dev.SetPorts(nil)
+	g.turns(6)
+	if left := a.in(0, cdb("12 01 88 00 ff"), 255); len(left) != 4+(len(page)-4)/2 || left[7] != 1 {
+		t.Errorf("a session whose port is gone: % x", left)
+	}
+	var tags []uint16
+	for tag := range uint16(MaxPorts) {
+		tags = append(tags, tag+1)
+	}
+	g.dev.SetPorts(tags)
+	g.turns(6)
+	if all := a.in(0, cdb("12 01 88 ff ff"), 0xffff); len(all) != 4+MaxPorts*(len(page)-4)/2 || int(be.Uint16(all[2:])) != len(all)-4 {
+		t.Errorf("%d bytes of %d ports", len(all), MaxPorts)
+	}
+}
+
 // TestPortLeaves: when a port group goes, the others keep their states, whoever
 // set them.
 func TestPortLeaves(t *testing.T) {

@@ -1,6 +1,10 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"time"
+
+	"spindle/bdev"
+)
 
 // REPORT SUPPORTED OPERATION CODES, reporting options (SPC-5 §6.37.1).
 const (
@@ -111,6 +115,11 @@ func (c *command) timeouts(p *reply) {
 	p.u32(c.seconds)
 }
 
+// functionTimeout is how long an initiator may wait for the answer to a task
+// management function, in tenths of a second: the time box, and what lies before it
+// and after.
+const functionTimeout = uint32((managementBudget + 5*time.Second) / (100 * time.Millisecond))
+
 func prepReportTMF(t *Task) Result { return t.wantReply(be.Uint32(t.CDB[6:])) }
 
 // doReportTMF reports the supported task management functions (SPC-5 §6.38).
@@ -124,6 +133,9 @@ func doReportTMF(t *Task) action {
 		return t.send(&p)
 	}
 	p.u8(12)
-	p.zero(12)
+	p.u8(0x01) // TMFTMOV
+	p.zero(3)  // the long time out is that of every function
+	p.u32(functionTimeout)
+	p.u32(0) // no short one
 	return t.send(&p)
 }

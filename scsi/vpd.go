@@ -7,7 +7,10 @@ const (
 	vpdSupported     = 0x00
 	vpdSerial        = 0x80
 	vpdIdentity      = 0x83
+	vpdNetwork       = 0x85
 	vpdExtended      = 0x86
+	vpdModePolicy    = 0x87
+	vpdPorts         = 0x88
 	vpdThirdPartyPg  = 0x8f
 	vpdBlockLimits   = 0xb0
 	vpdBlockChar     = 0xb1
@@ -30,7 +33,7 @@ const (
 func (s *snapshot) maxSame() uint64 { return min(uint64(maxWriteSame)>>s.shift, maxSameBlocks) }
 
 // vpdPages are the pages of a disk, ascending as page 00 lists them.
-var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdExtended, vpdThirdPartyPg, vpdBlockLimits, vpdBlockChar, vpdProvisioning, vpdReferrals}
+var vpdPages = [...]byte{vpdSupported, vpdSerial, vpdIdentity, vpdNetwork, vpdExtended, vpdModePolicy, vpdPorts, vpdThirdPartyPg, vpdBlockLimits, vpdBlockChar, vpdProvisioning, vpdReferrals}
 
 func (t *Task) hasVPD(page byte) bool {
 	if t.itl == nil {
@@ -59,8 +62,13 @@ func (t *Task) vpd(p *reply, page byte) {
 		p.str(t.View.lu.ident.serial)
 	case vpdIdentity:
 		t.vpdIdentity(p)
+	case vpdNetwork: // nothing manages the unit by a network
 	case vpdExtended:
 		t.vpdExtended(p)
+	case vpdModePolicy:
+		p.bytes([]byte{pageAll, subpageAll, 0, 0}) // all nexuses share every page
+	case vpdPorts:
+		t.vpdPorts(p)
 	case vpdThirdPartyPg:
 		vpdThirdParty(p)
 	case vpdBlockLimits:
@@ -108,7 +116,7 @@ func (t *Task) vpdIdentity(p *reply) {
 	p.bytes([]byte{protoISCSI | codeBinary, pivISCSI | assocPort | designGroup, 0, 4, 0, 0})
 	p.u16(n.TPGT)
 	p.bytes([]byte{codeBinary, assocUnit | designUnits, 0, 4, 0, 0, 0, 0}) // all units have the same port groups
-	p.name(pivISCSI|assocPort|designString, portName(n))
+	p.name(pivISCSI|assocPort|designString, portName(n.TargetName, n.TPGT))
 	p.name(pivISCSI|assocTarget|designString, n.TargetName)
 }
 
@@ -122,10 +130,34 @@ func (p *reply) name(kind byte, s string) {
 }
 
 // portName is the iSCSI target port name (RFC 7143 §4.2.7.3).
-func portName(n *NexusID) string {
+func portName(target string, tag uint16) string {
 	const hexDigits = "0123456789abcdef"
-	tag := []byte{hexDigits[n.TPGT>>12], hexDigits[n.TPGT>>8&15], hexDigits[n.TPGT>>4&15], hexDigits[n.TPGT&15]}
-	return n.TargetName + ",t,0x" + string(tag)
+	digits := []byte{hexDigits[tag>>12], hexDigits[tag>>8&15], hexDigits[tag>>4&15], hexDigits[tag&15]}
+	return target + ",t,0x" + string(digits)
+}
+
+// vpdPorts makes the SCSI ports page: those that REPORT TARGET PORT GROUPS tells,
+// by number and name.
+func (t *Task) vpdPorts(p *reply) {
+	s, n := t.View.snap, &t.Nexus.ID
+	for k := range s.ports {
+		describePort(p, n.TargetName, s.ports[k].tag)
+	}
+	if s.port(n.TPGT) == nil {
+		describePort(p, n.TargetName, n.TPGT) // a session outlives the map it came by
+	}
+}
+
+// describePort writes a SCSI port designation descriptor: no initiator port, one
+// target port.
+func describePort(p *reply, target string, tag uint16) {
+	p.u16(0)
+	p.u16(tag)
+	p.zero(6) // no TransportID
+	at := p.n
+	p.u16(0)
+	p.name(pivISCSI|assocPort|designString, portName(target, tag))
+	p.length16(at)
 }
 
 func (t *Task) vpdExtended(p *reply) {

@@ -1,0 +1,176 @@
+package dialogue_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"spindle/internal/testbed"
+	"spindle/iscsi/dialogue"
+	"spindle/iscsi/dialogue/linktest"
+	"spindle/iscsi/iscsitest"
+)
+
+// What the dialogues named for the classes of faults cannot say without knowing the
+// target: that challenges differ, the names of its units, where they end.
+
+// listener keeps what comes over a link.
+type listener struct {
+	dialogue.Link
+	heard *bytes.Buffer
+}
+
+func (l listener) Read(hopeful bool) ([]byte, error) {
+	b, err := l.Link.Read(hopeful)
+	l.heard.Write(b)
+	return b, err
+}
+
+// played plays a script over a socket and returns what the target said.
+func played(t *testing.T, target *testbed.Target, node, initiator, script string) []byte {
+	t.Helper()
+	s, err := dialogue.Parse(t.Name(), script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var heard bytes.Buffer
+	p := &dialogue.Player{
+		Dial: func() (dialogue.Link, error) {
+			l, err := linktest.DialSocket(target.Addr(), 5*time.Second)
+			return listener{l, &heard}, err
+		},
+		Wait: time.Sleep,
+		Vars: map[string]string{"target": node, "initiator": initiator, "lun": "1"},
+	}
+	if err := p.Play(s); err != nil {
+		t.Fatal(err)
+	}
+	return heard.Bytes()
+}
+
+// serveTwo is a target whose node also has two small units in memory, LUN 1 and 2.
+// The first initiator sees both, the second LUN 1.
+func serveTwo(t *testing.T) (target *testbed.Target, node, first, second string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds and starts a target")
+	}
+	target = linktest.Serve(t, testbed.Options{})
+	node, first, second = "iqn.2026-11.dev.spindle:two", "iqn.2026-11.x:first", "iqn.2026-11.x:second"
+	for _, call := range [][]string{
+		{"bdev_malloc_create", "name=one", "num_blocks=1000", "block_size=512"},
+		{"bdev_malloc_create", "name=two", "num_blocks=1000", "block_size=512"},
+		{"iscsi_create_initiator_group", "tag=2", `initiators=["` + first + `"]`, `netmasks=["ANY"]`},
+		{"iscsi_create_initiator_group", "tag=3", `initiators=["` + second + `"]`, `netmasks=["ANY"]`},
+		{"iscsi_create_target_node", "name=" + node, "alias_name=two", "queue_depth=16", "disable_chap=true",
+			`luns=[{"lun_id":1,"bdev_name":"one"},{"lun_id":2,"bdev_name":"two"}]`,
+			`pg_ig_maps=[{"pg_tag":1,"ig_tag":2},{"pg_tag":1,"ig_tag":3,"luns":[{"lun_id":1}]}]`},
+	} {
+		if _, err := target.RPC(t.Context(), call...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return target, node, first, second
+}
+
+// TestSocketClass05CHAPEntropy: two lives of the daemon never give one challenge
+// twice.
+func TestSocketClass05CHAPEntropy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and starts a target")
+	}
+	challenge := regexp.MustCompile("CHAP_C=0x([0-9a-f]{64})\x00")
+	const logins = 20
+	seen := map[string]bool{}
+	for range 2 {
+		target := linktest.Serve(t, testbed.Options{})
+		for _, call := range [][]string{
+			{"iscsi_create_auth_group", "tag=1", `secrets=[{"user":"` + chapUser + `","secret":"` + chapSecret + `"}]`},
+			{"iscsi_target_node_set_auth", "name=" + testbed.IQN, "chap_group=1", "require_chap=true"},
+		} {
+			if _, err := target.RPC(t.Context(), call...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var script strings.Builder
+		for i := range logins {
+			fmt.Fprintf(&script, "conn c%d\n> login csg=0\n\tInitiatorName=$initiator\n\tTargetName=$target\n\tAuthMethod=CHAP\n"+
+				"< login-response csg=0 nsg=0 status=0\n\t...\n> login csg=0\n\tCHAP_A=7\n< login-response csg=0 nsg=0 status=0\n\t...\nclose\n", i)
+		}
+		for _, m := range challenge.FindAllSubmatch(played(t, target, testbed.IQN, iscsitest.Initiator, script.String()), -1) {
+			seen[string(m[1])] = true
+		}
+	}
+	if len(seen) != 2*logins {
+		t.Errorf("%d challenges of 32 bytes in %d logins", len(seen), 2*logins)
+	}
+}
+
+// TestSocketClass13XcopyAuthority: a unit that is masked from a session is no source
+// of its EXTENDED COPY, by its true name neither.
+func TestSocketClass13XcopyAuthority(t *testing.T) {
+	target, node, first, second := serveTwo(t)
+	naa := regexp.MustCompile(`(?s)\x01\x03\x00\x10(.{16})`).FindAllSubmatch(played(t, target, node, first, `
+login
+ready
+> scsi F R lun=1 edtl=255 cdb=12018300ff00
+< data-in F S U status=0 residual=*
+	x 00 83 ...
+> scsi F lun=2 cdb=00
+< scsi-response F status=2
+	sense 6/2900
+> scsi F R lun=2 edtl=255 cdb=12018300ff00
+< data-in F S U status=0 residual=*
+	x 00 83 ...
+> scsi F W lun=2 edtl=512 cdb=2a000000000000000100
+	fill 0x66 512
+< scsi-response F status=0
+logout
+`), -1)
+	if len(naa) != 2 {
+		t.Fatalf("%d names", len(naa))
+	}
+	descriptor := func(i int) string {
+		return "e4 00 0000 01 03 00 10 " + hex.EncodeToString(naa[i][1]) + " 00000000 00 000200\n\tx "
+	}
+	list := "\tx 00 00 0040 00000000 0000001c 00000000\n\tx " + descriptor(1) + descriptor(0) +
+		"02 00 0018 0000 0001 0000 0001 0000000000000000 0000000000000000\n"
+	const send = "\n> scsi F W lun=1 edtl=108 cdb=830000000000000000000000006c0000\n"
+	const read = "> scsi F R lun=1 edtl=512 cdb=28000000000000000100\n< data-in F S status=0\n\tfill "
+	played(t, target, node, second, "login\nready"+send+list+"< scsi-response status=2\n\tsense a/0d02\n"+read+"0 512\nlogout\n")
+	played(t, target, node, first, "login\nready"+send+list+"< scsi-response F status=0\n"+read+"0x66 512\nlogout\n")
+}
+
+// TestSocketClass21PeerSide: no descriptor of GET LBA STATUS reaches beyond the unit,
+// no data beyond what was expected.
+func TestSocketClass21PeerSide(t *testing.T) {
+	target, node, first, _ := serveTwo(t)
+	played(t, target, node, first, `
+login
+ready
+> scsi F R lun=1 edtl=4096 cdb=9e120000000000000000000010000000
+< data-in F S U status=0 residual=4072
+	x 00000014 ???????? 0000000000000000 000003e8 ????????
+> scsi F R lun=1 edtl=4096 cdb=9e1200000000000003e7000010000000
+< data-in F S U status=0 residual=4072
+	x 00000014 ???????? 00000000000003e7 00000001 ????????
+> scsi F R lun=1 edtl=4096 cdb=9e1200000000000003e8000010000000
+< scsi-response F U status=2 residual=4096
+	sense 5/2100
+> scsi F R lun=1 edtl=4096 cdb=9e12ffffffffffffffff000010000000
+< scsi-response F U status=2 residual=4096
+	sense 5/2100
+> scsi F R lun=1 edtl=512 cdb=2800000003e000000800
+< data-in F S O status=0 residual=3584
+	length 512
+> scsi F R lun=1 edtl=8192 cdb=2800000003e000000800
+< data-in F S U status=0 residual=4096
+	length 4096
+alive
+logout
+`)
+}

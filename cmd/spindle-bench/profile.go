@@ -27,7 +27,8 @@ func profileCommand() command {
 	return command{
 		name: "profile", short: "draw where Spindle's time goes under a load",
 		long: `Start Spindle with a CPU profile, load it, and draw the profile as a flame graph:
-one SVG that needs nothing beside it. The shares hold on a busy machine too.`,
+one SVG that needs nothing beside it. Let the machine be at rest: on a busy one
+Spindle waits for the initiator, and its polling is what is drawn.`,
 		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
 			f := &profileFlags{runtime: seconds(5 * time.Second)}
 			fs.StringVar(&f.workload, "workload", "null:randread:512:128", "`WORKLOAD` as for compare")
@@ -140,8 +141,9 @@ func (f *profileFlags) profile(ctx context.Context, w compare.Workload) ([]byte,
 	return raw, r, err
 }
 
-// profileLUN is the size of the LUNs, in bytes.
-const profileLUN = 64 << 20
+// profileLUN is the size of the LUNs, in bytes: as much as compare's, which no
+// cache holds.
+const profileLUN = 256 << 20
 
 func (f *profileFlags) load(ctx context.Context, w compare.Workload, url string) (*load.Result, error) {
 	o := load.Options{
@@ -152,8 +154,23 @@ func (f *profileFlags) load(ctx context.Context, w compare.Workload, url string)
 	if o.Address, err = load.ParseURL(url); err != nil {
 		return nil, err
 	}
+	if w.LUN == peer.RAM {
+		// Memory that was never written to is one page of zeros, which is read from
+		// a cache, and clearing a page is the kernel's work and not the target's.
+		fill := o
+		fill.Sizes = []load.Size{{Bytes: fillSize, Percent: 100}}
+		fill.Depth, fill.Connections, fill.Once, fill.Runtime = 4, 1, true, time.Minute
+		if fill.Pattern, err = load.ParsePattern("write", 0); err != nil {
+			return nil, err
+		}
+		if _, err = load.Run(ctx, fill); err != nil {
+			return nil, err
+		}
+	}
 	if o.Pattern, err = load.ParsePattern(w.RW, w.Mix); err != nil {
 		return nil, err
 	}
 	return load.Run(ctx, o)
 }
+
+const fillSize = 256 << 10

@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance clients abuse fuzz sim cover oracle test-rig bench-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance browser clients abuse fuzz sim cover oracle test-rig bench-rig bench-quick docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -21,6 +21,9 @@ build: ## build bin/spindle and bin/spindle-bench; without a C compiler the targ
 	@mkdir -p bin
 	@$(GO) build -o bin/ ./cmd/spindle ./cmd/spindle-bench
 
+browser: # one test looks at the bench's report in it, and is skipped without
+	@scripts/setup.sh browser || echo "no Chromium: the report's page will not be looked at"
+
 quick: ## the inner loop: vet and unit tests
 	@$(GO) vet ./...
 	@$(DEV) test unit
@@ -28,7 +31,7 @@ quick: ## the inner loop: vet and unit tests
 lint: ## the house rules
 	@$(DEV) test lint
 
-test: setup ## everything: lint, unit, race, fuzz (3s each target; CI has FUZZTIME=60s), conformance, clients, rig
+test: setup browser ## everything: lint, unit, race, fuzz (3s each target; CI has FUZZTIME=60s), conformance, clients, rig
 	@$(DEV) test
 
 conformance: setup build ## iscsi-test-cu against every form of LUN; prints the table

@@ -4,12 +4,14 @@
 #
 #   run   to try a served disk         base  to run the tests
 #   rig   to run the QEMU guest         oracle  STGT, to compare with
+#   browser  Chromium, to look at the bench's report
 set -euo pipefail
 
 declare -A group=(
     [run]="libiscsi-bin"
     [base]="gcc libc6-dev git libiscsi-bin qemu-utils qemu-block-extra tshark util-linux"
     [oracle]="tgt"
+    [browser]="chromium"
     [rig]="qemu-system-x86 e2fsprogs kmod xz-utils"
 )
 

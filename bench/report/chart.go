@@ -1,9 +1,12 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"spindle/bench/compare"
 	"spindle/bench/load"
@@ -35,8 +38,22 @@ func colour(r *compare.Result, peer string) string {
 		return c
 	}
 	i := slices.IndexFunc(r.Peers, func(p compare.Peer) bool { return p.Name == peer })
-	return spares[max(i, 0)%len(spares)]
+	if i < 0 { // one peer under several conditions: "limit, 16 connections"
+		name, _, _ := strings.Cut(peer, ",")
+		return cmp.Or(colours[name], colours["spindle"])
+	}
+	return spares[i%len(spares)]
 }
+
+// named tells whether a cell's figures have names of their own instead of their peers'.
+func named(r *compare.Result, cell *compare.Cell) bool {
+	return slices.ContainsFunc(cell.Figures, func(f compare.Figure) bool {
+		return !slices.ContainsFunc(r.Peers, func(p compare.Peer) bool { return p.Name == f.Peer })
+	})
+}
+
+// width is about what a text of size 12 takes.
+func width(text string) float64 { return 6.5 * float64(utf8.RuneCountInString(text)) }
 
 func title(r *compare.Result, peer string) string {
 	for _, p := range r.Peers {
@@ -70,26 +87,34 @@ const chartWidth = 960
 
 // ratioChart shows the subject's IOPS over every other's, with intervals.
 func ratioChart(r *compare.Result) Picture {
+	const step, top, labels = 24.0, 56.0, 330.0
 	type row struct {
-		cell  string
+		cell  string // "" but in its first row
 		ratio *compare.Ratio
+		at, y float64 // of the cell's title, of the rest
 	}
 	var rows []row
 	values := []float64{1}
+	y := top
 	for i := range r.Cells {
+		cell := r.Cells[i].Title
 		for j := range r.Cells[i].Ratios {
 			if q := &r.Cells[i].Ratios[j]; q.What == "iops" {
-				rows = append(rows, row{r.Cells[i].Title, q})
+				at := y
+				if cell != "" && width(cell)+width(title(r, q.To)) > labels-30 {
+					y += step * 0.7 // the title has a line of its own
+				}
+				rows = append(rows, row{cell, q, at, y})
 				values = append(values, q.Interval.Low, q.Interval.High)
+				cell, y = "", y+step
 			}
 		}
 	}
 	if len(rows) == 0 {
 		return Picture{}
 	}
-	const step, top, labels = 24.0, 56.0, 330.0
 	name := fmt.Sprintf("IOPS of %s over the others' (median of rounds and its interval; right of 1 is faster)", title(r, r.Method.Subject))
-	c := &canvas{w: chartWidth, h: top + step*float64(len(rows)) + 40}
+	c := &canvas{w: chartWidth, h: y + 40}
 	c.text(12, 22, left, ink, 15, name)
 	s := logScale(values, labels, chartWidth-90)
 	bottom := c.h - 30
@@ -98,14 +123,11 @@ func ratioChart(r *compare.Result) Picture {
 		c.text(s.at(t), bottom+16, middle, faint, 11, tick(t))
 	}
 	c.line(s.at(1), top-12, s.at(1), bottom, ink, 1.5)
-	last := ""
-	for i, row := range rows {
-		y := top + step*float64(i)
-		if row.cell != last {
-			c.text(12, y+11, left, ink, 12, row.cell)
-			last = row.cell
+	for _, row := range rows {
+		q, y := row.ratio, row.y
+		if row.cell != "" {
+			c.text(12, row.at+11, left, ink, 12, row.cell)
 		}
-		q := row.ratio
 		c.text(labels-10, y+11, right, faint, 12, title(r, q.To))
 		col := colour(r, q.To)
 		from, to := s.at(q.Interval.Low), s.at(q.Interval.High)
@@ -131,6 +153,9 @@ type panel struct {
 }
 
 func (p panel) frame(title, unit string, ys scale) {
+	if most := int((p.w - 30) / width("n")); utf8.RuneCountInString(title) > most {
+		title = string([]rune(title)[:most]) + "…"
+	}
 	p.c.text(p.x, p.y-10, left, ink, 13, title)
 	for _, t := range ys.ticks() {
 		p.c.line(p.x, ys.at(t), p.x+p.w, ys.at(t), grid, 1)
@@ -222,7 +247,8 @@ func nines(p float64) float64 { return -math.Log10(1 - min(p, 99.999)/100) }
 func latencyChart(r *compare.Result) Picture {
 	var cells []*compare.Cell
 	for i := range r.Cells {
-		if slices.ContainsFunc(r.Cells[i].Figures, func(f compare.Figure) bool { return len(f.Curve) > 0 }) {
+		// Figures with names of their own are not in the legend.
+		if !named(r, &r.Cells[i]) && !r.Cells[i].Workload.Idle && slices.ContainsFunc(r.Cells[i].Figures, func(f compare.Figure) bool { return len(f.Curve) > 0 }) {
 			cells = append(cells, &r.Cells[i])
 		}
 	}
@@ -268,19 +294,27 @@ func costChart(r *compare.Result) Picture {
 		{"CPU time of the target, ns per I/O", func(f compare.Figure) float64 { return f.CPU }},
 		{"context switches of the target per I/O", func(f compare.Figure) float64 { return f.Voluntary + f.Involuntary }},
 	}
-	rows := 0
-	for _, cell := range r.Cells {
-		rows += len(cell.Figures)
+	const bar, gap, top, labels = 14.0, 12.0, 84.0, 230.0
+	// A long title has a line of its own, and so has one over bars with names.
+	head := func(cell *compare.Cell) float64 {
+		if named(r, cell) || width(cell.Title) > labels-20 {
+			return bar + 2
+		}
+		return 0
+	}
+	rows, height := 0, 0.0
+	for i := range r.Cells {
+		rows += len(r.Cells[i].Figures)
+		height += head(&r.Cells[i]) + bar*float64(len(r.Cells[i].Figures)) + gap
 	}
 	if rows == 0 {
 		return Picture{}
 	}
-	const bar, gap, top, labels = 14.0, 12.0, 84.0, 230.0
 	name := "What an I/O costs the target (left is better; a polling target's CPU time includes its polling)"
-	c := &canvas{w: chartWidth, h: top + bar*float64(rows) + gap*float64(len(r.Cells)) + 40}
+	c := &canvas{w: chartWidth, h: top + height + 40}
 	c.text(12, 22, left, ink, 15, name)
 	legend(c, r, 12, 44)
-	width := (chartWidth - labels - 150) / 2.0
+	w := (chartWidth - labels - 150) / 2.0
 	for k, m := range measures {
 		var values []float64
 		for _, cell := range r.Cells {
@@ -288,8 +322,8 @@ func costChart(r *compare.Result) Picture {
 				values = append(values, m.of(f))
 			}
 		}
-		x0 := labels + float64(k)*(width+80)
-		s := logScale(values, x0, x0+width)
+		x0 := labels + float64(k)*(w+80)
+		s := logScale(values, x0, x0+w)
 		bottom := c.h - 30
 		c.text(x0, 70, left, ink, 12, m.title)
 		for _, t := range s.ticks() {
@@ -297,12 +331,17 @@ func costChart(r *compare.Result) Picture {
 			c.text(s.at(t), bottom+16, middle, faint, 11, tick(t))
 		}
 		y := top
-		for _, cell := range r.Cells {
+		for i := range r.Cells {
+			cell := &r.Cells[i]
 			if k == 0 {
-				c.text(12, y+bar, left, ink, 12, cell.Title)
+				c.text(12, y+bar-2, left, ink, 12, cell.Title)
 			}
+			y += head(cell)
 			for _, f := range cell.Figures {
 				v := m.of(f)
+				if k == 0 && named(r, cell) {
+					c.text(labels-6, y+bar-3, right, faint, 10, title(r, f.Peer))
+				}
 				if v > 0 && f.IOPS.N > 0 {
 					c.rect(x0, y+1, max(s.at(v)-x0, 2), bar-3, colour(r, f.Peer), "")
 					c.text(max(s.at(v), x0+2)+5, y+bar-3, left, faint, 10, number(v))

@@ -7,13 +7,17 @@ import (
 	"image"
 	_ "image/png"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"spindle/bench/compare"
 	"spindle/bench/counters"
@@ -175,6 +179,57 @@ func TestPicturesAreXML(t *testing.T) {
 	}
 }
 
+var label = regexp.MustCompile(`<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"[^>]* font-size="(\d+)"[^>]*>([^<]*)</text>`)
+
+// TestLabelsCanBeRead: no label lies on another, however long a title is, and
+// what has a name of its own has it beside its bar.
+func TestLabelsCanBeRead(t *testing.T) {
+	r := sample()
+	self := r.Cells[0]
+	self.Title = "null, 4K randread, QD 32 on each of 1 to 1024 connections, with a title that does not end"
+	self.Figures = slices.Clone(self.Figures)
+	self.Figures[0].Peer, self.Figures[1].Peer = "1024 connections", "limit, 1024 connections"
+	self.Ratios = []compare.Ratio{{Of: "1024 connections", To: "limit, 1024 connections", What: "iops", Interval: self.Ratios[0].Interval}}
+	r.Cells = append(r.Cells, self)
+	type box struct {
+		from, to, y float64
+		text        string
+	}
+	for _, p := range charts(r) {
+		if p.Name != "ratios" && p.Name != "cost" {
+			continue
+		}
+		if !strings.Contains(p.SVG, ">limit, 1024 connections<") {
+			t.Errorf("%s does not name a figure", p.Name)
+		}
+		var boxes []box
+		for _, m := range label.FindAllStringSubmatch(p.SVG, -1) {
+			x, _ := strconv.ParseFloat(m[1], 64)
+			y, _ := strconv.ParseFloat(m[2], 64)
+			size, _ := strconv.ParseFloat(m[4], 64)
+			w := float64(utf8.RuneCountInString(m[5])) * size * 0.5
+			b := box{x, x + w, y, m[5]}
+			switch m[3] {
+			case "end":
+				b.from, b.to = x-w, x
+			case "middle":
+				b.from, b.to = x-w/2, x+w/2
+			}
+			boxes = append(boxes, b)
+		}
+		if len(boxes) < 10 {
+			t.Fatalf("%s has %d labels", p.Name, len(boxes))
+		}
+		for i, a := range boxes {
+			for _, b := range boxes[:i] {
+				if math.Abs(a.y-b.y) < 7 && a.from < b.to && b.from < a.to {
+					t.Errorf("%s: %q lies on %q", p.Name, a.text, b.text)
+				}
+			}
+		}
+	}
+}
+
 func TestAnEmptyResultHasAPage(t *testing.T) {
 	if _, err := HTML(&compare.Result{}); err != nil {
 		t.Error(err)
@@ -201,9 +256,10 @@ func TestBrowserShowsThePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	shot := filepath.Join(dir, "page.png")
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--user-data-dir="+filepath.Join(dir, "profile"), "--window-size=1040,2600", "--screenshot="+shot,
 		"file://"+filepath.Join(dir, "report.html")).CombinedOutput()
 	if err != nil {

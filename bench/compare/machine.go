@@ -2,12 +2,15 @@ package compare
 
 import (
 	"bytes"
+	"cmp"
 	"os"
 	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"spindle/bench/peer"
 )
 
 // Machine is where it was measured. Absolute figures mean little without it.
@@ -48,16 +51,7 @@ func describe() Machine {
 	first, _, _ := strings.Cut(text("/proc/loadavg"), " ")
 	m.LoadStart, _ = strconv.ParseFloat(first, 64)
 	if info, ok := debug.ReadBuildInfo(); ok {
-		dirty := ""
-		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision":
-				m.Commit = s.Value
-			case s.Key == "vcs.modified" && s.Value == "true":
-				dirty = ", modified"
-			}
-		}
-		m.Commit += dirty
+		m.Commit = cmp.Or(peer.Revision(info), m.Commit)
 	}
 	if c := os.Getenv(CommitVariable); c != "" {
 		m.Commit = c

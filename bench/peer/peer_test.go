@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -177,5 +178,26 @@ func TestProgram(t *testing.T) {
 	}
 	if err := r.Stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRevision: a result tells which build it is of, not only which bench.
+func TestRevision(t *testing.T) {
+	at := func(list ...debug.BuildSetting) *debug.BuildInfo { return &debug.BuildInfo{Settings: list} }
+	commit := debug.BuildSetting{Key: "vcs.revision", Value: "0123456789abcdef0123"}
+	for _, c := range []struct {
+		name string
+		info *debug.BuildInfo
+		want string
+	}{
+		{"not told", at(debug.BuildSetting{Key: "vcs.modified", Value: "true"}), ""},
+		{"a commit", at(commit, debug.BuildSetting{Key: "vcs.modified", Value: "false"}), "0123456789ab"},
+		{"more than a commit", at(commit, debug.BuildSetting{Key: "vcs.modified", Value: "true"}), "0123456789ab, modified"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Revision(c.info); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
 	}
 }

@@ -2,12 +2,14 @@ package peer
 
 import (
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 )
@@ -78,7 +80,29 @@ func (d spindleDriver) Version(ctx context.Context) (string, error) {
 		return "", absent("make build makes bin/spindle; or name it with --spindle")
 	}
 	out, err := exec.CommandContext(ctx, bin, "version").Output()
-	return strings.TrimSpace(string(out)), err
+	version := strings.TrimSpace(string(out))
+	if info, e := buildinfo.ReadFile(bin); e == nil && Revision(info) != "" {
+		version += ", commit " + Revision(info)
+	}
+	return version, err
+}
+
+// Revision is the commit that a Go program was built from, and whether the tree
+// was that commit's; "" when it is not told.
+func Revision(info *debug.BuildInfo) string {
+	revision, modified := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(len(s.Value), 12)]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			modified = ", modified"
+		}
+	}
+	if revision == "" {
+		return ""
+	}
+	return revision + modified
 }
 
 func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {

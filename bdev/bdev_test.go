@@ -60,6 +60,36 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestEnter: a LUN has reservations only as long as there is no other.
+func TestEnter(t *testing.T) {
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(bdevtest.NewRig(t, 1, nil), 8))
+	enter := func(reserved bool, want error) {
+		t.Helper()
+		if err := b.Enter(reserved); !errors.Is(err, want) {
+			t.Fatalf("enter: %v, want %v", err, want)
+		}
+	}
+	reserve := func(on, want bool) {
+		t.Helper()
+		if got := b.Reserve(on); got != want {
+			t.Fatalf("reserve: %v", got)
+		}
+	}
+	enter(false, nil)
+	reserve(true, true)
+	enter(false, bdev.ErrClaimed)
+	reserve(false, true)
+	enter(true, bdev.ErrClaimed)
+	enter(false, nil)
+	reserve(true, false)
+	b.Leave()
+	b.Leave()
+	enter(true, nil)
+	enter(false, bdev.ErrClaimed)
+	b.Leave()
+	enter(false, nil)
+}
+
 func TestRemove(t *testing.T) {
 	g := bdevtest.NewRig(t, 2, nil)
 	b := bdev.New("Slow0", bdev.UUID{}, slowDevice(g, time.Millisecond, time.Millisecond))

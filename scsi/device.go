@@ -110,6 +110,10 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 	if err := b.Share(); err != nil {
 		return nil, fmt.Errorf("LUN %d: %w", lun, err)
 	}
+	if err := b.Enter(lu.current.pr.any()); err != nil {
+		b.Unshare()
+		return nil, fmt.Errorf("LUN %d: %w", lun, err)
+	}
 	for _, v := range lu.views {
 		c.Await(v.r, func(done func()) {
 			if v.ch, err = b.Open(v.r); err == nil {

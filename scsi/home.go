@@ -207,7 +207,7 @@ func (lu *LogicalUnit) next() {
 		r := &lu.rounds
 		*r = round{call: c, uas: r.uas[:0], fence: r.fence[:0]}
 		lu.apply(c, r)
-		if r.keeps {
+		if lu.claims(r) && r.keeps {
 			lu.save(r)
 			break
 		}

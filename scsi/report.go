@@ -26,6 +26,8 @@ func (lu *LogicalUnit) supports(c *command, s *snapshot) bool {
 		return s.maxAtomic() != 0
 	case opSanitize:
 		return s.canSanitize(c.sa)
+	case opPersistentOut, opReserve6, opReserve10:
+		return lu.bdev.Alone() // see claims
 	case opMaintenanceOut:
 		return c.sa != saSetIdentity || lu.dev.store != nil
 	}

@@ -43,6 +43,22 @@ type reservations struct {
 	owner      NexusID
 }
 
+// any tells whether somebody has registered or reserved.
+func (p *reservations) any() bool { return len(p.regs) != 0 || p.reserved }
+
+// claims fails the command of r if it is the first to reserve anything, and the
+// bdev is another LUN's too: that has initiators and reservations of its own, and
+// nothing would keep those out. False: r changes nothing.
+func (lu *LogicalUnit) claims(r *round) bool {
+	if r.snap == nil || !r.snap.pr.any() || lu.current.pr.any() || lu.bdev.Reserve(true) {
+		return true
+	}
+	t := r.except
+	*r = round{call: r.call, except: t, uas: r.uas[:0], fence: r.fence[:0]}
+	t.fail(IllegalRequest, InvalidOpcode)
+	return false
+}
+
 // prType is a persistent reservation type (SPC-5 §6.16.3.4).
 type prType uint8
 

@@ -1,6 +1,11 @@
 package scsi
 
-import "testing"
+import (
+	"errors"
+	"testing"
+
+	"spindle/bdev"
+)
 
 // prOutList is a PERSISTENT RESERVE OUT parameter list.
 func prOutList(key, key2 uint64, flags byte) []byte {
@@ -240,4 +245,50 @@ func TestReservationSurvives(t *testing.T) {
 	if got := again.do(0, cdb("28 00 00 00 00 00 00 00 01"), nil, 512).outcome(); got != "good" {
 		t.Errorf("holder reads: %s", got)
 	}
+}
+
+// TestSharedTakesNoReservations: a bdev that is two LUNs takes no reservation, since
+// the other LUN's initiators would not heed it; one with a reservation becomes no
+// second LUN.
+func TestSharedTakesNoReservations(t *testing.T) {
+	g := newBench(t, 2)
+	b := g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+	a, other := g.ready("a", 0), g.ready("other", 1)
+	second := func() error {
+		_, err := g.dev.AddLUN(g, 1, b, LUNOptions{})
+		return err
+	}
+	a.do(0, cdb("00"), nil, 0)
+	register := func(key, next uint64) string { return a.pr(prRegister, 0, key, next) }
+	expect := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	expect("alone", register(0, 1), "good")
+	if err := second(); !errors.Is(err, bdev.ErrClaimed) {
+		t.Fatalf("a second LUN of one with registrations: %v", err)
+	}
+	expect("unregister", register(1, 0), "good")
+	expect("RESERVE", a.do(0, cdb("16"), nil, 0).outcome(), "good")
+	if err := second(); !errors.Is(err, bdev.ErrClaimed) {
+		t.Fatalf("a second LUN of a reserved one: %v", err)
+	}
+	expect("RELEASE", a.do(0, cdb("17"), nil, 0).outcome(), "good")
+	if err := second(); err != nil {
+		t.Fatal(err)
+	}
+	a.do(0, cdb("00"), nil, 0) // REPORTED LUNS DATA HAS CHANGED
+	expect("shared", register(0, 1), "05/2000")
+	expect("shared, RESERVE", a.do(0, cdb("16"), nil, 0).outcome(), "05/2000")
+	if one := a.in(0, cdb("a3 0c 02 5f 00 00 00 00 00 ff"), 255); one[1] != 1 {
+		t.Errorf("PERSISTENT RESERVE OUT is reported as supported: % x", one)
+	}
+	expect("nobody is kept out", other.do(0, cdb("28 00 00 00 00 00 00 00 01"), nil, 512).outcome(), "06/3F0E")
+	if err := g.dev.RemoveLUN(g, 1); err != nil {
+		t.Fatal(err)
+	}
+	a.do(0, cdb("00"), nil, 0)
+	expect("alone again", register(0, 1), "good")
 }

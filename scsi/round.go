@@ -60,6 +60,9 @@ func (lu *LogicalUnit) start(r *round) {
 		lu.current = r.snap
 		lu.latest.Store(r.snap)
 	}
+	if !lu.current.pr.any() {
+		lu.bdev.Reserve(false)
+	}
 	lu.round = r
 	// One count of our own keeps acknowledgements given inside the loop from
 	// ending the round under it.

@@ -178,5 +178,6 @@ func (lu *LogicalUnit) close(c reactor.Caller) {
 			done()
 		})
 	}
+	lu.bdev.Leave()
 	lu.bdev.Unshare()
 }

@@ -92,13 +92,23 @@ func login(l dialogue.Link, target string, lun uint16, t terms) (*initiator, err
 			i.sendMax = uint32(n)
 		}
 	}
+	return i, takeAttentions(i)
+}
+
+// runner runs commands one by one.
+type runner interface {
+	run(o op) (outcome, error)
+}
+
+// takeAttentions takes the unit attentions of a new session.
+func takeAttentions(i runner) error {
 	for range 4 {
 		o, err := i.run(op{cdb: make([]byte, 6)})
 		if err != nil || o.status == 0 {
-			return i, err
+			return err
 		}
 	}
-	return nil, errors.New("unit attentions without end")
+	return errors.New("unit attentions without end")
 }
 
 func (i *initiator) send(b pdu.BHS, data []byte) error {
@@ -240,8 +250,8 @@ func (i *initiator) dataOut(out []byte, itt, ttt, off, end uint32) error {
 	return nil
 }
 
-// clear writes zeroes everywhere.
-func (i *initiator) clear() error {
+// zero writes zeroes everywhere.
+func zero(i runner) error {
 	o, err := i.run(op{cdb: append(cdb16(0x93, 0, blocks)[:1], append([]byte{1}, cdb16(0x93, 0, blocks)[2:]...)...)})
 	if err == nil && o.status != 0 {
 		err = fmt.Errorf("%v", o)
@@ -251,8 +261,8 @@ func (i *initiator) clear() error {
 
 // trace runs the list on a zeroed medium and keeps what each came to; without
 // content, what was read of the medium is left out.
-func (i *initiator) trace(ops []op, content bool) ([]outcome, error) {
-	if err := i.clear(); err != nil {
+func trace(i runner, ops []op, content bool) ([]outcome, error) {
+	if err := zero(i); err != nil {
 		return nil, fmt.Errorf("clear: %w", err)
 	}
 	var list []outcome

@@ -35,11 +35,24 @@ var kinds = []string{"null", "malloc", "file, buffered", "file, O_DIRECT", "pass
 
 const reference = 1 // malloc keeps what is written, at once
 
-// rig is a target and how to reach it.
+// rig is a target, on what terms to reach it, and how. What open gives is closed by
+// the function beside it.
 type rig struct {
-	name   string
-	target string
-	dial   func() (dialogue.Link, error)
+	name  string
+	terms []terms
+	open  func(lun uint16, t terms) (runner, func(), error)
+}
+
+// overTCP is a rig whose links dial makes.
+func overTCP(name, target string, dial func() (dialogue.Link, error)) rig {
+	return rig{name, allTerms, func(lun uint16, t terms) (runner, func(), error) {
+		l, err := dial()
+		if err != nil {
+			return nil, nil, err
+		}
+		i, err := login(l, target, lun, t)
+		return i, l.Close, err
+	}}
 }
 
 // simulated is a target in this goroutine.
@@ -53,7 +66,7 @@ func simulated(t testing.TB, seed uint64, delayed bool) rig {
 	if delayed {
 		name += " with a slow network"
 	}
-	return rig{name, iscsitest.Node, func() (dialogue.Link, error) { return linktest.DialSim(g) }}
+	return overTCP(name, iscsitest.Node, func() (dialogue.Link, error) { return linktest.DialSim(g) })
 }
 
 // closeFiles takes the devices of g away at the end of a test, before the target's
@@ -133,27 +146,25 @@ func served(t testing.TB) rig {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	return rig{"socket", node, func() (dialogue.Link, error) { return linktest.DialSocket(target.Addr(), 10*time.Second) }}
+	return overTCP("socket", node, func() (dialogue.Link, error) { return linktest.DialSocket(target.Addr(), 10*time.Second) })
 }
 
 // trace runs a list on a LUN, on these terms.
 func (r rig) trace(ops []op, lun uint16, t terms) ([]outcome, error) {
-	l, err := r.dial()
+	i, done, err := r.open(lun, t)
+	if done != nil {
+		defer done()
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
-	i, err := login(l, r.target, lun, t)
-	if err != nil {
-		return nil, err
-	}
-	return i.trace(ops, kinds[lun] != "null")
+	return trace(i, ops, kinds[lun] != "null")
 }
 
 // TestSame runs each list everywhere and compares with malloc on the simulated
 // ring under default terms.
 func TestSame(t *testing.T) {
-	rigs := []rig{simulated(t, 1, false), simulated(t, 2, true)}
+	rigs := []rig{simulated(t, 1, false), simulated(t, 2, true), overISER(t, 3)}
 	if !testing.Short() {
 		rigs = append(rigs, served(t))
 	}
@@ -167,7 +178,7 @@ func TestSame(t *testing.T) {
 		worthwhile(t, ops, want)
 		for _, r := range rigs {
 			for lun, kind := range kinds {
-				for _, terms := range allTerms {
+				for _, terms := range r.terms {
 					t.Run(fmt.Sprintf("seed %d/%s/%s/%s", seed, r.name, kind, terms.name), func(t *testing.T) {
 						got, err := r.trace(ops, uint16(lun), terms)
 						if err != nil {

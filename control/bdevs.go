@@ -159,7 +159,7 @@ func (c *Control) CreateDelay(name, base string, id bdev.UUID, l Latencies) (str
 	if err := l.check(); err != nil {
 		return "", err
 	}
-	return c.make(kindDelay, name, "", id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
+	return c.stack(kindDelay, name, id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
 		d, err := c.Modules.Delay(on, l)
 		return d, Call{"bdev_delay_create", Obj{{"name", name}, {"base_bdev_name", on.Name()},
 			{"avg_read_latency", l.AvgRead.Microseconds()}, {"p99_read_latency", l.P99Read.Microseconds()},
@@ -178,7 +178,7 @@ func (l Latencies) check() error {
 // CreateError stacks a bdev that makes faults on request. Its name is its
 // base's with the prefix that SPDK gives it.
 func (c *Control) CreateError(base string, id bdev.UUID) (string, error) {
-	return c.make(kindError, "EE_"+base, "", id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
+	return c.stack(kindError, "EE_"+base, id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
 		d, err := c.Modules.Error(on)
 		return d, Call{"bdev_error_create", Obj{{"base_name", on.Name()}, {"uuid", id.String()}}}, err
 	})
@@ -186,10 +186,22 @@ func (c *Control) CreateError(base string, id bdev.UUID) (string, error) {
 
 // CreatePassthru stacks a bdev that does nothing.
 func (c *Control) CreatePassthru(name, base string, id bdev.UUID) (string, error) {
-	return c.make(kindPassthru, name, "", id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
+	return c.stack(kindPassthru, name, id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
 		d, err := c.Modules.Passthru(on)
 		return d, Call{"bdev_passthru_create", Obj{{"name", name}, {"base_bdev_name", on.Name()}, {"uuid", id.String()}}}, err
 	})
+}
+
+// stack is make for a bdev that lies on another.
+func (c *Control) stack(k kind, name string, id bdev.UUID, base string,
+	build func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error)) (string, error) {
+	if base == "" { // for make, that is none
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		_, err := c.find(base)
+		return "", err
+	}
+	return c.make(k, name, "", id, base, build)
 }
 
 // make is the transaction that all the Create methods share: it names the bdev,

@@ -272,6 +272,15 @@ func TestDeleteCascade(t *testing.T) {
 		}
 	}
 	must(c.CreateFile(control.FileSpec{Name: "F", Path: "/f"}))
+	for _, stack := range []func() (string, error){
+		func() (string, error) { return c.CreateDelay("D", "", bdev.UUID{}, control.Latencies{}) },
+		func() (string, error) { return c.CreateError("", bdev.UUID{}) },
+		func() (string, error) { return c.CreatePassthru("P", "", bdev.UUID{}) },
+	} {
+		if name, err := stack(); control.Errno(err) != syscall.ENODEV {
+			t.Errorf("%q stands on nothing: %v", name, err)
+		}
+	}
 	must(c.CreatePassthru("P", "F", bdev.UUID{}))
 	must(c.CreateError("P", bdev.UUID{}))
 	if _, err := c.CreateDelay("D", "EE_P", bdev.UUID{}, control.Latencies{}); control.Errno(err) != syscall.EINVAL {

@@ -135,10 +135,10 @@ func (p *process) resume() { p.signal(syscall.SIGCONT) }
 
 func (p *process) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) } // it may have ended
 
-// listens waits until addr takes connections.
-func (p *process) listens(ctx context.Context, addr string) error {
+// listens waits until addr, of a network such as tcp or unix, takes connections.
+func (p *process) listens(ctx context.Context, network, addr string) error {
 	return p.until(ctx, "listen on "+addr, func() bool {
-		c, err := net.DialTimeout("tcp", addr, time.Second)
+		c, err := net.DialTimeout(network, addr, time.Second)
 		if err == nil {
 			c.Close()
 		}

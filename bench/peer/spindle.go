@@ -127,7 +127,11 @@ func (d spindleDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	if s.ISER {
 		r.ISER = urls("iser", s.host(), port, Target, 0, 1)
 	}
-	if err := p.listens(ctx, net.JoinHostPort(s.host(), strconv.Itoa(port))); err != nil {
+	err = p.listens(ctx, "tcp", net.JoinHostPort(s.host(), strconv.Itoa(port)))
+	if err == nil {
+		err = p.listens(ctx, "unix", socket) // opened after the portal
+	}
+	if err != nil {
 		r.Stop()
 		return nil, err
 	}
@@ -171,7 +175,7 @@ func (d spdkDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 		return nil, err
 	}
 	r := running(s, p, port, socket, 0, 1)
-	if err := p.listens(ctx, net.JoinHostPort(s.host(), strconv.Itoa(port))); err != nil {
+	if err := p.listens(ctx, "tcp", net.JoinHostPort(s.host(), strconv.Itoa(port))); err != nil {
 		r.Stop()
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func (stgtDriver) Start(ctx context.Context, s Setup) (*Running, error) {
 	t := stgtNodes{control: control}
 	r.farewell = t.remove
 	r.clean = t.clean
-	err = p.listens(ctx, net.JoinHostPort(s.host(), strconv.Itoa(port)))
+	err = p.listens(ctx, "tcp", net.JoinHostPort(s.host(), strconv.Itoa(port)))
 	if err == nil {
 		err = t.add(ctx, "iscsi", Target, s)
 	}

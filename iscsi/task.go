@@ -159,9 +159,16 @@ func (s *Session) unfile(t *Task) {
 
 // release ends t: its buffer goes back, the task is free, the window moves.
 // Preconditions: t is unfiled and nothing refers to its memory.
+func (t *Task) release() {
+	s := t.sess
+	t.vacate()
+	s.openWindow()
+}
+
+// vacate is release but for the window.
 //
 //spindle:hot
-func (t *Task) release() {
+func (t *Task) vacate() {
 	s := t.sess
 	if t.SCSI.View != nil {
 		t.SCSI.End()
@@ -173,7 +180,6 @@ func (t *Task) release() {
 	s.tasks[t.index] = nil
 	s.places = append(s.places, t.index) // within capacity: the place was its own
 	s.sh.keepTask(t)
-	s.openWindow()
 }
 
 // dropBuffer gives the data buffer back; lent memory is the device's.
@@ -199,7 +205,11 @@ func (t *Task) OutSent(o *Out) {
 	if s.rec != nil && (s.retain(t) || t.copying()) {
 		return
 	}
-	t.release()
+	t.vacate()
+	// The response has moved the window as far as it goes, unless places are short.
+	if uint32(len(s.places))+s.active <= s.depth+ImmediateTasks || s.window.closedToPeer() {
+		s.openWindow()
+	}
 }
 
 // AckTag implements DataAcker.

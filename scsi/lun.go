@@ -15,16 +15,10 @@ const noLUN = -1
 //
 //spindle:hot
 func decodeLUN(raw uint64) int {
-	if raw&0xffffffffffff != 0 {
-		return noLUN // second level
+	if raw&^(0xff<<48) == 0 {
+		return int(raw >> 48) // nearly every one
 	}
-	switch raw >> 62 {
-	case 0:
-		if raw>>56 != 0 {
-			return noLUN // a bus of a multi-level device
-		}
-		return int(raw >> 48 & 0xff)
-	case 1:
+	if raw>>62 == 1 && raw&0xffffffffffff == 0 { // flat, and no second level
 		return int(raw >> 48 & MaxLUN)
 	}
 	return noLUN

@@ -53,6 +53,30 @@ type Owner interface {
 	TaskAbort(t *Task)
 }
 
+// decoded is what the device server has found out about a task. Begin resets all
+// of it, at once.
+type decoded struct {
+	Want    uint32 // bytes the CDB asks to move; for DataIn an upper bound of DataLen
+	Scratch uint32 // bytes of working memory behind Want in Data
+	DataLen uint32 // bytes of data-in made
+
+	// Owned by the view. The range is what holds and ORDERED tasks look at.
+	cursor uint32 // blocks (or descriptors) done
+	lba    uint64
+	blocks uint32
+	arg    uint32 // a word of the command's own
+	flags  taskFlags
+	step   uint8
+
+	Dir      Direction
+	Lend     bool // DataIn only: no buffer is needed, Execute points Data at lent memory until End
+	MayLive  bool // DataIn only: the engine may set Live
+	Inline   bool // DataOut only: Data is there during Execute only, which does not wait; see MayInline
+	Live     bool // Execute points Medium at memory that others write to, and leaves Data for Settle
+	Status   Status
+	SenseLen uint8
+}
+
 // Task is one SCSI command from decode to status. The engine embeds it in its
 // own task, fills the request part, and drives it:
 //
@@ -73,35 +97,18 @@ type Task struct {
 
 	// Request, filled in by the engine: EDTL, CDBLen, Attr, ExpDir, CDB.
 	// Set by Prepare: Want, Scratch, Dir, Lend, MayLive. Result: DataLen, Status, Sense.
-	EDTL    uint32  // expected data transfer length, bytes
-	Want    uint32  // bytes the CDB asks to move; for DataIn an upper bound of DataLen
-	Scratch uint32  // bytes of working memory behind Want in Data
-	DataLen uint32  // bytes of data-in made
-	Data    mem.Ref // the buffer, set by the engine before Execute
-	Medium  mem.Ref // a Live task's data where it lies, from Execute to Settle or End
+	EDTL   uint32 // expected data transfer length, bytes
+	CDBLen uint8
+	Attr   Attr
+	ExpDir Direction
+	state  taskState
 
-	// Owned by the view. The range is what holds and ORDERED tasks look at.
-	lba    uint64
-	seq    uint64 // order of Begin on this view
-	blocks uint32
-	cursor uint32 // blocks (or descriptors) done
-	arg    uint32 // a word of the command's own
-
-	CDBLen   uint8
-	Attr     Attr
-	ExpDir   Direction
-	Dir      Direction
-	Lend     bool // DataIn only: no buffer is needed, Execute points Data at lent memory until End
-	MayLive  bool // DataIn only: the engine may set Live
-	Inline   bool // DataOut only: Data is there during Execute only, which does not wait; see MayInline
-	Live     bool // Execute points Medium at memory that others write to, and leaves Data for Settle
-	Status   Status
-	SenseLen uint8
-	state    taskState
-	step     uint8
-	flags    taskFlags
-	CDB      [MaxCDB]byte
-	IO       bdev.IO
+	decoded
+	Data   mem.Ref // the buffer, set by the engine before Execute
+	Medium mem.Ref // a Live task's data where it lies, from Execute to Settle or End
+	seq    uint64  // order of Begin on this view
+	CDB    [MaxCDB]byte
+	IO     bdev.IO
 
 	// What few commands touch.
 	Arg      any     // the engine's own task, set once when it is allocated

@@ -65,8 +65,11 @@ func title(r *compare.Result, peer string) string {
 }
 
 // legend names the peers that have figures, from x on.
-func legend(c *canvas, r *compare.Result, x, y float64) {
+func legend(c *canvas, r *compare.Result, cells []*compare.Cell, x, y float64) {
 	for _, p := range present(r) {
+		if !slices.ContainsFunc(cells, func(cell *compare.Cell) bool { return cell.Figure(p) != nil }) {
+			continue
+		}
 		c.rect(x, y-9, 12, 10, colour(r, p), "")
 		c.text(x+17, y, left, ink, 12, title(r, p))
 		x += 40 + 7*float64(len(title(r, p)))
@@ -166,14 +169,14 @@ func (p panel) frame(title, unit string, ys scale) {
 	p.c.text(p.x+p.w, p.y-10, right, faint, 11, unit)
 }
 
-// panels lays n panels out, two to a row, under a heading and a legend.
-func panels(r *compare.Result, n int, name string) (*canvas, func(int) panel) {
+// panels lays n panels out, two to a row, under a heading and a legend of those in cells.
+func panels(r *compare.Result, cells []*compare.Cell, n int, name string) (*canvas, func(int) panel) {
 	const top, height, gap, margin = 64.0, 210.0, 70.0, 64.0
 	width := (chartWidth - 3*margin) / 2.0
 	rows := (n + 1) / 2
 	c := &canvas{w: chartWidth, h: top + float64(rows)*(height+gap) + 10}
 	c.text(12, 22, left, ink, 15, name)
-	legend(c, r, 12, 44)
+	legend(c, r, cells, 12, 44)
 	return c, func(i int) panel {
 		return panel{c, margin + float64(i%2)*(width+margin), top + 24 + float64(i/2)*(height+gap), width, height}
 	}
@@ -182,19 +185,25 @@ func panels(r *compare.Result, n int, name string) (*canvas, func(int) panel) {
 // depthChart shows IOPS against queue depth, for what was measured at several.
 func depthChart(r *compare.Result) Picture {
 	type group struct {
-		title string
-		cells []*compare.Cell
+		driver string // "" for our own
+		title  string
+		cells  []*compare.Cell
 	}
 	var groups []*group
 	for i := range r.Cells {
 		cell := &r.Cells[i]
 		w := cell.Workload
+		driver, plain := strings.CutSuffix(cell.Name, w.Name())
+		driver = strings.TrimSpace(driver)
+		if !plain || named(r, cell) || w.Idle || w.Rate > 0 {
+			continue
+		}
 		w.Depth = 1
-		key := w.Title()
+		key := driver + w.Title()
 		j := slices.IndexFunc(groups, func(g *group) bool { return g.title == key })
 		if j < 0 {
 			j = len(groups)
-			groups = append(groups, &group{title: key})
+			groups = append(groups, &group{driver: driver, title: key})
 		}
 		groups[j].cells = append(groups[j].cells, cell)
 	}
@@ -202,8 +211,12 @@ func depthChart(r *compare.Result) Picture {
 	if len(groups) == 0 {
 		return Picture{}
 	}
+	var drawn []*compare.Cell
+	for _, g := range groups {
+		drawn = append(drawn, g.cells...)
+	}
 	name := "IOPS against queue depth"
-	c, at := panels(r, len(groups), name)
+	c, at := panels(r, drawn, len(groups), name)
 	for i, g := range groups {
 		p := at(i)
 		var depths, values []float64
@@ -216,7 +229,11 @@ func depthChart(r *compare.Result) Picture {
 		xs := scale{slices.Min(depths), slices.Max(depths), p.x, p.x + p.w}
 		ys := logScale(values, p.y+p.h, p.y)
 		w := g.cells[0].Workload
-		p.frame(fmt.Sprintf("%s, %s %s", w.LUN, load.FormatBytes(uint64(w.Size)), w.RW), "IOPS", ys)
+		what := fmt.Sprintf("%s, %s %s", w.LUN, load.FormatBytes(uint64(w.Size)), w.RW)
+		if g.driver != "" {
+			what += ", " + g.driver
+		}
+		p.frame(what, "IOPS", ys)
 		for _, d := range depths {
 			c.text(xs.at(d), p.y+p.h+16, middle, faint, 11, fmt.Sprintf("QD %.0f", d))
 		}
@@ -256,7 +273,7 @@ func latencyChart(r *compare.Result) Picture {
 		return Picture{}
 	}
 	name := "Latency by percentile, all rounds together"
-	c, at := panels(r, len(cells), name)
+	c, at := panels(r, cells, len(cells), name)
 	for i, cell := range cells {
 		p := at(i)
 		var values []float64
@@ -303,7 +320,11 @@ func costChart(r *compare.Result) Picture {
 		return 0
 	}
 	rows, height := 0, 0.0
+	var plain []*compare.Cell
 	for i := range r.Cells {
+		if !named(r, &r.Cells[i]) {
+			plain = append(plain, &r.Cells[i])
+		}
 		rows += len(r.Cells[i].Figures)
 		height += head(&r.Cells[i]) + bar*float64(len(r.Cells[i].Figures)) + gap
 	}
@@ -313,7 +334,7 @@ func costChart(r *compare.Result) Picture {
 	name := "What an I/O costs the target (left is better; a polling target's CPU time includes its polling)"
 	c := &canvas{w: chartWidth, h: top + height + 40}
 	c.text(12, 22, left, ink, 15, name)
-	legend(c, r, 12, 44)
+	legend(c, r, plain, 12, 44)
 	w := (chartWidth - labels - 150) / 2.0
 	for k, m := range measures {
 		var values []float64

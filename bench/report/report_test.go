@@ -84,6 +84,25 @@ func TestPageNeedsNothingBesideIt(t *testing.T) {
 	}
 }
 
+// A line through points of different conditions says nothing.
+func TestDepthChartKeepsConditionsApart(t *testing.T) {
+	r := sample()
+	for _, cell := range slices.Clone(r.Cells[:2]) {
+		by := cell
+		by.Name = "iscsi-perf " + cell.Name
+		limited := cell
+		limited.Workload.Rate = 20000
+		r.Cells = append(r.Cells, by, limited)
+	}
+	r.Peers = append(r.Peers, compare.Peer{Name: "spindle-2r", Title: "two reactors"})
+	svg := depthChart(r).SVG
+	for text, want := range map[string]int{">null, 4k randread<": 1, ">null, 4k randread, iscsi-perf<": 1, "<circle": 8, "two reactors": 0} {
+		if n := strings.Count(svg, text); n != want {
+			t.Errorf("%q %d times, not %d, in\n%s", text, n, want, svg)
+		}
+	}
+}
+
 func TestMarkdown(t *testing.T) {
 	text := Markdown(sample(), "")
 	for _, want := range []string{"> **Warning:**", "| null, 4K randread, QD 1 | Spindle | 50.0k", "it \\| ended by itself", "![", "(ratios.svg)"} {

@@ -1,6 +1,6 @@
 # Spindle. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup run build quick lint test conformance browser clients abuse fuzz sim cover oracle test-rig bench-rig bench-quick docs clean
+.PHONY: help setup run build quick lint test conformance browser clients abuse fuzz sim cover oracle test-rig bench-rig bench-quick pgo docs clean
 
 GO  ?= go
 DEV  = $(GO) run ./cmd/spindle-dev
@@ -64,6 +64,9 @@ oracle: ## the dialogues against other targets: STGT as root here, LIO in the QE
 bench-rig: setup ## STGT, LIO and Spindle over TCP and iSER in a QEMU guest, into docs/performance.md
 	@scripts/setup.sh base rig
 	@$(DEV) bench-rig -into docs/performance.md
+
+pgo: build ## record the profile that bin/spindle is built with, anew
+	@scripts/pgo.sh
 
 bench-quick: ## Go micro-benchmarks, briefly
 	@$(GO) test -p 1 -run '^$$' -bench . -benchtime 100ms ./...

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -160,7 +161,9 @@ func (d *Device) lunsChanged(c reactor.Caller) {
 	for _, s := range d.sides {
 		c.Await(s.r, func(done func()) {
 			for _, n := range s.nexuses {
-				n.QueueUA(ReportedLUNsChanged)
+				if !plant.On(plant.ListUntold) {
+					n.QueueUA(ReportedLUNsChanged)
+				}
 			}
 			done()
 		})

@@ -3,6 +3,7 @@ package scsi
 import (
 	"sync/atomic"
 
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -268,7 +269,9 @@ func (lu *LogicalUnit) change(r *round) *snapshot {
 func (lu *LogicalUnit) applyResize(r *round) {
 	if n := lu.bdev.Info().Blocks; n != lu.current.blocks && n != 0 {
 		lu.change(r).blocks = n
-		r.attention(CapacityChanged)
+		if !plant.On(plant.CapacityUntold) {
+			r.attention(CapacityChanged)
+		}
 	}
 }
 

@@ -108,6 +108,8 @@ const (
 	LostMerge              // ORWRITE does not heed FUA, nor a cache that is off
 	TornRead               // what is left of a READ's data stays on the medium
 	StaleReceive           // a WRITE that waits leaves its data in the receive buffer
+	CapacityUntold         // a resize tells nobody
+	ListUntold             // a unit that comes or goes tells nobody
 	NumBugs
 )
 
@@ -130,6 +132,7 @@ var names = [NumBugs]string{
 	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
+	"capacity untold", "list untold",
 }
 
 func (b Bug) String() string { return names[b] }

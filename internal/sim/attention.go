@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"spindle/reactor/clock"
 	"spindle/scsi"
@@ -77,6 +78,9 @@ type unit struct {
 	used    bool
 	blurred bool  // an attention may have come unseen: nothing is known
 	lost    int64 // when what a command that ended without an answer may have told had come
+	began   int64 // the first request to it
+	resized int64 // when a change of its capacity was told last
+	gap     int64 // when a command ended without an answer, which may have told of what had come by then
 	first   bool  // has had an attention since login
 	last    int64 // instant of the last attention of a reset
 	reset   int64 // ... that was sent at this instant
@@ -95,7 +99,7 @@ type debt struct {
 
 // begin is the first request to the unit in this session.
 func (u *unit) begin(s *run, lu *lun) {
-	*u = unit{used: true, base: lu.over, blurred: lu.unsteady}
+	*u = unit{used: true, base: lu.over, blurred: lu.unsteady, began: s.now()}
 }
 
 // attention takes a unit attention condition: each cause is told once.
@@ -124,20 +128,33 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 	if k <= causeCold {
 		u.last, u.owed = s.now(), 0
 	}
+	if k == causeResize || code == scsi.PowerOnReset {
+		u.resized = s.now()
+	}
+}
+
+// unanswered notes that t has ended without an answer, which may have told of
+// what had come until the instant given.
+func (in *initiator) unanswered(t *task, until int64) {
+	u := &in.units[t.lun]
+	u.lost, u.gap = max(u.lost, until), in.s.now()
+}
+
+// mayTell tells whether an answer that has not come yet may tell of a unit
+// attention of before t ended: that of a command before it, or one on another
+// connection, REQUEST SENSE among them.
+func (in *initiator) mayTell(t *task) bool {
+	return slices.ContainsFunc(in.tasks, func(o *task) bool {
+		return o.lun == t.lun && (o.gated || o.class == classSense) && (o.call < t.call || o.conn != t.conn)
+	})
 }
 
 // missed tells whether t, which ended well, shows that an attention was not
-// told. One may have gone with a command that has no answer, or to REQUEST SENSE
-// on another connection, whose answer is on its way.
+// told. One may have gone with a command that has no answer.
 func (in *initiator) missed(t *task) string {
 	u := &in.units[t.lun]
-	if !t.gated || u.blurred {
+	if !t.gated || u.blurred || in.mayTell(t) {
 		return ""
-	}
-	for _, o := range in.tasks {
-		if o.lun == t.lun && (o.gated || o.class == classSense) && (o.call < t.call || o.conn != t.conn) {
-			return ""
-		}
 	}
 	switch {
 	case !u.first && u.lost == 0:

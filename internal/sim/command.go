@@ -29,6 +29,7 @@ const (
 	classRegistry // PERSISTENT RESERVE IN
 	classModes    // MODE SENSE of what may change
 	classPorts    // REPORT TARGET PORT GROUPS
+	classCapacity // READ CAPACITY
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -133,6 +134,8 @@ func (in *initiator) command() {
 		return
 	}
 	switch k := r.IntN(100); {
+	case len(lu.capacities) > 1 && k%8 == 0:
+		c = in.readCapacity(t)
 	case k < 32:
 		c = in.read(t, lu)
 	case k < 66:

@@ -204,6 +204,8 @@ const (
 	LUNsAdded
 	LUNsRemoved
 	Resizes
+	ResizesSeen
+	CapacitiesRead
 	Moves
 	Sleeps
 	MixedBlocks
@@ -242,7 +244,7 @@ var stateNames = [numStates]string{
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",
 	"Logouts", "LogoutsAsked", "Vanished", "HalfClosed", "ResetByPeer", "ClosedByPeer", "Stalls", "HeaderDigests",
 	"DataDigests", "SessionsLost", "Kills", "PowerFailures", "FailedDisks", "Reconfigurations", "LUNsAdded",
-	"LUNsRemoved", "Resizes", "Moves", "Sleeps", "MixedBlocks", "Searches",
+	"LUNsRemoved", "Resizes", "ResizesSeen", "CapacitiesRead", "Moves", "Sleeps", "MixedBlocks", "Searches",
 	"DialsRDMA", "RejectedRDMA", "LoginsRDMA", "Invalidating", "WholeBuffers", "ReadsRDMA", "WritesRDMA", "DevicesRemoved",
 	"PortalsToggled", "AddressChanges",
 }

@@ -118,7 +118,10 @@ func (s *run) reconfigure() {
 	case 9:
 		if r.IntN(3) == 0 {
 			s.begin("remove the node", s.cycleNode)
-		} else if lu.file != nil {
+		} else {
+			if lu.file == nil {
+				lu = s.luns[1]
+			}
 			s.begin("resize", func(c reactor.Caller) { s.resize(c, lu) })
 		}
 	}
@@ -144,8 +147,10 @@ func (c *coroutine) pause(d time.Duration) {
 func (s *run) replace(c reactor.Caller, lu *lun) {
 	s.lunChange(lu, true)
 	s.leaving = true
+	call := s.now()
 	s.must(s.engine.RemoveLUN(c, nodeName, lu.id))
 	s.leaving = false
+	s.listChanged(lu, call)
 	s.revived(lu, false)
 	s.count(LUNsRemoved)
 	lu.present, lu.changed = false, s.now()
@@ -160,10 +165,22 @@ func (s *run) replace(c reactor.Caller, lu *lun) {
 	} else {
 		s.build(c, lu)
 	}
+	call = s.now()
 	s.must(s.engine.AddLUN(c, nodeName, lu.config()))
+	s.listChanged(lu, call)
 	s.count(LUNsAdded)
 	lu.present = true
 	s.lunChange(lu, false)
+}
+
+// listChanged is the end of a change of the list of units, begun at call, by which
+// every nexus waits to be told of it by the other units (SPC-5 §6.33).
+func (s *run) listChanged(but *lun, call int64) {
+	for _, lu := range s.luns {
+		if lu != but {
+			s.owe(lu, notice{everyone, causeLUNs}, nil, call)
+		}
+	}
 }
 
 // lunChange begins or ends the time in which a LUN is not there for certain.
@@ -299,7 +316,7 @@ func (s *run) cycleNode(c reactor.Caller) {
 func (s *run) resize(c reactor.Caller, lu *lun) {
 	s.count(Resizes)
 	s.cause(lu, causeResize)
-	lu.disk.Resize(lu.disk.Size() + int64(8*lu.blockSize))
+	s.resized(lu, lu.blocks+8)
+	lu.disk.Resize(int64(lu.blocks) * int64(lu.blockSize))
 	c.Block(func() { s.must(lu.file.Rescan()) })
-	lu.blocks = lu.bdev.Info().Blocks
 }

@@ -39,7 +39,8 @@
 // the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; a wipe that
 // leaves zeroes has its unit for itself, and ends with its command or later; unit
-// attentions come once; task management is answered after its tasks have ended;
+// attentions come once, and those for another capacity or another list of units do
+// come; task management is answered after its tasks have ended;
 // no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its
 // window lets come and keeps to the RDMA READs its peer serves, and that a

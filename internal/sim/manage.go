@@ -285,8 +285,7 @@ func (in *initiator) aborted(t *task, resp uint8) {
 // no answer and no effect any more.
 func (in *initiator) kill(t *task) {
 	in.s.count(TasksAborted)
-	u := &in.units[t.lun]
-	u.lost = max(u.lost, t.call)
+	in.unanswered(t, t.call)
 	in.s.over(t, unsure, "task management")
 	in.graves = append(in.graves, grave{t.itt, t.conn != in.conn})
 	in.remove(t)

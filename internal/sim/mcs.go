@@ -244,7 +244,7 @@ func (in *initiator) endTasks(v *conn, why string) {
 			}
 		}
 		if t.kind == kindCommand {
-			in.units[t.lun].lost = in.s.now() // its answer may have told of what has come since
+			in.unanswered(t, in.s.now()) // its answer may have told of what has come since
 		}
 		in.s.over(t, unsure, why)
 		in.remove(t)

@@ -92,8 +92,7 @@ func (in *initiator) reassigned(m *task, resp uint8) {
 		t.conn, t.r2ts, t.moved = in.conn, 0, true
 	case resp == pdu.TMFNoTask && (!t.received || t.maybe || s.depth < 32 || s.arenaFailures() > 0):
 		s.count(TasksNotFound)
-		u := &in.units[t.lun]
-		u.lost = max(u.lost, t.call)
+		in.unanswered(t, t.call)
 		s.over(t, unsure, "it was lost with its connection")
 		in.remove(t)
 	case resp == pdu.TMFRejected: // functions of the lost connection may be under way

@@ -55,21 +55,22 @@ func (k lunKind) String() string { return [...]string{"null", "malloc", "file"}[
 
 // lun is a logical unit and what is known of its medium.
 type lun struct {
-	id        uint16
-	kind      lunKind
-	blockSize uint32
-	blocks    uint64 // of the device
-	area      uint64 // blocks from 0 on that initiators write
-	buffered  bool
-	delayed   bool
-	passed    bool
-	spare     bool // comes and goes
-	tas       bool // TAS is 1 by default
-	removable bool
-	writes    time.Duration // what a delayed write takes, as a rule
-	ramIndex  int
-	path      string
-	disk      *simring.Disk
+	id         uint16
+	kind       lunKind
+	blockSize  uint32
+	blocks     uint64     // of the device
+	capacities []capacity // ... the last one now
+	area       uint64     // blocks from 0 on that initiators write
+	buffered   bool
+	delayed    bool
+	passed     bool
+	spare      bool // comes and goes
+	tas        bool // TAS is 1 by default
+	removable  bool
+	writes     time.Duration // what a delayed write takes, as a rule
+	ramIndex   int
+	path       string
+	disk       *simring.Disk
 
 	present bool  // in the node, for all that is known
 	changed int64 // instant of the last change of its presence
@@ -424,6 +425,9 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 	lu.probe, err = newProbe(s, lu, dev)
 	s.must(err)
 	lu.bdev = bdev.New(fmt.Sprintf("Disk%d", lu.id), lu.uuid(), lu.probe)
+	if lu.capacities == nil {
+		s.resized(lu, lu.bdev.Info().Blocks)
+	}
 	lu.medium.begin(s, lu)
 }
 

@@ -76,6 +76,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.changed(t, lu, resGood)
 	case classModes:
 		in.showed(t, lu)
+	case classCapacity:
+		in.capacityShown(t, lu)
 	case classPorts:
 		in.portsShown(t, lu)
 	case classRegistry:

@@ -20,6 +20,9 @@ import (
 
 const rigDir = "scripts/rig/"
 
+// networkScript is the job that has network cards.
+const networkScript = "network.sh"
+
 var rigFailed = regexp.MustCompile(`\bFAIL `)
 
 var rigTotals = regexp.MustCompile(`^(\d+) passed, (\d+) failed$`)
@@ -34,7 +37,7 @@ func rigStage(ctx context.Context) (tally, error) {
 		return tally{}, err
 	}
 	var sum tally
-	scripts := []string{"tcp.sh", "iser.sh", "storm.sh", "scsi.sh"}
+	scripts := []string{"tcp.sh", networkScript, "iser.sh", "storm.sh", "scsi.sh"}
 	if os.Getenv(rigMoments) != "" {
 		scripts = append(scripts, "crash.sh")
 	}
@@ -79,7 +82,7 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 	}
 	job := rig.Job{
 		Script: rigDir + script, Files: []string{rigDir + "lib.sh"},
-		Env: map[string]string{"TARGET": target}, Limit: 20 * time.Minute,
+		Env: map[string]string{"TARGET": target}, Limit: 20 * time.Minute, Cards: script == networkScript,
 	}
 	for _, v := range []string{rigMinutes, rigMoments} {
 		if text := os.Getenv(v); text != "" {

@@ -23,6 +23,8 @@ type Job struct {
 	Limit  time.Duration     // of the whole boot
 	CPUs   int
 	MemMiB int
+	// Cards gives the guest two network cards, with a cable from one to the other.
+	Cards bool
 	// Results is the folder for the files that the script leaves as a tar on its
 	// scratch disk; empty takes none.
 	Results string
@@ -136,6 +138,11 @@ func (i *Image) qemuArgs(job Job, dir, console string) []string {
 		"-serial", "file:"+console,
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off", "-device", "virtserialport,chardev=out,name=rig.out",
 	)
+	if job.Cards {
+		for _, id := range []string{"card0", "card1"} {
+			args = append(args, "-netdev", "hubport,hubid=0,id="+id, "-device", "virtio-net-pci,romfile=,netdev="+id)
+		}
+	}
 	args = append(args, disk("root", i.path("root.ext4"), ",snapshot=on,cache=unsafe,file.locking=off")...)
 	args = append(args, disk("job", filepath.Join(dir, "job.tar"), ",readonly=on")...)
 	return append(args, disk("scratch", filepath.Join(dir, "scratch"), ",cache=unsafe,discard=unmap")...)

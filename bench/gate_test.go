@@ -3,9 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
-	"regexp"
 	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
@@ -18,13 +16,12 @@ import (
 // The gates. They hold on a busy machine too, since each is the best of several
 // runs: what interferes only ever adds.
 const (
-	maxSyscalls    = 0.1  // of the target per I/O, at queue depth 32
-	maxVoluntary   = 0.05 // context switches of the target per I/O, at queue depth 32
-	maxIdle        = 0.02 // of a core, with sessions that do nothing
+	maxSyscalls    = 0.1   // of the target per I/O, at queue depth 32
+	maxVoluntary   = 0.005 // context switches of the target per I/O, at queue depth 32
+	maxAllocations = 0.001 // of the target per I/O: what else the process does in a run
+	maxIdle        = 0.02  // of a core, with sessions that do nothing
 	attempts       = 6
 	runtimeOfGate  = 400 * time.Millisecond
-	allocationIOs  = 200_000 // in which an allocation of 8 bytes each would start the collector
-	allocationRuns = 40
 )
 
 // gated are the workloads of the data path.
@@ -157,47 +154,82 @@ func TestTargetSwitchesPerIO(t *testing.T) {
 	}
 }
 
-var collection = regexp.MustCompile(`(?m)^gc (\d+) @`)
-
-// collections is how often the collector of a target with gctrace has run.
-func collections(target *peer.Running) (n int) {
-	for _, m := range collection.FindAllStringSubmatch(target.Said(), -1) {
-		n, _ = strconv.Atoi(m[1])
+// fewAllocations fails when the target allocates for the I/Os of o.
+func fewAllocations(t *testing.T, o load.Options, target *peer.Running) {
+	t.Helper()
+	best := &counters.Heap{Objects: 1 << 40}
+	for range attempts {
+		h, ios := allocated(t, o, target)
+		if float64(h.Objects) <= maxAllocations*float64(ios) {
+			return
+		}
+		if h.Objects < best.Objects {
+			best = h
+		}
 	}
-	return n
+	t.Errorf("%d allocations of %d bytes together in the best run", best.Objects, best.Bytes)
 }
 
-// TestTargetAllocatesNothing starts the target with a collector that runs after
-// 1 MiB of garbage, and sees that it does not: not one I/O in many allocates.
-func TestTargetAllocatesNothing(t *testing.T) {
-	target := start(t, "GODEBUG=gctrace=1", "GOGC=25", "GOMEMLIMIT=off")
-	if collections(target) == 0 {
-		t.Fatalf("its start took no collection, or it does not report them:\n%s", target.Said())
+// allocated runs o and returns what the target allocated meanwhile.
+func allocated(t *testing.T, o load.Options, target *peer.Running) (h *counters.Heap, ios uint64) {
+	t.Helper()
+	m, err := counters.OpenHeap(target.Control)
+	if err != nil || m == nil {
+		t.Fatalf("it does not tell what it allocates: %v", err)
 	}
+	defer m.Close()
+	var failed error
+	o.Window = func(bool) {
+		var err error
+		h, err = m.Read()
+		failed = errors.Join(failed, err)
+	}
+	r, err := load.Run(t.Context(), o)
+	if err = errors.Join(err, failed); err != nil {
+		t.Fatal(err)
+	}
+	return h, r.IOs()
+}
+
+func TestTargetAllocatesNothing(t *testing.T) {
+	target := start(t)
 	for _, g := range gated {
 		t.Run(g.name, func(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)
 			o.Header, o.Data = g.header, g.data
-			ios, before := uint64(0), 0
-			o.Ramp = 100 * time.Millisecond
-			o.Window = func(begins bool) {
-				if begins {
-					before = collections(target)
-				} else if after := collections(target); after != before {
-					t.Errorf("the collector ran %d times", after-before)
-				}
-			}
-			for range allocationRuns {
-				r, err := load.Run(t.Context(), o)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if ios += r.IOs(); ios >= allocationIOs || t.Failed() {
-					return
-				}
-			}
-			t.Skipf("only %d I/Os in %d runs: too few on this busy machine to say anything", ios, allocationRuns)
+			fewAllocations(t, o, target)
 		})
+	}
+}
+
+// TestAllocationsAreSeen: a connection in the measured time, which allocates a
+// little, and nothing else.
+func TestAllocationsAreSeen(t *testing.T) {
+	target := start(t)
+	m, err := counters.OpenHeap(target.Control)
+	if err != nil || m == nil {
+		t.Fatal(m, err)
+	}
+	defer m.Close()
+	quiet, loud := int64(1<<40), int64(1<<40)
+	for range attempts { // what interferes only adds
+		h, err := m.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet = min(quiet, h.Objects)
+		other, err := counters.OpenHeap(target.Control)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, err = m.Read(); err != nil {
+			t.Fatal(err)
+		}
+		other.Close()
+		loud = min(loud, h.Objects)
+	}
+	if quiet > 2 || loud < 20 {
+		t.Errorf("%d allocations without anything between, %d with another's asking", quiet, loud)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"spindle/bench/counters"
 	"spindle/bench/limit"
 	"spindle/bench/peer"
 )
@@ -190,6 +191,31 @@ func TestRun(t *testing.T) {
 	again, err := Load(path)
 	if err != nil || !reflect.DeepEqual(again.Cells, r.Cells) {
 		t.Errorf("what was stored is not what was measured: %v", err)
+	}
+}
+
+// TestHeapOf: medians for an I/O and sums of pauses; what one run did not tell is
+// not known.
+func TestHeapOf(t *testing.T) {
+	sample := func(ios uint64, h *counters.Heap) Sample { return Sample{IOs: ios, Heap: h} }
+	told := []Sample{
+		sample(10, &counters.Heap{Objects: 20, Bytes: 50, Collections: 1, Pauses: 3}), sample(20, &counters.Heap{}),
+		sample(5, &counters.Heap{Objects: 5, Bytes: 500, Collections: 1, Pauses: 4}),
+	}
+	for _, c := range []struct {
+		name    string
+		samples []Sample
+		want    *Heap
+	}{
+		{"told", told, &Heap{Objects: 1, Bytes: 5, Collections: 2, Pauses: 7}},
+		{"once", told[1:2], &Heap{}},
+		{"not in every run", append(told, sample(1, nil)), nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := heapOf(c.samples); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%+v, want %+v", got, c.want)
+			}
+		})
 	}
 }
 

@@ -202,6 +202,9 @@ func (p *Plan) connect(ctx context.Context, c *contestant, r *Result) error {
 		return err
 	}
 	c.meter = m
+	if c.heap, err = counters.OpenHeap(c.run.Control); err != nil {
+		return err
+	}
 	counted := m.Source
 	if m.Note != "" {
 		counted += ", " + m.Note
@@ -222,7 +225,8 @@ func (c *contestant) disconnect() error {
 	if c.meter != nil {
 		c.meter.Close()
 	}
-	c.sessions, c.meter = nil, nil
+	c.heap.Close()
+	c.sessions, c.meter, c.heap = nil, nil, nil
 	return err
 }
 
@@ -230,6 +234,7 @@ func (c *contestant) disconnect() error {
 type kernel struct {
 	sessions map[string]*session // by transport
 	meter    *counters.Meter
+	heap     *counters.HeapMeter
 	written  []string // transports whose LUN in memory was written through
 }
 
@@ -274,10 +279,14 @@ type reading struct {
 	workers counters.Counts
 	system  int64 // context switches of the whole machine
 	busy    float64
+	heap    *counters.Heap // since the reading before
 }
 
 func (p *Plan) read(c *contestant, d disk) (x reading, err error) {
 	x.busy = busyTime(c.run.Control)
+	if x.heap, err = c.heap.Read(); err != nil {
+		return x, err
+	}
 	x.target, err = c.meter.Read()
 	if p.workers != nil && err == nil {
 		x.workers, err = p.workers.Read()
@@ -372,6 +381,7 @@ func (p *Plan) fio(ctx context.Context, w Workload, c *contestant) (*Sample, err
 	s.IOPS = float64(s.IOs) / s.Elapsed.Seconds()
 	s.MBps = s.IOPS * float64(w.Size) / 1e6
 	s.Counts, s.Workers, s.System, s.Busy = to.target.Sub(from.target), to.workers.Sub(from.workers), to.system-from.system, to.busy-from.busy
+	s.Heap = to.heap
 	return s, nil
 }
 

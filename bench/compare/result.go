@@ -87,9 +87,20 @@ type Figure struct {
 	// Collector is what the garbage collector of a target in Go did, in all rounds
 	// together; nil where there is none.
 	Collector *counters.GC `json:"collector,omitempty"`
-	Curve     []Point      `json:"latency_curve,omitempty"` // of all rounds together
+	// Heap is what a target that tells allocates; nil where it does not.
+	Heap  *Heap   `json:"heap,omitempty"`
+	Curve []Point `json:"latency_curve,omitempty"` // of all rounds together
 
 	goTarget bool // it told of its collections
+}
+
+// Heap is what a target in Go allocates for an I/O, and how it collected that in
+// all rounds together.
+type Heap struct {
+	Objects     float64       `json:"objects_per_io"`
+	Bytes       float64       `json:"bytes_per_io"`
+	Collections int64         `json:"collections"`
+	Pauses      time.Duration `json:"pauses_ns"`
 }
 
 // Point of a latency curve.
@@ -113,10 +124,11 @@ type Sample struct {
 	Elapsed time.Duration   `json:"elapsed_ns"`
 	Counts  counters.Counts `json:"target"`
 	// Collector is what a target in Go collected meanwhile.
-	Collector counters.GC `json:"collector"`
-	Garbage   float64     `json:"garbage_s,omitempty"` // bytes a second that RPCs made meanwhile, in the target or in another
-	Busy      float64     `json:"target_busy_ns"`
-	Own       float64     `json:"initiator_busy_ns_io"`
+	Collector counters.GC    `json:"collector"`
+	Heap      *counters.Heap `json:"heap,omitempty"`      // nil: it does not tell
+	Garbage   float64        `json:"garbage_s,omitempty"` // bytes a second that RPCs made meanwhile, in the target or in another
+	Busy      float64        `json:"target_busy_ns"`
+	Own       float64        `json:"initiator_busy_ns_io"`
 	// With the kernel's initiator: switches of all kernel workers, and of the machine.
 	Workers counters.Counts `json:"workers,omitzero"`
 	System  int64           `json:"system_switches,omitempty"`

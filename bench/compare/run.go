@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -446,10 +447,16 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 			about.Counted += ", " + meter.Note
 		}
 	}
+	heap, err := counters.OpenHeap(c.run.Control)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer heap.Close()
 	var from, to counters.Counts
 	var busyFrom, busyTo, garbage float64
 	var failed error
 	var collector counters.GC
+	var allocated *counters.Heap
 	o.Window = func(begins bool) {
 		var busy *float64
 		var counts *counters.Counts
@@ -458,6 +465,8 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 			*busy = busyTime(c.run.Control)
 			c.collections()
 			garbage = -made()
+			_, err := heap.Read()
+			failed = errors.Join(failed, err)
 		} else {
 			garbage += made()
 			busy, counts = &busyTo, &to
@@ -468,6 +477,9 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 			failed = errors.Join(failed, err)
 		}
 		if !begins {
+			var err error
+			allocated, err = heap.Read()
+			failed = errors.Join(failed, err)
 			*busy = busyTime(c.run.Control)
 			time.Sleep(traceLag)
 			collector = c.collections()
@@ -491,7 +503,7 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 		IOPS: res.IOPS(), MBps: float64(res.Read.Bytes+res.Write.Bytes) / 1e6 / res.Elapsed.Seconds(), Mean: h.Mean() / 1e3,
 		P50: us(h.ValueAtPercentile(50)), P99: us(h.ValueAtPercentile(99)), P999: us(h.ValueAtPercentile(99.9)), Max: us(h.Max()),
 		IOs: n, Elapsed: res.Elapsed, Counts: to.Sub(from), Busy: busyTo - busyFrom, Own: float64(res.Busy) / float64(n),
-		Collector: collector, Garbage: garbage,
+		Collector: collector, Heap: allocated, Garbage: garbage,
 		Idle: 1 - res.Busy.Seconds()/res.Elapsed.Seconds(),
 	}, h, nil
 }
@@ -501,26 +513,38 @@ func (p *Plan) syscalls(ctx context.Context, e *entry) float64 {
 	if e.c.run.PID == 0 || e.c.dead != nil || e.w.Idle || e.w.Rate > 0 || e.litter != nil || e.c.sessions != nil {
 		return counters.Unknown
 	}
-	least := float64(counters.Unknown)
-	for range syscallRuns { // what interferes only adds
-		n, err := p.countSyscalls(ctx, e.w, e.c)
-		if err != nil {
-			p.Log("%s: system calls: %v", e.Name, err)
-		} else if least == counters.Unknown || n < least {
-			least = n
+	o, err := p.options(e.w, e.c)
+	if err == nil {
+		e.c.run.Resume()
+		defer e.c.run.Pause()
+		var n float64
+		if n, err = Syscalls(ctx, o, e.c.run.PID); err == nil {
+			return n
 		}
 	}
-	return least
+	p.Log("%s: system calls: %v", e.Name, err)
+	return counters.Unknown
 }
 
-func (p *Plan) countSyscalls(ctx context.Context, w Workload, c *contestant) (float64, error) {
-	o, err := p.options(w, c)
-	if err != nil {
-		return 0, err
+// Syscalls is how many system calls process pid makes for an I/O of the load: the
+// least of a few short runs, because what interferes only adds.
+func Syscalls(ctx context.Context, o load.Options, pid int) (float64, error) {
+	least, failed := math.Inf(1), error(nil)
+	for range syscallRuns {
+		n, err := countSyscalls(ctx, o, pid)
+		failed = errors.Join(failed, err)
+		if err == nil {
+			least = min(least, n)
+		}
 	}
-	c.run.Resume()
-	defer c.run.Pause()
-	meter, err := counters.Open(counters.Target{PID: c.run.PID}, true)
+	if math.IsInf(least, 1) {
+		return counters.Unknown, failed
+	}
+	return least, nil
+}
+
+func countSyscalls(ctx context.Context, o load.Options, pid int) (float64, error) {
+	meter, err := counters.Open(counters.Target{PID: pid}, true)
 	if err != nil {
 		return 0, err
 	}
@@ -599,12 +623,30 @@ func (f *Figure) summarise(h *hdrhistogram.Histogram, idle float64) {
 	if f.goTarget {
 		f.Collector = &gc
 	}
+	f.Heap = heapOf(f.Samples)
 	for _, p := range curve {
 		if h == nil {
 			break // the initiator tells no latencies
 		}
 		f.Curve = append(f.Curve, Point{p, float64(h.ValueAtPercentile(p)) / 1e3})
 	}
+}
+
+// heapOf sums what a target told of its heap; nil unless it did in each run.
+func heapOf(samples []Sample) *Heap {
+	var h Heap
+	var objects, bytes []float64
+	for _, s := range samples {
+		if s.Heap == nil {
+			return nil
+		}
+		objects = append(objects, float64(s.Heap.Objects)/float64(s.IOs))
+		bytes = append(bytes, float64(s.Heap.Bytes)/float64(s.IOs))
+		h.Collections += s.Heap.Collections
+		h.Pauses += s.Heap.Pauses
+	}
+	h.Objects, h.Bytes = Summarise(objects).Median, Summarise(bytes).Median
+	return &h
 }
 
 // whats are the figures that ratios are made of.

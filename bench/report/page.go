@@ -27,7 +27,7 @@ type row struct {
 	Cell, Peer, Error                                        string
 	IOPS, P50, P99, P999, CPU, Switches, Wakeups, Calls, Own string
 	First                                                    bool // of its cell
-	Ratio, RatioP50, GC                                      string
+	Ratio, RatioP50, GC, Heap                                string
 }
 
 // view is what both pages show.
@@ -69,12 +69,7 @@ func rows(r *compare.Result, cell *compare.Cell) (list []row) {
 			}
 			x.Switches = number(f.Voluntary) + " + " + number(f.Involuntary)
 			x.Wakeups, x.Calls, x.Own = known(f.Wakeups), known(f.Syscalls), number(f.Initiator)
-			if g := f.Collector; g != nil {
-				x.GC = fmt.Sprintf("%d", g.Cycles)
-				if g.Cycles > 0 {
-					x.GC += fmt.Sprintf(", %v", g.Longest.Round(time.Microsecond))
-				}
-			}
+			x.Heap, x.GC = allocations(f.Heap), collections(&f)
 			x.Ratio, x.RatioP50 = ratio(cell.Ratio(f.Peer, "iops")), ratio(cell.Ratio(f.Peer, "p50"))
 		}
 		list = append(list, x)
@@ -88,6 +83,36 @@ func latency(i compare.Interval) string {
 		return "?"
 	}
 	return number(i.Median)
+}
+
+// allocations are objects and bytes for an I/O, of a target that tells.
+func allocations(h *compare.Heap) string {
+	if h == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s (%s B)", number(h.Objects), number(h.Bytes))
+}
+
+// collections are how many there were, how long the world stood still for all of
+// them, and the longest time it did.
+func collections(f *compare.Figure) string {
+	n, total, g := int64(0), time.Duration(0), f.Collector
+	switch {
+	case f.Heap != nil:
+		n, total = f.Heap.Collections, f.Heap.Pauses
+	case g != nil:
+		n, total = int64(g.Cycles), g.Pauses
+	default:
+		return "-"
+	}
+	if n == 0 {
+		return "0"
+	}
+	text := fmt.Sprintf("%d, %v", n, total.Round(time.Microsecond))
+	if g != nil && g.Cycles > 0 {
+		text += fmt.Sprintf(", at most %v", g.Longest.Round(time.Microsecond))
+	}
+	return text
 }
 
 func known(v float64) string {
@@ -165,18 +190,18 @@ func Markdown(r *compare.Result, dir string) string {
 	for _, p := range v.Absent {
 		fmt.Fprintf(&b, "* %s: %s\n", p.Title, p.Absent)
 	}
-	fmt.Fprintf(&b, "\n| workload | target | IOPS | %s's IOPS over it | p50 µs | p99 µs | p99.9 µs | CPU ns/IO | switches/IO (vol + invol) | syscalls/IO |\n", v.Subject)
-	b.WriteString("|---|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Fprintf(&b, "\n| workload | target | IOPS | %s's IOPS over it | p50 µs | p99 µs | p99.9 µs | CPU ns/IO | switches/IO (vol + invol) | syscalls/IO | allocations/IO | GC pauses |\n", v.Subject)
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, x := range v.Rows {
 		cell := ""
 		if x.First {
 			cell = x.Cell
 		}
 		if x.Error != "" && x.IOPS == "" {
-			fmt.Fprintf(&b, "| %s | %s | failed: %s | | | | | | | |\n", cell, x.Peer, oneLine(x.Error))
+			fmt.Fprintf(&b, "| %s | %s | failed: %s | | | | | | | | | |\n", cell, x.Peer, oneLine(x.Error))
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", cell, x.Peer, x.IOPS, x.Ratio, x.P50, x.P99, x.P999, x.CPU, x.Switches, x.Calls)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", cell, x.Peer, x.IOPS, x.Ratio, x.P50, x.P99, x.P999, x.CPU, x.Switches, x.Calls, x.Heap, x.GC)
 	}
 	b.WriteByte('\n')
 	for _, p := range v.Pictures {
@@ -190,13 +215,13 @@ func Text(r *compare.Result) string {
 	v := newView(r)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "workload\ttarget\tIOPS\t%s over it\tp50 us\tp99.9 us\tCPU ns/IO\tswitches/IO\tsyscalls/IO\n", v.Subject)
+	fmt.Fprintf(w, "workload\ttarget\tIOPS\t%s over it\tp50 us\tp99.9 us\tCPU ns/IO\tswitches/IO\tsyscalls/IO\tallocations/IO\tGC pauses\n", v.Subject)
 	for _, x := range v.Rows {
 		if x.IOPS == "" {
 			fmt.Fprintf(w, "%s\t%s\tfailed: %s\n", x.Cell, x.Peer, oneLine(x.Error))
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Cell, x.Peer, x.IOPS, x.Ratio, x.P50, x.P999, x.CPU, x.Switches, x.Calls)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Cell, x.Peer, x.IOPS, x.Ratio, x.P50, x.P999, x.CPU, x.Switches, x.Calls, x.Heap, x.GC)
 	}
 	w.Flush()
 	goalsText(&b, r)

@@ -51,9 +51,12 @@ func sample() *compare.Result {
 			}
 			return f
 		}
+		ours := figure("spindle", 50e3*float64(depth))
+		ours.Heap = &compare.Heap{Objects: 0.25, Bytes: 1500, Collections: int64(i), Pauses: 1500 * time.Microsecond}
+		ours.Collector = &counters.GC{Cycles: i, Longest: time.Millisecond}
 		r.Cells = append(r.Cells, compare.Cell{
 			Workload: w, Name: w.Name(), Title: w.Title(),
-			Figures: []compare.Figure{figure("spindle", 50e3*float64(depth)), figure("stgt", 20e3*float64(1+i))},
+			Figures: []compare.Figure{ours, figure("stgt", 20e3*float64(1+i))},
 			Ratios:  []compare.Ratio{{Of: "spindle", To: "stgt", What: "iops", Interval: interval(2.5 * float64(depth)), Refused: i == 1}},
 		})
 	}
@@ -122,6 +125,27 @@ func TestMarkdown(t *testing.T) {
 		}
 		if n != columns {
 			t.Errorf("%d bars instead of %d in %s", n, columns, line)
+		}
+	}
+}
+
+// TestAllocations: a target tells of its heap, another cannot.
+func TestAllocations(t *testing.T) {
+	html, err := HTML(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spaces := regexp.MustCompile(` {2,}`)
+	for _, c := range []struct{ name, text, want string }{
+		{"page", html, "<td>0.25 (1.50k B)</td><td>1, 1.5ms, at most 1ms</td>"},
+		{"page, without collections", html, "<td>0.25 (1.50k B)</td><td>0</td>"},
+		{"page, untold", html, "<td>-</td><td>-</td>"},
+		{"Markdown", Markdown(sample(), ""), "| 10 | 0.25 (1.50k B) | 1, 1.5ms, at most 1ms |"},
+		{"Markdown, untold", Markdown(sample(), ""), "| 10 | - | - |"},
+		{"terminal", spaces.ReplaceAllString(Text(sample()), "  "), "10  0.25 (1.50k B)  0\n"},
+	} {
+		if !strings.Contains(c.text, c.want) {
+			t.Errorf("%s lacks %q:\n%s", c.name, c.want, c.text)
 		}
 	}
 }

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"spindle/bench/counters"
 	"spindle/bench/limit"
 )
 
@@ -106,7 +110,7 @@ func TestRun(t *testing.T) {
 		t.Fatalf("status %d\n%s", status, errOut)
 	}
 	// The target is this very process, which it finds by its port.
-	for _, want := range []string{"read: IOPS=", "write: IOPS=", "99.90th=[", "verify:", "target: CPU"} {
+	for _, want := range []string{"read: IOPS=", "write: IOPS=", "99.90th=[", "verify:", "target, for an I/O: CPU "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("lacks %q:\n%s", want, out)
 		}
@@ -121,6 +125,77 @@ func TestRun(t *testing.T) {
 	status, out, errOut = call(t, "run", "--runtime", "0.05", url+"/0", "--ramp", "0", "--rate", "1")
 	if status != exitError || out != "" || !strings.Contains(errOut, "no I/O ended within 50ms") {
 		t.Errorf("nothing was measured: status %d\n%s%s", status, out, errOut)
+	}
+}
+
+// heapTeller is the RPC socket of a target that allocates 500 objects of 8 bytes,
+// and collects them, between the last two times that it is asked.
+func heapTeller(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in := json.NewDecoder(conn)
+		for objects, collections, n := 0, 0, 0; ; n++ {
+			var request any
+			if in.Decode(&request) != nil {
+				return
+			}
+			if objects += 10; n == 9 { // it is asked 8 times to know what asking costs
+				objects, collections = objects+500, 1
+			}
+			fmt.Fprintf(conn, `{"result":{"tick_rate":1000,"objects":%d,"bytes":%d,"collections":%d,"paused":%d}}`+"\n", objects, 8*objects, collections, 7*collections)
+		}
+	}()
+	return socket
+}
+
+func TestRunTellsCosts(t *testing.T) {
+	url := responder(t)
+	run := []string{"run", "--runtime", "0.3", "--ramp", "0", url + "/0", "--iodepth", "4"}
+	status, out, errOut := call(t, append(run, "--json", "--rpc-socket", heapTeller(t))...)
+	var doc struct {
+		Jobs []struct {
+			Read struct {
+				IOs float64 `json:"total_ios"`
+			}
+			Heap counters.Heap      `json:"target_heap"`
+			Each map[string]float64 `json:"target_per_io"`
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || status != exitOK || len(doc.Jobs) != 1 {
+		t.Fatalf("status %d, %v\n%s%s", status, err, out, errOut)
+	}
+	job := doc.Jobs[0]
+	if want := (counters.Heap{Objects: 500, Bytes: 4000, Collections: 1, Pauses: 7 * time.Millisecond}); job.Heap != want {
+		t.Errorf("%+v, want %+v", job.Heap, want)
+	}
+	if each := job.Each; each["allocations"] != 500/job.Read.IOs || each["allocated_bytes"] != 4000/job.Read.IOs || each["cpu_ns"] <= 0 {
+		t.Errorf("%v for each of %v", each, job.Read.IOs)
+	}
+	if m, err := counters.Open(counters.Target{PID: os.Getpid()}, true); err == nil && m.Source == "eBPF" {
+		m.Close()
+		if job.Each["syscalls"] <= 0 {
+			t.Errorf("no system calls: %v", job.Each)
+		}
+	}
+	_, out, errOut = call(t, append(run, "--rpc-socket", heapTeller(t))...)
+	for _, want := range []string{"allocations 0.", "target: 1 garbage collections stopped it for 7ms altogether"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("lacks %q:\n%s%s", want, out, errOut)
+		}
+	}
+	if status, _, errOut := call(t, append(run, "--rpc-socket", "/nowhere/s")...); status != exitError || !strings.Contains(errOut, "/nowhere/s") {
+		t.Errorf("no such socket: status %d, %s", status, errOut)
 	}
 }
 

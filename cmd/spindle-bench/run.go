@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"spindle/bench/compare"
 	"spindle/bench/counters"
 	"spindle/bench/load"
 	"spindle/bench/peer"
@@ -33,7 +34,8 @@ Writing destroys what is on the LUN.`,
 			fs.BoolVar(&f.quiet, "quiet", false, "print no progress line")
 			fs.BoolVar(&f.limit, "limit", false, "run the same against the built-in canned responder, and print\nboth in one table: that is what the machine allows")
 			fs.IntVar(&f.limitCPU, "limit-cpu", -1, "`CPU` of that responder (default the last)")
-			fs.IntVar(&f.pid, "pid", 0, "`PID` of the target, to count its context switches and CPU time\n(default whoever listens there, on this machine)")
+			fs.IntVar(&f.pid, "pid", 0, "`PID` of the target, to count its context switches, CPU time and,\nin a short run of their own, system calls (default whoever listens\nthere, on this machine)")
+			fs.StringVar(&f.socket, "rpc-socket", "", "`PATH` of the target's RPC socket, to count what it allocates")
 			return func(ctx context.Context, s streams, args []string) error {
 				o, err := f.options(args)
 				if err != nil {
@@ -68,6 +70,7 @@ type loadFlags struct {
 	runtime, ramp               seconds
 	json, quiet, limit          bool
 	pid, limitCPU               int
+	socket                      string // of the target's RPC
 }
 
 func declareLoad(fs *flag.FlagSet) *loadFlags {
@@ -132,6 +135,8 @@ type outcome struct {
 	name   string
 	r      *load.Result
 	counts *counters.Counts // nil: not counted
+	calls  float64          // system calls for an I/O, or counters.Unknown
+	heap   *counters.Heap   // nil: not told
 	note   string
 }
 
@@ -144,7 +149,7 @@ func run(ctx context.Context, s streams, o load.Options, f *loadFlags) error {
 			f.pid = counters.Listener(addr)
 		}
 	}
-	target, err := measure(ctx, s, o, f, "target", f.pid)
+	target, err := measure(ctx, s, o, f, "target", f.pid, f.socket)
 	if err != nil {
 		return err
 	}
@@ -157,7 +162,7 @@ func run(ctx context.Context, s streams, o load.Options, f *loadFlags) error {
 	if f.json {
 		return printJSON(s.out, &o, target, limit)
 	}
-	text := target.r.Human(&o) + target.costs()
+	text := target.r.Human(&o) + target.text()
 	if limit != nil {
 		text += table(target, limit)
 	}
@@ -165,13 +170,18 @@ func run(ctx context.Context, s streams, o load.Options, f *loadFlags) error {
 	return err
 }
 
-// measure loads once and counts what process pid does meanwhile.
-func measure(ctx context.Context, s streams, o load.Options, f *loadFlags, name string, pid int) (*outcome, error) {
-	out := &outcome{name: name}
-	var failed error
+// measure loads once and counts what process pid does meanwhile, and what it
+// tells of itself on its socket.
+func measure(ctx context.Context, s streams, o load.Options, f *loadFlags, name string, pid int, socket string) (*outcome, error) {
+	out := &outcome{name: name, calls: counters.Unknown}
+	heap, err := counters.OpenHeap(socket)
+	if err != nil {
+		return nil, err
+	}
+	defer heap.Close()
+	var m *counters.Meter
 	if pid != 0 {
-		m, err := counters.Open(counters.Target{PID: pid}, false)
-		if err != nil {
+		if m, err = counters.Open(counters.Target{PID: pid}, false); err != nil {
 			return nil, err
 		}
 		defer m.Close()
@@ -179,27 +189,48 @@ func measure(ctx context.Context, s streams, o load.Options, f *loadFlags, name 
 		if m.Note != "" {
 			out.note += ", " + m.Note
 		}
-		var from counters.Counts
-		o.Window = func(begins bool) {
-			c, err := m.Read()
+	}
+	counted := o // again, without what belongs to this run alone
+	counted.Verify = false
+	var from counters.Counts
+	var failed error
+	// What asking costs the target is outside of what is counted.
+	o.Window = func(begins bool) {
+		var err error
+		if begins {
+			_, err = heap.Read()
+			failed = errors.Join(failed, err)
+		}
+		if m != nil {
+			var c counters.Counts
+			c, err = m.Read()
 			failed = errors.Join(failed, err)
 			if begins {
 				from = c
-				return
+			} else {
+				c = c.Sub(from)
+				out.counts = &c
 			}
-			c = c.Sub(from)
-			out.counts = &c
+		}
+		if !begins {
+			out.heap, err = heap.Read()
+			failed = errors.Join(failed, err)
 		}
 	}
 	if !f.quiet && !f.json {
 		defer showProgress(s.err, &o)()
 	}
-	var err error
 	out.r, err = load.Run(ctx, o)
 	if err = errors.Join(err, failed); err == nil && out.r.IOs() == 0 {
 		err = fmt.Errorf("no I/O ended within %v", o.Runtime)
 	}
-	return out, err
+	if err != nil || m == nil || m.Source != "eBPF" {
+		return out, err
+	}
+	if out.calls, err = compare.Syscalls(ctx, counted, pid); err != nil {
+		out.note += ", no system calls: " + err.Error()
+	}
+	return out, ctx.Err()
 }
 
 // againstLimit repeats the load against the canned responder on a CPU of its own.
@@ -228,20 +259,53 @@ func againstLimit(ctx context.Context, s streams, o load.Options, f *loadFlags) 
 	if o.Address, err = load.ParseURL(l.URLs[peer.Null]); err != nil {
 		return nil, err
 	}
-	return measure(ctx, s, o, f, "limit", l.PID)
+	return measure(ctx, s, o, f, "limit", l.PID, l.Control)
 }
 
 // limitSize of the canned LUN: it takes no memory.
 const limitSize = 1 << 40
 
-// costs says what the target spent on an I/O.
-func (o *outcome) costs() string {
-	if o.counts == nil {
+// cost is what the target spent, or did, for an I/O.
+type cost struct {
+	format, key string // of the text, and in JSON
+	value       float64
+}
+
+// costs are those that are known.
+func (o *outcome) costs() (list []cost) {
+	n := float64(max(1, o.r.IOs()))
+	if c := o.counts; c != nil {
+		list = append(list, cost{"CPU %.0f ns", "cpu_ns", float64(c.Run) / n},
+			cost{"voluntary context switches %.4f", "voluntary", float64(c.Voluntary) / n},
+			cost{"involuntary %.4f", "involuntary", float64(c.Involuntary) / n})
+	}
+	if o.calls != counters.Unknown {
+		list = append(list, cost{"system calls %.4f", "syscalls", o.calls})
+	}
+	if h := o.heap; h != nil {
+		list = append(list, cost{"allocations %.4f", "allocations", float64(h.Objects) / n},
+			cost{"allocated bytes %.2f", "allocated_bytes", float64(h.Bytes) / n})
+	}
+	return list
+}
+
+// text says what the target spent on an I/O.
+func (o *outcome) text() string {
+	var parts []string
+	for _, c := range o.costs() {
+		parts = append(parts, fmt.Sprintf(c.format, c.value))
+	}
+	if parts == nil {
 		return "  target: not counted; name its process with --pid if it is on this machine\n"
 	}
-	n := float64(max(1, o.r.IOs()))
-	return fmt.Sprintf("  target: CPU %.0f ns/IO, context switches/IO voluntary %.4f, involuntary %.4f (%s)\n",
-		float64(o.counts.Run)/n, float64(o.counts.Voluntary)/n, float64(o.counts.Involuntary)/n, o.note)
+	text := "  target, for an I/O: " + strings.Join(parts, ", ")
+	if o.counts != nil {
+		text += " (" + o.note + ")"
+	}
+	if h := o.heap; h != nil {
+		text += fmt.Sprintf("\n  target: %d garbage collections stopped it for %v altogether", h.Collections, h.Pauses)
+	}
+	return text + "\n"
 }
 
 // table is the target beside the limit.
@@ -272,9 +336,20 @@ func printJSON(w io.Writer, o *load.Options, target, limit *outcome) error {
 		jobs = append(jobs, more...)
 	}
 	for i, x := range []*outcome{target, limit} {
-		if x != nil && x.counts != nil {
+		if x == nil {
+			continue
+		}
+		if x.counts != nil {
 			jobs[i]["target"] = x.counts
 		}
+		if x.heap != nil {
+			jobs[i]["target_heap"] = x.heap
+		}
+		each := map[string]float64{}
+		for _, c := range x.costs() {
+			each[c.key] = c.value
+		}
+		jobs[i]["target_per_io"] = each
 	}
 	doc["jobs"] = jobs
 	e := json.NewEncoder(w)

@@ -21,7 +21,7 @@ import (
 // patience bounds how long a test waits for what must come.
 const patience = 10 * time.Second
 
-func serve(t *testing.T, started bool) (path string, ctl *control.Control, engine *controltest.Engine) {
+func serve(t testing.TB, started bool) (path string, ctl *control.Control, engine *controltest.Engine) {
 	t.Helper()
 	ctl, engine = controltest.New()
 	if started {

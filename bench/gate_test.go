@@ -17,7 +17,7 @@ import (
 // runs: what interferes only ever adds.
 const (
 	maxSyscalls    = 0.1   // of the target per I/O, at queue depth 32
-	maxVoluntary   = 0.005 // context switches of the target per I/O, at queue depth 32
+	maxVoluntary   = 0.02  // context switches of the target per I/O, at queue depth 32
 	maxAllocations = 0.001 // of the target per I/O: what else the process does in a run
 	maxIdle        = 0.02  // of a core, with sessions that do nothing
 	attempts       = 6

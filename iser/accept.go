@@ -7,6 +7,7 @@ import (
 
 	"spindle/internal/plant"
 	"spindle/iscsi"
+	"spindle/iscsi/pdu"
 	"spindle/verbs"
 )
 
@@ -127,9 +128,9 @@ func (c *Conn) doAccept() error {
 	if c.dev.gone {
 		return verbs.ErrGone
 	}
-	flags := [4]byte{noZBVA | noRemoteInv}
+	flags := [4]byte{pdu.ISERNoZBVA | pdu.ISERNoInvalidate}
 	if c.invalidate {
-		flags[0] &^= noRemoteInv
+		flags[0] &^= pdu.ISERNoInvalidate
 	}
 	return c.id.Accept(verbs.ConnParam{
 		InitiatorDepth: uint8(c.depth), Retry: 7,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spindle/iscsi"
+	"spindle/iscsi/pdu"
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/verbs"
@@ -137,7 +138,7 @@ func maxMessageOf(info *verbs.DeviceInfo, port int) uint32 {
 // so that only the other bit, which every initiator sets, tells that there was
 // any.
 func wantsInvalidate(private []byte) bool {
-	return len(private) > 0 && private[0]&noZBVA != 0 && private[0]&noRemoteInv == 0
+	return len(private) > 0 && private[0]&pdu.ISERNoZBVA != 0 && private[0]&pdu.ISERNoInvalidate == 0
 }
 
 func (c *Conn) setQP(qp verbs.QP) {

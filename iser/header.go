@@ -1,32 +1,16 @@
 package iser
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 )
 
-var be = binary.BigEndian
-
 // The layout of a message; see the package comment.
 const (
-	headerLen  = 28
-	headersLen = headerLen + pdu.HeaderLen
-	slotHeader = iscsi.SlotBHS - headerLen // where a message begins in an Out's slot
-
-	typeControl = 0x10
-	typeMask    = 0xf0
-	flagWSV     = 0x08 // Write STag valid
-	flagRSV     = 0x04 // Read STag valid
-)
-
-// Flags of the private data that both sides of a connection request carry: four
-// bytes, of which three are reserved. Both bits tell what is not there.
-const (
-	noZBVA      = 0x80 // zero-based virtual addresses
-	noRemoteInv = 0x40 // Send with Invalidate
+	headersLen = pdu.ISERLen + pdu.HeaderLen
+	slotHeader = iscsi.SlotBHS - pdu.ISERLen // where a message begins in an Out's slot
 )
 
 // Errors that end a connection from its receiving side.
@@ -55,10 +39,10 @@ func (m *message) parse(b []byte) error {
 	if len(b) < headersLen {
 		return errShort
 	}
-	if b[0]&typeMask != typeControl {
+	if !pdu.ISER(b).Control() {
 		return errOpcode // Hello, HelloReply: nobody asked for them
 	}
-	m.bhs = pdu.BHS(b[headerLen:headersLen:headersLen])
+	m.bhs = pdu.BHS(b[pdu.ISERLen:headersLen:headersLen])
 	n, d := uint32(headersLen)+m.bhs.AHSLen(), m.bhs.DataLen()
 	if uint32(len(b)) < n || uint32(len(b))-n < d {
 		return errLength
@@ -76,24 +60,10 @@ func (m *message) parse(b []byte) error {
 //
 //spindle:hot
 func cookieOf(b []byte) (k iscsi.Cookie) {
-	if b[0]&flagRSV != 0 {
-		k[0] = uint64(be.Uint32(b[16:])) << 32
-		k[1] = be.Uint64(b[20:])
-	}
-	if b[0]&flagWSV != 0 {
-		k[0] |= uint64(be.Uint32(b[4:]))
-		k[2] = be.Uint64(b[8:])
-	}
-	return k
+	read, from := pdu.ISER(b).Read()
+	write, to := pdu.ISER(b).Write()
+	return iscsi.Cookie{uint64(read)<<32 | uint64(write), from, to}
 }
 
 func readSTag(k *iscsi.Cookie) uint32  { return uint32(k[0] >> 32) }
 func writeSTag(k *iscsi.Cookie) uint32 { return uint32(k[0]) }
-
-// putHeader writes the iSER header of a message to the initiator.
-//
-//spindle:hot
-func putHeader(b []byte) {
-	clear(b[:headerLen])
-	b[0] = typeControl
-}

@@ -4,6 +4,7 @@ import (
 	"spindle/internal/invariants"
 	"spindle/internal/plant"
 	"spindle/iscsi"
+	"spindle/iscsi/pdu"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
 	"spindle/verbs"
@@ -272,7 +273,7 @@ func (x *sender) send(o *iscsi.Out, op verbs.Opcode, key uint32, bounce mem.Ref)
 	o.BHS.SetDataLen(o.Data.Len)
 	invariants.Check(o.Data.Len <= MaxSendData || !c.stream || c.discovery, "iser: data segment longer than initiators receive")
 	msg := o.Slot.Slice(slotHeader, headersLen)
-	putHeader(msg.Bytes())
+	pdu.ISER(msg.Bytes()).Clear()
 	total := msg.Len
 	w := verbs.SendWR{ID: x.claim(entry{out: o, bounce: bounce}), QP: c.qph, Op: op, RKey: key}
 	head := verbs.SGE{Addr: uint64(msg.Addr), Len: msg.Len, LKey: c.localKey(msg.Region)}

@@ -137,16 +137,21 @@ func TestAFailureHasAReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Run(t.Context(), Plan{
-		Peers:     []peer.Driver{fixture{name: "deaf", url: "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none"}},
-		Workloads: workloads,
-		Method:    Method{Rounds: 1, Runtime: 10 * time.Millisecond, TargetCPU: -1, LUNSize: 4 << 20, MaxSpread: 1.5, Congestion: "cubic"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f := r.Cells[0].Figures[0]; !strings.Contains(f.Error, "refused") {
-		t.Errorf("the failure's reason is %q", f.Error)
+	for _, c := range []struct{ name, url, want string }{
+		{"deaf", "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none", "refused"},
+		{"over RDMA", "iser://127.0.0.1:1/iqn.2026-11.io.spindle:none", "--initiator fio"},
+	} {
+		r, err := Run(t.Context(), Plan{
+			Peers:     []peer.Driver{fixture{name: c.name, url: c.url}},
+			Workloads: workloads,
+			Method:    Method{Rounds: 1, Runtime: 10 * time.Millisecond, TargetCPU: -1, LUNSize: 4 << 20, MaxSpread: 1.5, Congestion: "cubic"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := r.Cells[0].Figures[0]; !strings.Contains(f.Error, c.want) {
+			t.Errorf("%s: the failure's reason is %q", c.name, f.Error)
+		}
 	}
 }
 

@@ -376,6 +376,9 @@ func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	if o.Address, err = load.ParseURL(c.run.URLs[w.LUN]); err != nil {
 		return o, err
 	}
+	if o.Address.ISER {
+		return o, fmt.Errorf("%v: a comparison over iSER wants --initiator %s", o.Address, FIO)
+	}
 	if w.Opcode == "" {
 		o.Pattern, err = load.ParsePattern(w.RW, w.Mix)
 	}

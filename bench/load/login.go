@@ -5,12 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"time"
 
-	"spindle/internal/sys"
 	"spindle/iscsi/pdu"
 )
 
@@ -22,10 +19,8 @@ const Initiator = "iqn.2026-11.io.spindle:bench"
 const (
 	loginTimeout = 15 * time.Second
 	loginRounds  = 8
-	// recvSegment is the longest data segment we take, as open-iscsi does.
-	recvSegment = 256 << 10
-	maxText     = 16 << 10
-	attempts    = 10 // of TEST UNIT READY, past the unit attentions of a new nexus
+	maxText      = 16 << 10
+	attempts     = 10 // of TEST UNIT READY, past the unit attentions of a new nexus
 )
 
 // ErrLogin: the target refused the session.
@@ -36,19 +31,19 @@ var ErrTarget = errors.New("target misbehaves")
 
 // params are the negotiated values that matter here (RFC 7143 §13).
 type params struct {
-	segment    uint32 // the target's MaxRecvDataSegmentLength
+	segment    uint32 // the target's MaxRecvDataSegmentLength; over iSER TargetRecvDataSegmentLength
 	firstBurst uint32
 	initialR2T bool
 	immediate  bool
 	header     bool
 	data       bool
+	rdma       bool
 }
 
-// session is a connection in the making: it logs in with blocking calls, before
-// the ring takes the socket over.
+// session logs in over a path, before a link takes it over.
 type session struct {
 	o       *Options
-	conn    net.Conn
+	path    path
 	p       params
 	cmdSN   uint32
 	maxCmd  uint32
@@ -58,53 +53,20 @@ type session struct {
 }
 
 // dial connects and logs session number id in.
-func dial(ctx context.Context, o *Options, id int) (*session, error) {
-	d := net.Dialer{Timeout: loginTimeout}
-	conn, err := d.DialContext(ctx, "tcp", o.Address.Host)
+func (g *generator) dial(ctx context.Context, id int) (*session, error) {
+	p, err := g.net.dial(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{o: o, conn: conn, cmdSN: 1}
-	if err = s.congestion(); err == nil {
-		err = conn.SetDeadline(time.Now().Add(loginTimeout))
-	}
-	if err == nil {
-		err = s.login(id)
-	}
-	if err == nil {
+	s := &session{o: g.o, path: p, cmdSN: 1}
+	if err = s.login(id); err == nil {
 		err = s.ready()
 	}
 	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("%v: %w", o.Address, err)
+		p.close()
+		return nil, fmt.Errorf("%v: %w", g.o.Address, err)
 	}
 	return s, nil
-}
-
-// congestion chooses the congestion control of what we send.
-func (s *session) congestion() error {
-	if s.o.Congestion == "" {
-		return nil
-	}
-	raw, err := s.conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = sys.SetCongestion(int(fd), s.o.Congestion) })
-	return errors.Join(err, failed)
-}
-
-// file takes the socket out of Go's hands, blocking, as the ring wants it.
-func (s *session) file() (*os.File, error) {
-	if err := s.conn.SetDeadline(time.Time{}); err != nil {
-		return nil, err
-	}
-	f, err := s.conn.(*net.TCPConn).File()
-	if err != nil {
-		return nil, err
-	}
-	return f, s.conn.Close()
 }
 
 // login starts at the operational stage, which a target that wants no
@@ -123,14 +85,14 @@ func (s *session) login(id int) error {
 		q.SetFlags(pdu.FlagTransit | pdu.StageOperational<<2 | pdu.StageFullFeature)
 		q.SetDataLen(uint32(len(text)))
 		q.SetExpStatSN(s.expStat)
-		if err := s.write(q, text); err != nil {
-			return err
-		}
-		answer, err := s.read(r[:], false)
-		if err != nil {
+		if err := s.path.write(q, text); err != nil {
 			return err
 		}
 		b := pdu.BHS(r[:])
+		answer, err := s.path.read(b)
+		if err != nil {
+			return err
+		}
 		if b.Opcode() != pdu.LoginResponse {
 			return fmt.Errorf("%w: opcode %#02x instead of a login response", ErrTarget, b.Opcode())
 		}
@@ -142,7 +104,7 @@ func (s *session) login(id int) error {
 			return err
 		}
 		if b.Flags()&pdu.FlagTransit != 0 && b.NSG() == pdu.StageFullFeature {
-			return s.checkDigests()
+			return s.checkAgreed()
 		}
 		q.SetTSIH(b.TSIH())
 		text = nil
@@ -151,21 +113,12 @@ func (s *session) login(id int) error {
 }
 
 func (s *session) offer() []byte {
-	digest := func(on bool) string {
-		if on {
-			return pdu.ValueCRC32C
-		}
-		return pdu.ValueNone
-	}
 	w := pdu.NewTextWriter(nil, maxText)
 	w.Add(pdu.KeyInitiatorName, Initiator)
 	w.Add(pdu.KeyTargetName, s.o.Address.Target)
 	w.Add(pdu.KeySessionType, pdu.ValueSessionNormal)
-	w.Add(pdu.KeyHeaderDigest, digest(s.o.Header))
-	w.Add(pdu.KeyDataDigest, digest(s.o.Data))
-	w.Add(pdu.KeyInitialR2T, pdu.ValueNo)
+	s.path.offer(&w)
 	w.Add(pdu.KeyImmediateData, pdu.ValueYes)
-	w.AddNumber(pdu.KeyMaxRecvData, recvSegment)
 	w.AddNumber(pdu.KeyMaxBurst, 16776192)
 	w.AddNumber(pdu.KeyFirstBurst, 256<<10)
 	w.AddNumber(pdu.KeyDefaultTime2Wait, 2)
@@ -193,22 +146,27 @@ func (s *session) agree(text []byte) error {
 			s.p.initialR2T = v == pdu.ValueYes
 		case pdu.KeyImmediateData:
 			s.p.immediate = v == pdu.ValueYes
-		case pdu.KeyMaxRecvData, pdu.KeyFirstBurst:
+		case pdu.KeyRDMAExtensions:
+			s.p.rdma = v == pdu.ValueYes
+		case pdu.KeyMaxRecvData, pdu.KeyTargetRecvData, pdu.KeyFirstBurst:
 			if !number || n < 512 || n >= 1<<24 {
 				return fmt.Errorf("%w: %s=%s", ErrTarget, key, v)
 			}
-			if key == pdu.KeyMaxRecvData {
-				s.p.segment = uint32(n)
-			} else {
+			if key == pdu.KeyFirstBurst {
 				s.p.firstBurst = uint32(n)
+			} else if (key == pdu.KeyTargetRecvData) == s.o.Address.ISER {
+				s.p.segment = uint32(n)
 			}
 		}
 	}
 	return t.Err()
 }
 
-// checkDigests: a figure measured without the digests that were asked for would mislead.
-func (s *session) checkDigests() error {
+// checkAgreed: a figure measured without the digests that were asked for would mislead.
+func (s *session) checkAgreed() error {
+	if s.p.rdma != s.o.Address.ISER {
+		return fmt.Errorf("%w: RDMAExtensions was asked for: %v, agreed to: %v", ErrLogin, s.o.Address.ISER, s.p.rdma)
+	}
 	if s.p.header != s.o.Header || s.p.data != s.o.Data {
 		return fmt.Errorf("%w: digests asked for header %v, data %v; the target agreed to %v, %v",
 			ErrLogin, s.o.Header, s.o.Data, s.p.header, s.p.data)
@@ -277,16 +235,16 @@ func (s *session) command(cdb []byte, n uint32) ([]byte, error) {
 	q.SetExpStatSN(s.expStat)
 	copy(q.CDB(), cdb)
 	s.cmdSN++
-	if err := s.write(q, nil); err != nil {
+	if err := s.path.write(q, nil); err != nil {
 		return nil, err
 	}
 	var data []byte
 	for {
-		d, err := s.read(r[:], true)
+		b := pdu.BHS(r[:])
+		d, err := s.path.read(b)
 		if err != nil {
 			return nil, err
 		}
-		b := pdu.BHS(r[:])
 		s.maxCmd = b.MaxCmdSN()
 		switch op := b.Opcode(); {
 		case op == pdu.DataIn:
@@ -304,7 +262,7 @@ func (s *session) command(cdb []byte, n uint32) ([]byte, error) {
 		if b.Status() != 0 {
 			return nil, statusError(b.Status(), d)
 		}
-		return data, nil
+		return append(data, d...), nil
 	}
 }
 
@@ -314,42 +272,6 @@ func encodeLUN(lun uint16) uint64 {
 		lun |= 1 << 14
 	}
 	return uint64(lun) << 48
-}
-
-// write sends a PDU. Login requests carry no digests.
-func (s *session) write(h pdu.BHS, data []byte) error {
-	out := append([]byte{}, h...)
-	if s.p.header && h.Opcode() != pdu.LoginRequest {
-		out = append(out, 0, 0, 0, 0)
-		pdu.PutDigest(out[pdu.HeaderLen:], pdu.Digest(h))
-	}
-	out = append(append(out, data...), pdu.PadBytes(uint32(len(data)))...)
-	_, err := s.conn.Write(out)
-	return err
-}
-
-// read takes one PDU into h and returns its data, without looking at digests:
-// the data path does.
-func (s *session) read(h []byte, digests bool) ([]byte, error) {
-	if _, err := io.ReadFull(s.conn, h); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTarget, err)
-	}
-	b := pdu.BHS(h)
-	n, before, after := b.DataLen(), b.AHSLen(), uint32(0)
-	if n > maxText {
-		return nil, fmt.Errorf("%w: data segment of %d bytes", ErrTarget, n)
-	}
-	if digests && s.p.header {
-		before += pdu.DigestLen
-	}
-	if digests && s.p.data && n > 0 {
-		after = pdu.DigestLen
-	}
-	body := make([]byte, before+pdu.Padded(n)+after)
-	if _, err := io.ReadFull(s.conn, body); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTarget, err)
-	}
-	return body[before : before+n], nil
 }
 
 // statusError describes a SCSI status; d is the data segment of its response,

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"spindle/verbs"
 )
 
 const (
@@ -34,18 +36,17 @@ type Address struct {
 	Host   string // host:port
 	Target string // target node name
 	LUN    uint16
+	ISER   bool // over RDMA, not TCP
 }
 
-// ParseURL reads iscsi://host[:port]/target/lun, libiscsi's notation.
+// ParseURL reads iscsi://host[:port]/target/lun, libiscsi's notation, and iser://
+// for the same over RDMA.
 func ParseURL(text string) (Address, error) {
 	want := func() (Address, error) {
-		return Address{}, badOption("%q is no LUN; write iscsi://host[:port]/target-name/lun", text)
+		return Address{}, badOption("%q is no LUN; write iscsi://host[:port]/target-name/lun, or iser:// for RDMA", text)
 	}
-	if strings.HasPrefix(text, "iser://") {
-		return Address{}, badOption("%q: this initiator speaks TCP only; iSER is loaded by the kernel's: compare --transport iser --initiator fio, as make bench-rig does", text)
-	}
-	rest, ok := strings.CutPrefix(text, "iscsi://")
-	if !ok {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok || scheme != "iscsi" && scheme != "iser" {
 		return want()
 	}
 	host, rest, ok := strings.Cut(rest, "/")
@@ -64,10 +65,16 @@ func ParseURL(text string) (Address, error) {
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		host = net.JoinHostPort(strings.Trim(host, "[]"), DefaultPort)
 	}
-	return Address{Host: host, Target: name, LUN: uint16(lun)}, nil
+	return Address{ISER: scheme == "iser", Host: host, Target: name, LUN: uint16(lun)}, nil
 }
 
-func (a Address) String() string { return fmt.Sprintf("iscsi://%s/%s/%d", a.Host, a.Target, a.LUN) }
+func (a Address) String() string {
+	scheme := "iscsi"
+	if a.ISER {
+		scheme = "iser"
+	}
+	return fmt.Sprintf("%s://%s/%s/%d", scheme, a.Host, a.Target, a.LUN)
+}
 
 // Pattern is what is read and written where.
 type Pattern struct {
@@ -171,6 +178,8 @@ type Options struct {
 	// Its data is the same in every block, so that what compares finds it.
 	Opcode string
 
+	// RDMA opens the provider that an iSER address needs.
+	RDMA func() (verbs.Provider, error)
 	// Window, if set, is called on the loading thread right before the measured
 	// time begins (true) and right after it ends (false).
 	Window func(begins bool)
@@ -206,8 +215,13 @@ func (o *Options) Check() error {
 		return badOption("once through a LUN wants one connection, a sequential pattern and no ramp")
 	case o.Pattern.Name == "" && o.Opcode == "":
 		return badOption("no pattern")
+	case o.Address.ISER && (o.Header || o.Data):
+		return badOption("over iSER there are no digests: the network has its own")
 	case o.Opcode != "" && (o.Verify || len(o.Sizes) > 1):
 		return badOption("--opcode wants one block size and no verification")
+	}
+	if o.Address.ISER && o.RDMA == nil {
+		return fmt.Errorf("%v: %w: this program brings none", o.Address, ErrRDMA)
 	}
 	for _, s := range o.Sizes {
 		if s.Bytes%512 != 0 {

@@ -3,6 +3,7 @@ package load
 import (
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -13,22 +14,25 @@ func TestParseURL(t *testing.T) {
 		want       Address
 		bad        bool
 	}{
-		{"whole", "iscsi://127.0.0.1:3270/iqn.2026-11.io.spindle:d/3", Address{"127.0.0.1:3270", "iqn.2026-11.io.spindle:d", 3}, false},
-		{"default port", "iscsi://host/iqn.a:b/0", Address{"host:3260", "iqn.a:b", 0}, false},
-		{"IPv6", "iscsi://[::1]:1/iqn.a:b/0", Address{"[::1]:1", "iqn.a:b", 0}, false},
-		{"IPv6, default port", "iscsi://[::1]/iqn.a:b/0", Address{"[::1]:3260", "iqn.a:b", 0}, false},
-		{"escaped, with a slash", "iscsi://h/iqn.a%3Ab/c/1", Address{"h:3260", "iqn.a:b/c", 1}, false},
-		{"large LUN", "iscsi://h/iqn.a/16383", Address{"h:3260", "iqn.a", 16383}, false},
+		{"whole", "iscsi://127.0.0.1:3270/iqn.2026-11.io.spindle:d/3", Address{"127.0.0.1:3270", "iqn.2026-11.io.spindle:d", 3, false}, false},
+		{"default port", "iscsi://host/iqn.a:b/0", Address{"host:3260", "iqn.a:b", 0, false}, false},
+		{"IPv6", "iscsi://[::1]:1/iqn.a:b/0", Address{"[::1]:1", "iqn.a:b", 0, false}, false},
+		{"IPv6, default port", "iscsi://[::1]/iqn.a:b/0", Address{"[::1]:3260", "iqn.a:b", 0, false}, false},
+		{"escaped, with a slash", "iscsi://h/iqn.a%3Ab/c/1", Address{"h:3260", "iqn.a:b/c", 1, false}, false},
+		{"large LUN", "iscsi://h/iqn.a/16383", Address{"h:3260", "iqn.a", 16383, false}, false},
 		{"too large LUN", "iscsi://h/iqn.a/16384", Address{}, true},
 		{"no LUN", "iscsi://h/iqn.a", Address{}, true},
 		{"no target", "iscsi://h/", Address{}, true},
 		{"another scheme", "http://h/iqn.a/0", Address{}, true},
-		{"iSER", "iser://h/iqn.a/0", Address{}, true},
+		{"iSER", "iser://h/iqn.a/0", Address{"h:3260", "iqn.a", 0, true}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := ParseURL(c.text)
 			if errors.Is(err, ErrOption) != c.bad || got != c.want {
 				t.Errorf("%v, %v; want %v", got, err, c.want)
+			}
+			if again, err := ParseURL(got.String()); !c.bad && !strings.Contains(c.text, "%") && (err != nil || again != got) {
+				t.Errorf("%q is read as %v, %v", got.String(), again, err)
 			}
 		})
 	}

@@ -1,11 +1,8 @@
 package load
 
 import (
-	"errors"
-	"fmt"
 	"math"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -142,35 +139,4 @@ func (p *Progress) Load() (ios, bytes uint64) { return p.ios.Load(), p.bytes.Loa
 func (p *Progress) set(r *Result) {
 	p.ios.Store(r.IOs())
 	p.bytes.Store(r.Read.Bytes + r.Write.Bytes)
-}
-
-// noData takes a receive completion without a buffer.
-func (c *conn) noData(res int32) error {
-	switch {
-	case res == -int32(syscall.ENOBUFS):
-		return nil // armed again when buffers have come back
-	case res == 0 && c.ended:
-		return nil
-	case res == 0 || res == -int32(syscall.ECONNRESET):
-		return fmt.Errorf("%w: it closed connection %d", ErrTarget, c.id)
-	}
-	return fmt.Errorf("connection %d: receive: %w", c.id, syscall.Errno(-res))
-}
-
-// sent takes the completion of a send.
-//
-//spindle:hot
-func (c *conn) sent(res int32) error {
-	if err := c.tx.Sent(res); err != nil {
-		return c.unsent(err)
-	}
-	return nil
-}
-
-//go:noinline
-func (c *conn) unsent(err error) error {
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		return fmt.Errorf("%w: it closed connection %d", ErrTarget, c.id)
-	}
-	return fmt.Errorf("connection %d: %w", c.id, err)
 }

@@ -14,7 +14,6 @@ import (
 	"spindle/internal/sys"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
-	"spindle/reactor/ring"
 )
 
 const (
@@ -28,7 +27,6 @@ const (
 	goodbyeTime = time.Second
 	sharedSize  = MaxBlock // what is written when nothing is verified
 	unlimited   = math.MaxInt32
-	maxMemory   = 8 << 30
 )
 
 // generator is a run.
@@ -36,6 +34,7 @@ type generator struct {
 	o       *Options
 	pattern Pattern
 	loop    *wire.Loop
+	net     network
 	conns   []*conn
 	dirty   []*conn // to be looked at this turn; capacity: every connection
 	shift   uint    // log2 of the LUN's block size
@@ -72,12 +71,6 @@ type generator struct {
 	result    *Result
 }
 
-// tagNone is for operations whose completion means nothing.
-const tagNone = ring.Tag(1 << 32)
-
-func recvTag(id int) ring.Tag { return ring.Tag(id) << 1 }
-func sendTag(id int) ring.Tag { return ring.Tag(id)<<1 | 1 }
-
 // Run loads the target and returns what was measured. When ctx ends early, so
 // does the run, with what it has.
 func Run(ctx context.Context, o Options) (*Result, error) {
@@ -87,6 +80,10 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	g := &generator{o: &o, pattern: o.Pattern, rng: random(o.Seed), progress: o.Progress, result: newResult(), largest: o.largest()}
 	if g.progress == nil {
 		g.progress = &Progress{}
+	}
+	g.net = newTCP(g)
+	if o.Address.ISER {
+		g.net = newFabric(g)
 	}
 	defer wire.QuietCollector()()
 	defer context.AfterFunc(ctx, func() { g.stop.Store(true) })()
@@ -102,7 +99,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 }
 
 func (g *generator) main(ctx context.Context) error {
-	defer g.close()
+	defer g.net.close()
 	if err := g.prepare(ctx); err != nil {
 		return err
 	}
@@ -112,31 +109,31 @@ func (g *generator) main(ctx context.Context) error {
 // prepare takes all memory and logs every connection in.
 func (g *generator) prepare(ctx context.Context) error {
 	o := g.o
-	first, err := dial(ctx, o, 0)
-	if err != nil {
-		return err
-	}
-	defer first.conn.Close()
-	if err := g.geometry(first); err != nil {
-		return err
-	}
-	header, vecs := max(mem.MinBlock, min(uint32(o.Depth)*segmentRoom, 128<<10)), 8
-	if g.pattern.Reads < 100 {
-		vecs = min(wire.MaxVecs, max(2*(maxUnsolicited+2), o.Depth*4))
-	}
-	need := uint64(o.Connections)*wire.SenderMemory(header, vecs) + sharedSize
+	need := g.net.memory() + sharedSize
 	if o.Verify {
 		need += uint64(o.Connections*o.Depth) * uint64(max(g.largest, mem.MinBlock)) * 2
 	}
-	if need > maxMemory {
+	if need > g.net.most() {
 		return badOption("%d connections of depth %d want %d MiB of memory", o.Connections, o.Depth, need>>20)
 	}
+	var err error
 	g.loop, err = wire.New(wire.Options{CPU: o.CPU, Memory: need, Files: o.Connections, Buffers: buffers, Buffer: bufferSize})
 	if err != nil {
 		return err
 	}
-	shared, err := g.loop.Alloc(sharedSize)
+	if err := g.net.open(g.loop); err != nil {
+		return fmt.Errorf("%v: %w", o.Address, err)
+	}
+	first, err := g.dial(ctx, 0)
 	if err != nil {
+		return err
+	}
+	shared, err := g.loop.Alloc(sharedSize)
+	if err == nil {
+		err = g.geometry(first)
+	}
+	if err != nil {
+		first.path.close()
 		return err
 	}
 	g.fillShared(shared.Bytes(), first.block)
@@ -144,11 +141,12 @@ func (g *generator) prepare(ctx context.Context) error {
 	for id := range o.Connections {
 		s := first
 		if id > 0 {
-			if s, err = dial(ctx, o, id); err != nil {
+			if s, err = g.dial(ctx, id); err != nil {
 				return err
 			}
 		}
-		if err := g.adopt(s, id, header, vecs, shared); err != nil {
+		if err := g.adopt(s, id, shared); err != nil {
+			s.path.close()
 			return err
 		}
 	}
@@ -215,55 +213,30 @@ func (g *generator) geometry(s *session) error {
 	return nil
 }
 
-// adopt makes a logged-in session a connection of the ring.
-func (g *generator) adopt(s *session, id int, header uint32, vecs int, shared mem.Ref) error {
-	sock, err := s.file()
-	if err != nil {
-		return err
-	}
-	file, err := g.loop.Ring.Install(int(sock.Fd())) // Fd makes it block, as the ring wants it
-	if err != nil {
-		sock.Close()
-		return err
-	}
+// adopt makes a logged-in session a connection.
+func (g *generator) adopt(s *session, id int, shared mem.Ref) error {
 	depth := g.o.Depth
 	c := &conn{
-		g: g, id: id, sock: sock, file: file, p: s.p, headLen: 48, done: -1,
+		g: g, id: id, p: s.p, done: -1,
 		cmdSN: s.cmdSN, maxCmd: s.maxCmd, expStat: s.expStat,
-		slots: make([]slot, depth), free: make([]uint16, 0, depth),
-		again: make([]uint16, 0, depth), asked: make([]uint16, 0, depth),
-	}
-	if c.p.header {
-		c.headLen += 4
+		slots: make([]slot, depth), free: make([]uint16, 0, depth), again: make([]uint16, 0, depth),
 	}
 	unit := uint64(g.largest >> g.shift)
 	c.seq = g.blocks / uint64(g.o.Connections) * uint64(id) / unit * unit
 	c.template[0] = 1 // SCSI command
 	be.PutUint64(c.template[8:], encodeLUN(g.o.Address.LUN))
-	g.conns = append(g.conns, c)
-	if err := c.tx.Init(g.loop, file, sendTag(id), header, vecs); err != nil {
-		return err
-	}
 	for i := range c.slots {
 		c.slots[i].data = shared
 		if g.verifier != nil {
+			var err error
 			if c.slots[i].data, err = g.loop.Alloc(g.largest); err != nil {
 				return err
 			}
 		}
 		c.free = append(c.free, uint16(depth-1-i))
 	}
-	return nil
-}
-
-// close ends everything.
-func (g *generator) close() {
-	if g.loop != nil {
-		g.loop.Close()
-	}
-	for _, c := range g.conns {
-		c.sock.Close()
-	}
+	g.conns = append(g.conns, c)
+	return g.net.adopt(s.path, c)
 }
 
 // run goes through the phases: ramp, measured time, the rest in flight, for
@@ -298,18 +271,7 @@ func (g *generator) run() error {
 	if err != nil && !errors.Is(err, errDeadline) {
 		return err
 	}
-	// The kernel takes a ring apart when it likes, and a closed socket that the
-	// ring still knows would stay open until then.
-	for _, c := range g.conns {
-		if !g.loop.Ring.Shutdown(tagNone, c.file) {
-			if _, err := g.loop.Turn(0); err != nil {
-				return err
-			}
-			g.loop.Ring.Shutdown(tagNone, c.file)
-		}
-	}
-	_, err = g.loop.Turn(0)
-	return err
+	return g.net.leave()
 }
 
 func (g *generator) measure() error {
@@ -418,20 +380,15 @@ func (g *generator) until(t clock.Time, measured bool) error {
 //
 //spindle:hot
 func (g *generator) turn() error {
-	cqes, err := g.loop.Turn(g.rest())
-	if err != nil {
+	if err := g.net.turn(g.rest()); err != nil {
 		return err
-	}
-	g.now = g.loop.Clock.Now()
-	g.worked = len(cqes) > 0
-	for _, q := range cqes {
-		if err := g.completed(q); err != nil {
-			return err
-		}
 	}
 	if g.now >= g.publish {
 		g.publish = g.now.Add(publishTime)
 		g.progress.set(g.result)
+		if err := g.net.look(); err != nil {
+			return err
+		}
 	}
 	if g.everyone || g.interval > 0 {
 		g.all()
@@ -495,26 +452,6 @@ func (g *generator) mark(c *conn) {
 		c.dirty = true
 		g.dirty = append(g.dirty, c) // within capacity: once a connection
 	}
-}
-
-// completed takes one completion.
-//
-//spindle:hot
-func (g *generator) completed(q ring.CQE) error {
-	c := g.conns[q.Tag>>1]
-	g.mark(c)
-	if q.Tag&1 != 0 {
-		return c.sent(q.Res)
-	}
-	if q.Flags&ring.FlagMore == 0 {
-		c.armed = false
-	}
-	if q.Flags&ring.FlagBuffer == 0 {
-		return c.noData(q.Res)
-	}
-	err := c.receive(g.loop.Received(q))
-	g.loop.Ring.Recycle(g.loop.Group, q.BufferID())
-	return err
 }
 
 // due is when a command started: with a rate, when it was to start, so that a

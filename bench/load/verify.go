@@ -87,6 +87,17 @@ func (v *verifier) stamp(s *slot) {
 	}
 }
 
+// wipe spoils what the slot reads into: what was there before is not taken for
+// what comes.
+//
+//spindle:hot
+func (v *verifier) wipe(s *slot) {
+	b := s.data.Bytes()
+	for off := uint32(0); off < s.size; off += sector {
+		clear(b[off : off+stampLen])
+	}
+}
+
 func stampSum(p []byte) uint32 {
 	return pdu.UpdateDigest(pdu.Digest(p[:stampCRC]), p[stampLen:])
 }

@@ -18,14 +18,20 @@ import (
 	"spindle/bench/load"
 	"spindle/bench/peer"
 	"spindle/internal/sys"
+	"spindle/verbs/ibverbs"
 )
 
 func runCommand() command {
 	return command{
-		name: "run", args: "iscsi://HOST[:PORT]/TARGET/LUN", short: "load a target and report latency and throughput",
+		name: "run", args: "iscsi|iser://HOST[:PORT]/TARGET/LUN", short: "load a target and report latency and throughput",
 		long: `Load one LUN of a target from a polling initiator of its own: one thread, any
 number of connections, each a session. It spins while it runs: give it a CPU that
 the target does not use (--cpu), or they measure each other.
+
+iscsi:// is TCP. iser:// is RDMA (InfiniBand or RoCE): login, commands and answers
+are SENDs, the target itself moves the data. It wants an RDMA device here and a
+portal with iSER there; "spindle rdma" tells what is missing. Digests,
+--congestion and --limit are for TCP.
 
 Writing destroys what is on the LUN.`,
 		flags: func(fs *flag.FlagSet) func(context.Context, streams, []string) error {
@@ -99,7 +105,7 @@ func declareLoad(fs *flag.FlagSet) *loadFlags {
 func (f *loadFlags) options(args []string) (load.Options, error) {
 	o := f.o
 	if len(args) != 1 {
-		return o, usagef("run: name one LUN: iscsi://host[:port]/target/lun")
+		return o, usagef("run: name one LUN: iscsi://host[:port]/target/lun, or iser:// for RDMA")
 	}
 	var err error
 	if o.Address, err = load.ParseURL(args[0]); err != nil {
@@ -126,6 +132,7 @@ func (f *loadFlags) options(args []string) (load.Options, error) {
 	default:
 		return o, usagef("--verify %q: only crc32c is known", f.verify)
 	}
+	o.RDMA = ibverbs.Open
 	o.Runtime, o.Ramp = time.Duration(f.runtime), time.Duration(f.ramp)
 	return o, o.Check()
 }
@@ -141,6 +148,9 @@ type outcome struct {
 }
 
 func run(ctx context.Context, s streams, o load.Options, f *loadFlags) error {
+	if f.limit && o.Address.ISER {
+		return usagef("--limit: the canned responder speaks TCP only")
+	}
 	if f.limit && (o.Header || o.Data || o.Verify) {
 		return usagef("--limit: the canned responder has no digests and stores nothing to verify")
 	}

@@ -138,9 +138,10 @@ func rigJob(ctx context.Context, script, target string) (tally, error) {
 }
 
 // rigPrograms are what the jobs run beside the target, by their arguments of go:
-// the tests of file disks, for this kernel, the raw initiator, what looks at a crash, and a target to plant bugs in.
+// the tests of file disks, for this kernel, the bench's initiator, the raw one, what looks at a crash, and a target to plant bugs in.
 var rigPrograms = map[string]map[string][]string{
 	"tcp.sh":   {"bin/file.test": {"test", "-c", "./bdev/file"}},
+	"iser.sh":  {"bin/spindle-bench": {"build", "./cmd/spindle-bench"}},
 	"storm.sh": {"bin/hostile.test": {"test", "-c", "./internal/rig/hostile"}},
 	"crash.sh": {
 		"bin/crash":           {"build", "./internal/rig/crash/cmd"},

@@ -135,6 +135,8 @@ func TestImportTable(t *testing.T) {
 		{"wire formats stand alone", "iscsi/pdu", "spindle/internal/sys", false},
 		{"bench and wire formats", "bench/load", "spindle/iscsi/pdu", true},
 		{"bench and engine", "bench/load", "spindle/iscsi", false},
+		{"bench and RDMA", "bench/load", "spindle/verbs", true},
+		{"bench and the transport over it", "bench/load", "spindle/iser", false},
 		{"assertions are for all", "internal/sys", "spindle/internal/invariants", true},
 		{"planted bugs are for all", "scsi", "spindle/internal/plant", true},
 		{"simulated ring in the product", "cmd/spindle", "spindle/reactor/ring/simring", false},

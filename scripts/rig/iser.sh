@@ -1,6 +1,6 @@
 #!/bin/bash
-# iSER over soft-RoCE: the kernel's initiator and libiscsi, beside TCP sessions
-# to the same LUNs; iSER switched off, its device removed, the target killed.
+# iSER over soft-RoCE: the bench's initiator, the kernel's and libiscsi, beside TCP
+# sessions to the same LUNs; iSER switched off, its device removed, the target killed.
 . ./lib.sh
 PORTAL=198.18.0.1:3260 CONFIG=iser.json
 MEMORY=0 NULL=1 FILE=2 # LUNs
@@ -64,11 +64,36 @@ same_results() {
 
 userspace() { timeout 30 "$1" -i iqn.2026-11.io.spindle:libiscsi "${@:2}"; }
 
+# bench ARG...: the bench's initiator, mixed and verified; both sides are counted.
+bench() {
+    ./spindle-bench run --json --runtime 4 --ramp 0.2 --size 32m --rw randrw --verify crc32c "$@" iser://$PORTAL/$IQN/$MEMORY >/run/bench.json || return
+    grep -E '"(total_ios|verified|iops)"' /run/bench.json
+    [[ $(grep -c '"total_ios": [1-9]' /run/bench.json) == 2 ]] && grep -q '"verified": [1-9]' /run/bench.json
+}
+
+# no_bench PORT TEXT: the bench says why it cannot.
+no_bench() {
+    ! ./spindle-bench run --runtime 1 "iser://${PORTAL%:*}:$1/$IQN/$MEMORY" >/run/bench.txt 2>&1 || return
+    cat /run/bench.txt
+    grep -q "$2" /run/bench.txt
+}
+
 check "soft-RoCE device" rdma_up || finish
 check "scratch disk" scratch_up
 check "spindle rdma" ./spindle rdma
 check "$TARGET starts" target_up || finish
 check "the portal is served over iSER" until_true 20 iser_up || finish
+check "spindle-bench without a portal says so" no_bench 3999 'nobody listens'
+while read -r name args; do
+    check "spindle-bench, verified, $name" bench $args && say "$(tr -d '\n' </run/check.log | tr -s ' ')"
+done <<'END'
+4k --bs 4k --iodepth 16 --connections 2
+512 --bs 512 --iodepth 64
+512k --bs 512k --iodepth 2
+at-a-rate --bs 8k --iodepth 8 --rate 200 --sleep
+END
+none_left() { ! rpc iscsi_get_connections | grep -q '"id"'; }
+check "its connections are gone" until_true 10 none_left
 check "iscsid starts" initiator_up
 check "ib_iser" modprobe ib_iser
 check "discovery over TCP" discover
@@ -139,11 +164,11 @@ check "fio finds no mismatch" wait $fio_pid || cat /run/fio.log
 no_errors() { ! dmesg | grep -E 'I/O error|Medium Error|Data Integrity'; }
 check "the kernel saw no I/O error" no_errors
 check "logout" logout
-none_left() { ! rpc iscsi_get_connections | grep -q '"id"'; }
 check "no connection is left" until_true 10 none_left
 check "no receiver was ever not ready" no_rnr
 check "$TARGET still runs" kill -0 "$target_pid"
 kill -TERM "$target_pid"
 check "it ends in good order" wait "$target_pid"
 check "the device is free" timeout 10 rdma link delete rxe0
+check "spindle-bench without a device says what to do" no_bench 3260 'spindle rdma'
 finish

@@ -101,7 +101,7 @@ func TestCompare(t *testing.T) {
 		}
 	})
 	t.Run("a list over it", func(t *testing.T) {
-		over, err := e.Over(strings.NewReader("tests 2\nA.one malloc fail by this way\nB.two all skip by this way\n"))
+		over, err := e.Over(strings.NewReader("tests 2\nA.one malloc fail by this way\nA.one thick pass by this way\nB.two all skip by this way\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,8 +112,9 @@ func TestCompare(t *testing.T) {
 		}{
 			{"its lines go before", "malloc", Fail, Skip, nil},
 			{"what it says nothing of", "file", Skip, Skip, nil},
+			{"a pass", "thick", Pass, Skip, nil},
 			{"the other's outcome", "malloc", Skip, Skip, []string{"A.one: skip, expected fail", "line 2: A.one fail is not needed"}},
-			{"a stale line", "file", Skip, Fail, []string{"B.two: fail, expected skip", "line 3: B.two skip is not needed"}},
+			{"a stale line", "file", Skip, Fail, []string{"B.two: fail, expected skip", "line 4: B.two skip is not needed"}},
 		} {
 			d := over.Compare(c.form, run(c.one, c.two, Pass)[:2])
 			if len(d) != len(c.want) {

@@ -28,7 +28,8 @@ type exception struct {
 }
 
 // ReadExpectation reads the file: "tests N", then a line for each exception.
-// A # starts a comment.
+// Of lines for one test the last counts; a pass is an exception to those before
+// it. A # starts a comment.
 func ReadExpectation(r io.Reader) (*Expectation, error) {
 	e := &Expectation{}
 	in := bufio.NewScanner(r)
@@ -43,10 +44,10 @@ func ReadExpectation(r io.Reader) (*Expectation, error) {
 				return nil, fmt.Errorf("line %d: %w", n, err)
 			}
 			e.Tests = v
-		case len(f) >= 4 && (Outcome(f[2]) == Skip || Outcome(f[2]) == Fail):
+		case len(f) >= 4 && slices.Contains([]Outcome{Pass, Skip, Fail}, Outcome(f[2])):
 			e.lines = append(e.lines, exception{f[0], f[1], Outcome(f[2]), strings.Join(f[3:], " "), n, false})
 		default:
-			return nil, fmt.Errorf("line %d: want SUITE.TEST FORM skip|fail REASON, have %q", n, in.Text())
+			return nil, fmt.Errorf("line %d: want SUITE.TEST FORM pass|skip|fail REASON, have %q", n, in.Text())
 		}
 	}
 	if e.Tests == 0 {

@@ -109,7 +109,7 @@ func (c *Connection) sendEvent(event pdu.AsyncEvent, lun uint64, data []byte, p1
 // gave the order, nor for an ABORT TASK, which its response tells of.
 func (c *Connection) terminated(t *Task) {
 	s := c.sess
-	if s.ending || c.phase != phaseFull || c.onQuiet != nil || slices.Contains(s.aborters, c) ||
+	if plant.On(plant.TerminatedUntold) || s.ending || c.phase != phaseFull || c.onQuiet != nil || slices.Contains(s.aborters, c) ||
 		slices.Contains(s.aborted, t) || slices.Contains(c.told, t.lun) {
 		return
 	}

@@ -110,6 +110,7 @@ const (
 	StaleReceive           // a WRITE that waits leaves its data in the receive buffer
 	CapacityUntold         // a resize tells nobody
 	ListUntold             // a unit that comes or goes tells nobody
+	TerminatedUntold       // FastAbort: nobody is told of tasks that another session ends
 	NumBugs
 )
 
@@ -132,7 +133,7 @@ var names = [NumBugs]string{
 	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
-	"capacity untold", "list untold",
+	"capacity untold", "list untold", "terminated untold",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -335,6 +335,10 @@ func (in *initiator) async(b pdu.BHS, data []byte) {
 		in.failSession("the target drops the session")
 		return
 	}
+	if b.AsyncEvent() == pdu.AsyncTasksTerminated {
+		in.terminated(b)
+		return
+	}
 	in.informed(b, data)
 }
 

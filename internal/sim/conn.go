@@ -45,6 +45,8 @@ type conn struct {
 
 	before, events [numEvents]int // asynchronous messages ordered before, and received since
 
+	ends []int64 // when an end of tasks was told, by place of the unit
+
 	joins    bool       // a session that exists
 	replaces *conn      // whose place it takes
 	denial   bool       // its login was refused

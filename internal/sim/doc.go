@@ -35,7 +35,8 @@
 // 2 broken data is asked for again and its command suffers nothing, and what is
 // asked for by SNACK is the same; a task whose connection is lost is taken over by
 // another and answered once; logins are redirected while they are to be, and
-// nothing is told by Asynchronous Message that nobody ordered; registrations, reservations, mode parameters, whether
+// nothing is told by Asynchronous Message that nobody ordered; with FastAbort the
+// end of tasks by another session is told; registrations, reservations, mode parameters, whether
 // the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; a wipe that
 // leaves zeroes has its unit for itself, and ends with its command or later; unit

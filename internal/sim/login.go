@@ -22,6 +22,7 @@ type params struct {
 	wholeBuffer              bool   // over iSER: a write's buffer begins with its first byte
 	targetRecv               uint32 // over iSER, as we offer it
 	connections, level       uint32
+	fastAbort                bool // TaskReporting
 }
 
 // defaults of RFC 7143 §13.
@@ -39,6 +40,7 @@ type login struct {
 	reinstate bool
 	requests  int
 	proof     proof
+	reports   string // TaskReporting, as offered
 
 	sentSince, sentUntil int        // the redirections that it may have met, by place
 	sent                 clock.Time // the last request
@@ -161,6 +163,10 @@ func (in *initiator) keys() []byte {
 	offer(pdu.KeyImmediateData, yes(o.immediate), true)
 	offer(pdu.KeyMaxOutstandingR2T, strconv.Itoa(int(o.outstanding)), true)
 	offer(pdu.KeyErrorRecoveryLevel, strconv.Itoa(int(o.level)), true)
+	if !in.overRDMA() && r.IntN(2) == 0 && !l.offered[pdu.KeyTaskReporting] {
+		l.reports = reports[r.IntN(len(reports))]
+		offer(pdu.KeyTaskReporting, l.reports, false)
+	}
 	offer(pdu.KeyMaxConnections, strconv.Itoa(int(o.connections)), true)
 	if l.split && l.requests < 2 {
 		return b // the rest with the next request
@@ -432,6 +438,8 @@ func (in *initiator) key(k, v string, answer bool) {
 		if n, _ := strconv.Atoi(v); !in.overRDMA() {
 			p.maxSend = uint32(n)
 		}
+	case pdu.KeyTaskReporting:
+		in.reporting(v)
 	case pdu.KeyTargetRecvData:
 		number(&p.maxSend, o.targetRecv)
 	case pdu.KeyRDMAExtensions:

@@ -78,6 +78,11 @@ func (in *initiator) manage(fn uint8, lun int) {
 		if in.excuseCopies(lu); fn != pdu.TMFAbortTaskSet {
 			s.excuseTasks(lu, t.stamp(in.id))
 			lu.resetting++
+			for _, o := range s.inits {
+				if o != in {
+					o.strike(i, t.stamp(in.id))
+				}
+			}
 			if fn != pdu.TMFClearTaskSet {
 				s.beginReset(t, i)
 			}
@@ -230,6 +235,11 @@ func (in *initiator) overAll(t *task, done bool) {
 			lu.stray = s.clk.T.Add(strayLimit)
 		}
 		s.excuseTasks(lu, t.stamp(in.id))
+		for _, o := range s.inits {
+			if done && o != in {
+				o.silence(i, t.stamp(in.id))
+			}
+		}
 		if t.fn != pdu.TMFClearTaskSet {
 			in.endReset(t, i, done)
 		} else if done && lu.tellsAborted(t.call, nil) {

@@ -33,6 +33,8 @@ type task struct {
 	maybe     bool   // it may never be answered: others may have ended it
 	received  bool   // by the target, for certain
 	moved     bool   // another connection has taken it over: R2Ts begin anew
+	struck    uint64 // stamp of a function of another session that finds it
+	silent    int64  // ... and was answered then
 	overtaken bool   // a task set function that does not cover it may have found it
 	excuses   int    // for how many reasons
 	excuser   uint64 // stamp of the function that was one of them

@@ -8,6 +8,7 @@ import (
 // ended takes the status of a command.
 func (in *initiator) ended(t *task, status uint8, sense []byte) {
 	s, lu := in.s, in.s.luns[t.lun]
+	in.heardOf(t)
 	if s.failed() {
 		return
 	}

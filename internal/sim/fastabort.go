@@ -1,0 +1,88 @@
+package sim
+
+import (
+	"slices"
+
+	"spindle/iscsi/pdu"
+)
+
+// TaskReporting=FastAbort (RFC 7143 §4.2.3.4): tasks that another connection or
+// another session ends have no answer, and an Asynchronous Message tells of them.
+
+// reports are the lists of TaskReporting that initiators offer.
+var reports = [...]string{"FastAbort,ResponseFence,RFC3720", "FastAbort", "ResponseFence,FastAbort", "RFC3720,FastAbort"}
+
+// reporting takes the answer to TaskReporting: the first of the list (§13.23).
+func (in *initiator) reporting(v string) {
+	list := in.login.reports
+	if n := min(len(v), len(list)); v != list[:n] || n < len(list) && list[n] != ',' {
+		in.s.fail("login", "initiator %d: TaskReporting=%s of %s", in.id, v, list)
+	}
+	in.prm.fastAbort = v == "FastAbort"
+}
+
+// terminated takes the message that tasks of a unit have ended, which is for those
+// who asked for it, and about tasks that somebody may have ended.
+func (in *initiator) terminated(b pdu.BHS) {
+	in.s.count(FastAborts)
+	if !in.sess.fastAbort {
+		in.bad("FastAbort", "an end of tasks is told in a session with another TaskReporting")
+	}
+	place := slices.IndexFunc(in.s.luns, func(lu *lun) bool { return lunField(lu.id) == b.LUN() })
+	if place < 0 {
+		in.bad("FastAbort", "tasks of LUN %x have ended", b.LUN())
+		return
+	}
+	c := in.conn
+	if len(c.ends) == 0 {
+		c.ends = make([]int64, len(in.s.luns))
+	}
+	c.ends[place] = in.s.now()
+	ended := func(t *task) bool { return t.conn == c && t.lun == place && t.kind == kindCommand && t.maybe }
+	own := func(t *task) bool { return t.kind == kindManage && t.conn != c }
+	late := func(g grave) bool { return g.late }
+	if !slices.ContainsFunc(in.tasks, ended) && !slices.ContainsFunc(in.tasks, own) && !slices.ContainsFunc(in.graves, late) {
+		in.bad("FastAbort", "LUN %d: the end of tasks is told, and nobody can have ended one", in.s.luns[place].id)
+	}
+}
+
+// strike notes the tasks that a function of another session, of which by is the
+// stamp, is going to find.
+func (in *initiator) strike(place int, by uint64) {
+	for _, t := range in.tasks {
+		if t.lun == place && t.kind == kindCommand && !t.imm && pdu.SNLess(t.cmdSN, in.expCmdSN) {
+			t.struck, t.silent = by, 0
+		}
+	}
+}
+
+// silence is the success of that function: those it has found have been answered, or
+// never will be.
+func (in *initiator) silence(place int, by uint64) {
+	for _, t := range in.tasks {
+		if t.lun == place && t.struck == by {
+			t.silent = in.s.now()
+		}
+	}
+}
+
+// heardOf takes an answer to t: whatever came before t on its connection has been
+// received. Tasks that ended without an answer by then have been told of, unless
+// they are told of one by one.
+func (in *initiator) heardOf(t *task) {
+	if !in.sess.fastAbort || in.phase != full || in.sess.level > 0 || in.failing || len(in.adrift) > 0 || in.managing() > 0 {
+		return
+	}
+	for _, o := range in.tasks {
+		if o.silent == 0 || o.silent > t.call || o.conn != in.conn {
+			continue
+		}
+		lu := in.s.luns[o.lun]
+		if lu.doubtful(o.call) || lu.object.Any(o.call, func(st *shared) bool { return st.modes.tas }) {
+			continue
+		}
+		if in.s.count(FastAbortsDue); len(in.ends) == 0 || in.ends[o.lun] < o.call {
+			in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", lu.id, o.itt)
+		}
+	}
+}

@@ -108,6 +108,20 @@ func TestFastAbort(t *testing.T) {
 	}
 }
 
+// TestFastAbortOfHeld: a command that waits for its turn and ends by an ABORT TASK
+// is told of by the answer to that alone.
+func TestFastAbortOfHeld(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{})
+	c := g.Dial().Login("TaskReporting=FastAbort")
+	attention(t, c, atPowerOn)
+	c.CmdSN++ // a gap
+	w := c.Command(1, pdu.FlagRead, 4096, iscsitest.Read10(0, 8)...)
+	c.Send(w, nil, nil)
+	m := tmf(c, pdu.TMFAbortTask, 1, w.ITT(), w.CmdSN())
+	c.Send(m, nil, nil)
+	managed(t, c, m.ITT(), pdu.TMFComplete)
+}
+
 func TestSendAsync(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: several(3)})
 	a, b := pair(g)

@@ -59,7 +59,9 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 			answer(s.abortUnseen(b))
 			return
 		case t.state == taskHeld:
+			s.beginAbort(c, t)
 			t.TaskAbort(&t.SCSI)
+			s.endAbort(c, t)
 			answer(pdu.TMFComplete)
 			return
 		case t.state == taskDraining && t.SCSI.View == nil:
@@ -67,7 +69,9 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 			answer(pdu.TMFComplete)
 			return
 		case t.state == taskParked && t.SCSI.View == nil:
+			s.beginAbort(c, t)
 			t.vanish()
+			s.endAbort(c, t)
 			answer(pdu.TMFComplete)
 			return
 		}

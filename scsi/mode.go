@@ -230,7 +230,7 @@ func homeModeSelect(lu *LogicalUnit, t *Task, r *round) {
 		}
 	}
 	// SP saves every page, those that were not sent too (SPC-5 §6.12).
-	if kept := *lu.current.kept; t.CDB[1]&selectSave != 0 && (kept.mode == nil || *kept.mode != m) {
+	if kept := *lu.current.kept; t.CDB[1]&selectSave != 0 && !plant.On(plant.ModesUnsaved) && (kept.mode == nil || *kept.mode != m) {
 		kept.mode = &m
 		lu.keep(r, kept)
 	}

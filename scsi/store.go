@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -141,7 +142,12 @@ func (lu *LogicalUnit) restore(c reactor.Caller) error {
 		if s.kept, err = decodeSettings(set); err != nil {
 			return err
 		}
-		lu.setMode(s, s.savedMode())
+		if plant.On(plant.IdentityUnkept) {
+			s.kept.number, s.kept.text = nil, nil
+		}
+		if !plant.On(plant.ModesUnkept) {
+			lu.setMode(s, s.savedMode())
+		}
 	}
 	return nil
 }

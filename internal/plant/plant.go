@@ -111,6 +111,9 @@ const (
 	CapacityUntold         // a resize tells nobody
 	ListUntold             // a unit that comes or goes tells nobody
 	TerminatedUntold       // FastAbort: nobody is told of tasks that another session ends
+	ModesUnsaved           // SP is not heeded
+	ModesUnkept            // ... by what starts anew
+	IdentityUnkept         // identifying information ends with the unit
 	NumBugs
 )
 
@@ -133,7 +136,7 @@ var names = [NumBugs]string{
 	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
-	"capacity untold", "list untold", "terminated untold",
+	"capacity untold", "list untold", "terminated untold", "modes unsaved", "modes unkept", "identity unkept",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -25,6 +25,7 @@ const (
 	causeModes                     // MODE SELECT
 	causeMedium                    // a medium was loaded
 	causeAccess                    // SET TARGET PORT GROUPS
+	causeIdentity                  // SET IDENTIFYING INFORMATION
 	numCauses
 )
 
@@ -58,6 +59,8 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causeMedium, true
 	case scsi.AccessStateChanged:
 		return causeAccess, true
+	case scsi.DeviceIdentifierChanged:
+		return causeIdentity, true
 	}
 	return 0, false
 }

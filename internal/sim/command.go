@@ -30,6 +30,7 @@ const (
 	classModes    // MODE SENSE of what may change
 	classPorts    // REPORT TARGET PORT GROUPS
 	classCapacity // READ CAPACITY
+	classIdentity // REPORT IDENTIFYING INFORMATION
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -120,13 +121,17 @@ func (in *initiator) command() {
 		return
 	}
 	if t.lun == in.s.plan.contended && r.IntN(in.stake(lu)) == 0 {
-		switch k := r.IntN(24); {
+		switch k := r.IntN(28); {
 		case k < 13:
 			c = in.reserve(t, lu)
 		case k < 16:
 			c = in.readReservations(t, lu)
 		case k < 22:
 			c = in.selectModes(t, lu)
+		case k < 24:
+			c = in.identify(t)
+		case k < 25:
+			c = in.askIdentity(t)
 		default:
 			c = in.senseModes(t)
 		}

@@ -14,7 +14,8 @@
 // The initiators send READ and WRITE of every length (6 to 32 bytes, the last
 // behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
 // CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
-// PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, START STOP UNIT and
+// PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, with saved pages,
+// SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and
 // PREVENT ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT
 // GROUPS, SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that
 // only look, and such as have to be refused; every task management function;
@@ -36,7 +37,8 @@
 // asked for by SNACK is the same; a task whose connection is lost is taken over by
 // another and answered once; logins are redirected while they are to be, and
 // nothing is told by Asynchronous Message that nobody ordered; with FastAbort the
-// end of tasks by another session is told; registrations, reservations, mode parameters, whether
+// end of tasks by another session is told; registrations, reservations, mode parameters and those that are saved,
+// identifying information, whether
 // the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; a wipe that
 // leaves zeroes has its unit for itself, and ends with its command or later; unit

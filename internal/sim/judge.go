@@ -310,6 +310,8 @@ func (c *change) mayCause() (list []cause) {
 		return []cause{causeMedium}
 	case doSetPorts:
 		return []cause{causeAccess}
+	case doIdentify:
+		return []cause{causeIdentity}
 	}
 	return nil
 }
@@ -343,13 +345,13 @@ func (s *run) endChange(t *task, lu *lun) {
 }
 
 // beginReset and endReset are a task management function that resets the unit
-// at a place: RESERVE and PREVENT end and modes are the default, registrations stay (SPC-5 §5.14.1).
+// at a place: RESERVE and PREVENT end and modes are the saved ones, registrations stay (SPC-5 §5.14.1).
 func (s *run) beginReset(t *task, place int) {
 	lu := s.luns[place]
 	for len(t.resets) <= place {
 		t.resets = append(t.resets, 0)
 	}
-	c := change{kind: doReset, modes: lu.defaults()}
+	c := change{kind: doReset}
 	t.resets[place] = lu.object.Call(t.call, func(st shared) (shared, uint8) {
 		return st, c.apply(&st, nil)
 	})

@@ -43,10 +43,11 @@ func (in *initiator) selectModes(t *task, lu *lun) (c cdb) {
 		page := [controlLen]byte{pageControl, controlLen - 2, 0, 0x10, byte(b2i(q.modes.swp)) << 3, byte(b2i(q.modes.tas)) << 6, 0, 0, 0xff, 0xff}
 		t.data = append(t.data, page[:]...)
 	}
+	q.save = r.IntN(3) == 0 && (!m.swp && !q.modes.swp || r.IntN(4) == 0)
 	t.change = q
 	t.want = uint32(len(t.data))
 	t.edtl = t.want
-	c.b[0], c.b[1], c.b[4] = 0x15, 0x10, byte(t.want)
+	c.b[0], c.b[1], c.b[4] = 0x15, 0x10|byte(b2i(q.save)), byte(t.want)
 	return c
 }
 
@@ -64,6 +65,9 @@ func (c *change) set(s *shared, tell func(notice)) result {
 	} else {
 		m.tas, m.swp = c.modes.tas, c.modes.swp
 	}
+	if c.save {
+		s.saved = m
+	}
 	if m != s.modes {
 		s.modes = m
 		tell(notice{everyone, causeModes})
@@ -71,13 +75,22 @@ func (c *change) set(s *shared, tell func(notice)) result {
 	return resGood
 }
 
+// Page controls (SPC-5 §6.14.1).
+const (
+	currentModes = iota
+	_
+	defaultModes
+	savedModes
+)
+
 // senseModes is MODE SENSE (6) of one page, without block descriptor.
 func (in *initiator) senseModes(t *task) (c cdb) {
 	t.class, t.read, t.access, t.needs = classModes, true, accessWrite, needPath
 	t.service = pick(in.rng, byte(pageCaching), pageControl)
+	t.control = pick(in.rng, byte(currentModes), currentModes, savedModes, defaultModes)
 	t.want = 100
 	t.edtl = t.want
-	c.b[0], c.b[1], c.b[2], c.b[4] = 0x1a, 0x08, t.service, byte(t.want)
+	c.b[0], c.b[1], c.b[2], c.b[4] = 0x1a, 0x08, t.control<<6|t.service, byte(t.want)
 	return c
 }
 
@@ -90,13 +103,17 @@ func (in *initiator) showed(t *task, lu *lun) {
 		return
 	}
 	fits := func(st *shared) bool {
+		m := [...]modes{currentModes: st.modes, defaultModes: lu.defaults(), savedModes: st.saved}[t.control]
 		switch {
 		case (b[2]&0x80 != 0) != st.modes.swp: // WP
 			return false
 		case t.service == pageCaching:
-			return !lu.mayCache() || (b[6]&0x04 == 0) == st.modes.through
+			return !lu.mayCache() || (b[6]&0x04 == 0) == m.through
 		}
-		return (b[8]&0x08 != 0) == st.modes.swp && (b[9]&0x40 != 0) == st.modes.tas
+		return (b[8]&0x08 != 0) == m.swp && (b[9]&0x40 != 0) == m.tas
+	}
+	if t.control == savedModes {
+		in.s.count(ModesReadSaved)
 	}
 	in.fits(t, lu, "modes", fits)
 }

@@ -17,6 +17,8 @@ type shared struct {
 	reserved   bool // by RESERVE
 	owner      uint8
 	modes      modes
+	saved      modes    // that a reset and a new start return to
+	identity   [2]uint8 // identifying information, by place of its type
 	cond       condition
 	prevent    nexusSet // those that prevent the removal of the medium
 	ports      [2]portState
@@ -142,15 +144,16 @@ func (s *shared) take(nexus uint8, k rsvType) {
 }
 
 // fresh is the state of a unit that has kept nothing.
-func (lu *lun) fresh() shared { return shared{modes: lu.defaults()} }
+func (lu *lun) fresh() shared { return shared{modes: lu.defaults(), saved: lu.defaults()} }
 
 // kept is what is left of the state when the unit comes back: with APTPL the
-// registrations and the reservation, with a generation of 0 (SPC-5 §5.14.5).
+// registrations and the reservation, with a generation of 0 (SPC-5 §5.14.5). What was
+// saved is kept in any case.
 func (lu *lun) kept(s shared) shared {
 	if !s.aptpl {
-		return lu.fresh()
+		return shared{modes: s.saved, saved: s.saved, identity: s.identity}
 	}
-	s.modes = lu.defaults()
+	s.modes = s.saved
 	s.generation, s.reserved, s.owner = 0, false, 0
 	s.cond, s.prevent, s.ports = isReady, nexusSet{}, [2]portState{}
 	return s
@@ -179,13 +182,15 @@ type change struct {
 	aptpl   bool
 	to      uint8 // REGISTER AND MOVE
 	unreg   bool
-	modes   modes // MODE SELECT, and what a reset leaves
+	modes   modes // MODE SELECT
+	save    bool  // ... with SP
 	caching bool  // ... of the caching page; otherwise of the control page
 	needs   needs
 	access  access
 	port    uint8        // that it came by
 	ports   [2]portState // SET TARGET PORT GROUPS
-	named   uint8        // ... which of them
+	named   uint8        // ... which of them; of identifying information the type
+	value   uint8        // ... and what it is
 }
 
 type changeKind uint8
@@ -210,6 +215,7 @@ const (
 	doPrevent
 	doAllow
 	doSetPorts
+	doIdentify
 	doSanitize
 	doSanitizeExit
 	doFormat
@@ -225,7 +231,7 @@ type notice struct {
 // is removed by preemption is told so, which is how the caller knows of it.
 func (c *change) apply(s *shared, tell func(notice)) result {
 	if c.kind == doReset {
-		s.reserved, s.owner, s.modes, s.prevent = false, 0, c.modes, nexusSet{}
+		s.reserved, s.owner, s.modes, s.prevent = false, 0, s.saved, nexusSet{}
 		return resGood
 	}
 	if s.cutOff(c.needs, c.port) {
@@ -239,6 +245,10 @@ func (c *change) apply(s *shared, tell func(notice)) result {
 			return resNotReady
 		case k == doSetPorts:
 			return c.setPorts(s, tell)
+		case k == doIdentify:
+			s.identity[c.named] = c.value
+			tell(notice{everyone, causeIdentity})
+			return resGood
 		case k >= doSanitize:
 			return c.startWipe(s)
 		}

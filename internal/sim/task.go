@@ -74,6 +74,7 @@ type task struct {
 	later       bool   // ... it does not wait for its end
 	erase       bool   // ... it leaves zeroes
 	service     uint8  // of PERSISTENT RESERVE IN
+	control     uint8  // PC of MODE SENSE
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
 	mem         buffer // over iSER: what it advertises
@@ -243,7 +244,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity
 }
 
 // stamp is a number that no other task of the run has.

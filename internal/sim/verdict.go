@@ -74,9 +74,14 @@ func (in *initiator) good(t *task, lu *lun) {
 		if s.count(changeStates[t.change.kind]); t.erase {
 			s.count(Erasures)
 		}
+		if t.change.save {
+			s.count(ModesSaved)
+		}
 		in.changed(t, lu, resGood)
 	case classModes:
 		in.showed(t, lu)
+	case classIdentity:
+		in.identityShown(t, lu)
 	case classCapacity:
 		in.capacityShown(t, lu)
 	case classPorts:

@@ -58,20 +58,18 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 		case t == nil:
 			answer(s.abortUnseen(b))
 			return
-		case t.state == taskHeld:
+		case t.state == taskHeld, t.state == taskParked && t.SCSI.View == nil:
 			s.beginAbort(c, t)
-			t.TaskAbort(&t.SCSI)
+			if t.state == taskHeld {
+				t.TaskAbort(&t.SCSI)
+			} else {
+				t.vanish()
+			}
 			s.endAbort(c, t)
 			answer(pdu.TMFComplete)
 			return
 		case t.state == taskDraining && t.SCSI.View == nil:
 			t.SCSI.Status = scsi.Good // what TAS promised it is not told any more
-			answer(pdu.TMFComplete)
-			return
-		case t.state == taskParked && t.SCSI.View == nil:
-			s.beginAbort(c, t)
-			t.vanish()
-			s.endAbort(c, t)
 			answer(pdu.TMFComplete)
 			return
 		}

@@ -41,13 +41,12 @@ type Bdev struct {
 	state  atomic.Uint32
 	epoch  atomic.Uint32
 	qos    qos
+	units  units
 
 	mu       sync.Mutex // guards what follows
 	aliases  []string
 	claim    string // who writes exclusively; "" is nobody
 	shares   int
-	units    int  // LUNs that are served
-	reserved bool // the only one has reservations
 	channels []*channel
 	closed   Stats // sums of the channels that are closed
 	base     Stats // what was counted when the statistics were reset
@@ -159,46 +158,6 @@ func (b *Bdev) Claimed() (by string, shares int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.claim, b.shares
-}
-
-// Enter counts a LUN that is served; it comes with reservations if reserved. It
-// fails where reservations of one LUN would not bind the initiators of another.
-func (b *Bdev) Enter(reserved bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.reserved || reserved && b.units > 0 {
-		return fmt.Errorf("%w: initiators have reservations on a LUN of %s, which another does not know of", ErrClaimed, b.name)
-	}
-	b.units++
-	b.reserved = reserved
-	return nil
-}
-
-// Leave takes back one Enter.
-func (b *Bdev) Leave() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.units--
-	b.reserved = false
-}
-
-// Reserve tells that a LUN has reservations, or none any more. False: it may not,
-// because it is not the only one.
-func (b *Bdev) Reserve(on bool) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if on && b.units > 1 {
-		return false
-	}
-	b.reserved = on
-	return true
-}
-
-// Alone tells whether no more than one LUN is served.
-func (b *Bdev) Alone() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.units <= 1
 }
 
 // Open makes a channel for r.

@@ -90,6 +90,49 @@ func TestEnter(t *testing.T) {
 	enter(false, nil)
 }
 
+// TestAlone: what begins alone is seen out before another LUN is served, and none
+// begins once there is one. The LUNs hear of each other.
+func TestAlone(t *testing.T) {
+	b := bdev.New("Null0", bdev.UUID{}, nullDevice(bdevtest.NewRig(t, 1, nil), 8))
+	told, quiet := 0, 0
+	stop := b.OnAlone(func() { told++ })
+	expect := func(what string, got, want any) {
+		t.Helper()
+		if got != want {
+			t.Fatalf("%s: %v, want %v", what, got, want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(b.Enter(false))
+	b.WhenQuiet(func() { quiet++ })
+	expect("nothing begun", quiet, 1)
+	expect("first", b.BeginAlone(), true)
+	expect("second", b.BeginAlone(), true)
+	must(b.Enter(false))
+	expect("told", told, 1)
+	b.WhenQuiet(func() { quiet++ })
+	expect("with two LUNs", b.BeginAlone(), false)
+	b.EndAlone()
+	expect("one left", quiet, 1)
+	b.EndAlone()
+	expect("none left", quiet, 2)
+	must(b.Enter(false))
+	expect("a third", told, 1)
+	b.Leave()
+	expect("two left", b.BeginAlone(), false)
+	b.Leave()
+	expect("alone again", told, 2)
+	expect("alone", b.BeginAlone(), true)
+	stop()
+	must(b.Enter(false))
+	expect("stopped", told, 2)
+}
+
 func TestRemove(t *testing.T) {
 	g := bdevtest.NewRig(t, 2, nil)
 	b := bdev.New("Slow0", bdev.UUID{}, slowDevice(g, time.Millisecond, time.Millisecond))

@@ -7,6 +7,7 @@ import (
 	"spindle/internal/plant"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
+	"spindle/scsi"
 )
 
 // AsyncMessage is an Asynchronous Message that an operator orders (RFC 7143
@@ -47,7 +48,7 @@ func (s *Session) sendAsync(m *AsyncMessage) {
 	switch m.Event {
 	case pdu.AsyncSCSI:
 		sense := [20]byte{1: 18, 2: 0x70, 4: m.Key & 15, 9: 10, 14: m.ASC, 15: m.ASCQ}
-		c.sendEvent(m.Event, uint64(m.LUN)<<48, sense[:], 0, 0, 0)
+		c.sendEvent(m.Event, scsi.EncodeLUN(m.LUN), sense[:], 0, 0, 0)
 	case pdu.AsyncRenegotiate:
 		for _, k := range s.conns {
 			if k.phase == phaseFull {

@@ -139,6 +139,10 @@ func TestSendAsync(t *testing.T) {
 	if k, code := r.Triple(); p.Data[1] != 18 || k != 6 || code != 0x2a09 {
 		t.Fatalf("sense % x", p.Data)
 	}
+	send(iscsi.AsyncMessage{Event: pdu.AsyncSCSI, LUN: 16383})
+	if e := event(t, a, pdu.AsyncSCSI); e.LUN() != 0x7fff<<48 { // flat space addressing
+		t.Fatalf("LUN %016x", e.LUN())
+	}
 	silent(t, g, b)
 
 	send(iscsi.AsyncMessage{Event: pdu.AsyncRenegotiate, Seconds: 7})

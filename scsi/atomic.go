@@ -12,14 +12,17 @@ import (
 // (SBC-4 §5.3).
 func prepCompareAndWrite(t *Task) Result {
 	lba, n := be.Uint64(t.CDB[2:]), uint32(t.CDB[13])
+	s := t.View.snap
+	if !t.View.lu.supports(t.op, s) {
+		return t.fail(IllegalRequest, InvalidOpcode)
+	}
 	if t.CDB[1]&cdbProtect != 0 {
 		return t.badCDB(1, 7)
 	}
-	s := t.View.snap
 	if !s.inRange(lba, n) {
 		return t.outOfRange()
 	}
-	if n > min(maxCompareBlocks, s.maxBlocks) || n == 0 && t.EDTL > 0 {
+	if n > s.maxCompare() || n == 0 && t.EDTL > 0 {
 		return t.badCDB(13, wholeByte) // data for more blocks than the field can say
 	}
 	t.lba, t.blocks = lba, n
@@ -32,12 +35,26 @@ func prepCompareAndWrite(t *Task) Result {
 	return Ready
 }
 
+// maxCompare is the longest COMPARE AND WRITE in blocks.
+func (s *snapshot) maxCompare() uint32 { return min(maxCompareBlocks, s.maxBlocks) }
+
 // Steps of the commands that run under a hold.
 const (
 	holdAsked = 1 + iota
 	chunkRead
 	dataWritten
 )
+
+// sole begins what the task's hold makes atomic: that keeps out the commands of
+// this unit, and the bdev may not be another LUN's too. False: the task has failed.
+func (t *Task) sole() bool {
+	if !t.View.lu.bdev.BeginAlone() {
+		t.fail(IllegalRequest, InvalidOpcode)
+		return false
+	}
+	t.flags |= taskSole
+	return true
+}
 
 func doCompareAndWrite(t *Task) action {
 	switch t.step {
@@ -47,6 +64,10 @@ func doCompareAndWrite(t *Task) action {
 		}
 		t.step = holdAsked
 		return actHold
+	case holdAsked:
+		if !t.sole() {
+			return actDone
+		}
 	case chunkRead:
 		if !t.checkChunk(checkBytes) {
 			return actDone
@@ -69,6 +90,9 @@ func doCompareAndWrite(t *Task) action {
 
 func prepORWrite(t *Task) Result {
 	lba, n := decode16(&t.CDB)
+	if !t.View.lu.supports(t.op, t.View.snap) {
+		return t.fail(IllegalRequest, InvalidOpcode)
+	}
 	if t.CDB[1]&cdbProtect != 0 {
 		return t.badCDB(1, 7)
 	}
@@ -89,6 +113,10 @@ func doORWrite(t *Task) action {
 		}
 		if t.step = holdAsked; !plant.On(plant.LooseMerge) {
 			return actHold
+		}
+	case holdAsked:
+		if !t.sole() {
+			return actDone
 		}
 	case chunkRead:
 		if t.IO.Status != bdev.OK {
@@ -113,10 +141,10 @@ func doORWrite(t *Task) action {
 }
 
 // maxAtomic is the longest WRITE ATOMIC in blocks, 0 for none. A hold makes it
-// atomic for other commands and the data goes to the device in one I/O, but a
-// device with a volatile cache may tear that when power fails.
-func (s *snapshot) maxAtomic() uint32 {
-	if s.caps&bdev.CapFlush != 0 {
+// atomic for other commands of the unit and the data goes to the device in one I/O,
+// but a device with a volatile cache may tear that when power fails.
+func (lu *LogicalUnit) maxAtomic(s *snapshot) uint32 {
+	if s.caps&bdev.CapFlush != 0 || !lu.bdev.Alone() {
 		return 0
 	}
 	return min(s.maxBlocks, 0xffff)
@@ -138,7 +166,7 @@ func prepWriteAtomic(t *Task) Result {
 	if !s.inRange(lba, n) {
 		return t.outOfRange()
 	}
-	if n > s.maxAtomic() {
+	if n > t.View.lu.maxAtomic(s) {
 		return t.badCDB(12, wholeByte)
 	}
 	t.lba, t.blocks = lba, n
@@ -157,6 +185,9 @@ func doWriteAtomic(t *Task) action {
 		t.step = holdAsked
 		return actHold
 	case holdAsked:
+		if !t.sole() {
+			return actDone
+		}
 		t.IO.Data = t.Data.Slice(0, t.Want)
 		return t.atomicWrite()
 	}

@@ -370,7 +370,7 @@ func TestDecodeLUN(t *testing.T) {
 		})
 	}
 	for _, lun := range []uint16{0, 1, 255, 256, MaxLUN} {
-		if got := decodeLUN(encodeLUN(lun)); got != int(lun) {
+		if got := decodeLUN(EncodeLUN(lun)); got != int(lun) {
 			t.Errorf("LUN %d comes back as %d", lun, got)
 		}
 	}

@@ -115,6 +115,8 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 		b.Unshare()
 		return nil, fmt.Errorf("LUN %d: %w", lun, err)
 	}
+	lu.shared = !b.Alone()
+	c.Await(lu.views[0].r, b.WhenQuiet) // what another LUN of b does alone
 	for _, v := range lu.views {
 		c.Await(v.r, func(done func()) {
 			if v.ch, err = b.Open(v.r); err == nil {
@@ -127,7 +129,7 @@ func (d *Device) AddLUN(c reactor.Caller, lun uint16, b *bdev.Bdev, opt LUNOptio
 			return nil, fmt.Errorf("LUN %d: open channel: %w", lun, err)
 		}
 	}
-	lu.stop = b.OnChange(lu.resized)
+	lu.stops = []func(){b.OnChange(lu.resized), b.OnAlone(lu.resized)}
 	d.inventory.Store(inv.with(lu))
 	d.lunsChanged(c)
 	return lu, nil

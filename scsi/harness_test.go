@@ -214,7 +214,7 @@ func (s *session) begin(lun uint16, c []byte, out []byte, edtl uint32, attr Attr
 	if out != nil {
 		q.EDTL = uint32(len(out))
 	}
-	s.n.Begin(&q.Task, encodeLUN(lun))
+	s.n.Begin(&q.Task, EncodeLUN(lun))
 	return q
 }
 

@@ -271,6 +271,10 @@ func (v *View) forsake(t *Task) {
 func (v *View) release(t *Task) {
 	h := t.hold
 	t.hold = nil
+	if t.flags&taskSole != 0 {
+		t.flags &^= taskSole
+		v.lu.bdev.EndAlone()
+	}
 	v.giveBack(h)
 }
 

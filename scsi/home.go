@@ -134,6 +134,7 @@ type home struct {
 	wipe    wipe
 	usage   atomic.Pointer[usage] // of a metered unit; nil until it is asked
 	reached bool                  // the provisioning threshold is
+	shared  bool                  // the bdev is another LUN's too, as was told last
 }
 
 func (lu *LogicalUnit) initHome(s *snapshot) {
@@ -156,8 +157,8 @@ func (lu *LogicalUnit) claimHome(i int) *View {
 	return lu.views[lu.homeIndex.Load()]
 }
 
-// resized has home look at what may have changed around it: the bdev's size and
-// use, the ports. Safe from any thread.
+// resized has home look at what may have changed around it: the bdev's size,
+// use and other LUNs, the ports. Safe from any thread.
 func (lu *LogicalUnit) resized() {
 	h := lu.claimHome(0)
 	if lu.resizing.CompareAndSwap(false, true) {
@@ -235,6 +236,7 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 		lu.applyResize(r)
 		lu.applyPorts(r)
 		lu.applyUsage(r)
+		lu.applyShared(r)
 	case callPorts:
 		lu.applyPorts(r)
 	case callWiped:
@@ -272,6 +274,15 @@ func (lu *LogicalUnit) applyResize(r *round) {
 		if !plant.On(plant.CapacityUntold) {
 			r.attention(CapacityChanged)
 		}
+	}
+}
+
+// applyShared tells that the bdev has become another LUN's too, or is no more: what
+// the unit can do changes with that, and VPD page B0h says so.
+func (lu *LogicalUnit) applyShared(r *round) {
+	if shared := !lu.bdev.Alone(); shared != lu.shared {
+		lu.shared = shared
+		r.attention(InquiryDataChanged)
 	}
 }
 

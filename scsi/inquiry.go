@@ -85,7 +85,7 @@ func doReportLUNs(t *Task) action {
 	if t.CDB[2] != 1 {
 		for _, lu := range t.Nexus.dev.inventory.Load().all {
 			if t.Nexus.visible == nil || t.Nexus.visible(lu.lun) {
-				p.u64(encodeLUN(lu.lun))
+				p.u64(EncodeLUN(lu.lun))
 			}
 		}
 	}

@@ -24,8 +24,8 @@ func decodeLUN(raw uint64) int {
 	return noLUN
 }
 
-// encodeLUN is the form REPORT LUNS gives: peripheral below 256, flat beyond.
-func encodeLUN(lun uint16) uint64 {
+// EncodeLUN is the form REPORT LUNS gives: peripheral below 256, flat beyond.
+func EncodeLUN(lun uint16) uint64 {
 	if lun < 256 {
 		return uint64(lun) << 48
 	}

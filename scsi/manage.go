@@ -89,6 +89,9 @@ func (n *Nexus) Manage(m *Management) {
 		x.code = PowerOn
 		x.start(n.seen()...)
 	default:
+		// CLEAR ACA is for units that have an auto contingent allegiance (SAM-5 §7.4);
+		// INQUIRY says by NORMACA 0 that this has none, and REPORT SUPPORTED TASK
+		// MANAGEMENT FUNCTIONS by CACAS 0 that response 5 comes (RFC 7143 §11.6.1).
 		x.finish(RespUnsupported)
 	}
 }

@@ -20,7 +20,7 @@ func (s *session) manage(fn uint8, lun uint16, ref *Task) int {
 // managing starts one; -1 until it is answered.
 func (s *session) managing(fn uint8, lun uint16, ref *Task) *int {
 	resp := -1
-	s.n.Manage(&Management{Fn: fn, LUN: encodeLUN(lun), Ref: ref, Done: func(r uint8) {
+	s.n.Manage(&Management{Fn: fn, LUN: EncodeLUN(lun), Ref: ref, Done: func(r uint8) {
 		if resp != -1 {
 			s.g.T.Error("answered twice")
 		}
@@ -355,6 +355,9 @@ func TestManage(t *testing.T) {
 	}
 	if r := s[0].manage(FnClearACA, 0, nil); r != RespUnsupported {
 		t.Errorf("clear ACA: %d", r)
+	}
+	if normACA, cacas := s[0].in(0, cdb("12 00 00 00 24"), 36)[3]>>5&1, s[0].in(0, cdb("a3 0d 00 00 00 00 00 00 00 04"), 4)[0]>>5&1; normACA|cacas != 0 {
+		t.Errorf("clear ACA is not supported, yet NORMACA is %d and CACAS is %d", normACA, cacas)
 	}
 	if r := s[0].manage(FnAbortTask, 0, nil); r != RespNoTask {
 		t.Errorf("no task: %d", r)

@@ -23,11 +23,11 @@ func (lu *LogicalUnit) supports(c *command, s *snapshot) bool {
 	case opPreventAllow:
 		return lu.opt.Removable
 	case opWriteAtomic16:
-		return s.maxAtomic() != 0
+		return lu.maxAtomic(s) != 0
 	case opSanitize:
 		return s.canSanitize(c.sa)
-	case opPersistentOut, opReserve6, opReserve10:
-		return lu.bdev.Alone() // see claims
+	case opPersistentOut, opReserve6, opReserve10, opCompareAndWrite, opORWrite16:
+		return lu.bdev.Alone() // see claims and sole
 	case opMaintenanceOut:
 		return c.sa != saSetIdentity || lu.dev.store != nil
 	}

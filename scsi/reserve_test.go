@@ -1,8 +1,11 @@
 package scsi
 
 import (
+	"bytes"
 	"errors"
+	"slices"
 	"testing"
+	"time"
 
 	"spindle/bdev"
 )
@@ -291,4 +294,108 @@ func TestSharedTakesNoReservations(t *testing.T) {
 	}
 	a.do(0, cdb("00"), nil, 0)
 	expect("alone again", register(0, 1), "good")
+}
+
+// TestSharedIsNotAtomic: a hold keeps out the commands of its own unit only, so a
+// bdev that is two LUNs has none of the commands that are atomic by one. A second
+// LUN waits for one that runs, and the initiators hear of what changes.
+func TestSharedIsNotAtomic(t *testing.T) {
+	g := newBench(t, 2)
+	d := newDisk(512, 1000, allCaps&^bdev.CapFlush)
+	b := g.add(0, d, LUNOptions{})
+	a, other := g.ready("a", 0), g.ready("other", 1)
+	expect := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	limits := func(compare, atomic bool) {
+		t.Helper()
+		p := a.in(0, cdb("12 01 b0 00 ff"), 255)
+		if (p[5] != 0) != compare || (be.Uint32(p[44:]) != 0) != atomic {
+			t.Errorf("MAXIMUM COMPARE AND WRITE LENGTH %d, MAXIMUM ATOMIC TRANSFER LENGTH %d", p[5], be.Uint32(p[44:]))
+		}
+		for _, op := range []byte{opCompareAndWrite, opORWrite16, opWriteAtomic16} {
+			if one := a.in(0, []byte{opMaintenanceIn, saReportOpcodes, reportOpcode, op, 0, 0, 0, 0, 0, 255, 0, 0}, 255); (one[1] == 3) != compare {
+				t.Errorf("%02x is reported as % x", op, one)
+			}
+		}
+	}
+	atomics := func(lun uint16, want string) {
+		t.Helper()
+		expect("COMPARE AND WRITE", a.do(lun, cdb(caw5), append(bytes.Clone(d.data[5*512:6*512]), fill(1, 512)...), 0).outcome(), want)
+		expect("ORWRITE", a.do(lun, cdb("8b 00 00 00 00 00 00 00 00 05 00 00 00 01"), fill(2, 512), 0).outcome(), want)
+		expect("WRITE ATOMIC", a.do(lun, cdb("9c 00 00 00 00 00 00 00 00 05 00 00 00 01"), fill(3, 512), 0).outcome(), want)
+	}
+	changed := func(s *session) { // of the unit and of the target, in any order
+		t.Helper()
+		got := []string{s.do(0, cdb("00"), nil, 0).outcome(), s.do(0, cdb("00"), nil, 0).outcome()}
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"06/3F03", "06/3F0E"}) {
+			t.Errorf("unit attentions %q", got)
+		}
+	}
+	limits(true, true)
+	atomics(0, "good")
+
+	d.stuck = true
+	q := a.start(0, cdb(caw5), append(fill(3, 512), fill(4, 512)...), 0, AttrSimple)
+	g.turns(4)
+	if q.done || len(d.fly) != 1 {
+		t.Fatalf("%d I/Os in flight", len(d.fly))
+	}
+	tick := g.Tick
+	g.Tick = func(time.Duration) { // the second LUN is being added
+		if g.Tick = tick; q.done || len(g.dev.LUNs()) != 1 {
+			t.Errorf("a second LUN beside a COMPARE AND WRITE")
+		}
+		expect("COMPARE AND WRITE that comes meanwhile", a.start(0, cdb(caw5), fill(0, 1024), 0, AttrSimple).outcome(), "05/2000")
+		d.stuck = false
+		d.finish()
+	}
+	if _, err := g.dev.AddLUN(g, 1, b, LUNOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	g.turns(4)
+	expect("the COMPARE AND WRITE", q.outcome(), "good")
+	for _, s := range []*session{a, other} {
+		changed(s)
+	}
+	a.do(1, cdb("00"), nil, 0)
+	limits(false, false)
+	atomics(0, "05/2000")
+	atomics(1, "05/2000")
+
+	if err := g.dev.RemoveLUN(g, 1); err != nil {
+		t.Fatal(err)
+	}
+	g.turns(4)
+	changed(a)
+	limits(true, true)
+	atomics(0, "good")
+}
+
+// TestSharedWhileHeld: a COMPARE AND WRITE that waits for its hold as a second LUN
+// comes is refused when it has it.
+func TestSharedWhileHeld(t *testing.T) {
+	g := newBench(t, 1)
+	d := newDisk(512, 1000, allCaps)
+	b := g.add(0, d, LUNOptions{})
+	a := g.ready("a", 0)
+	d.stuck = true
+	w := a.start(0, cdb("2a 00 00 00 00 05 00 00 01"), fill(0, 512), 0, AttrSimple)
+	q := a.start(0, cdb(caw5), append(fill(0, 512), fill(4, 512)...), 0, AttrSimple)
+	if w.done || q.done || len(d.fly) != 1 {
+		t.Fatalf("%d I/Os in flight", len(d.fly))
+	}
+	if _, err := g.dev.AddLUN(g, 1, b, LUNOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d.stuck = false
+	d.finish()
+	g.turns(4)
+	if w.outcome() != "good" || !q.done || q.outcome() != "05/2000" || d.data[5*512] != 0 {
+		t.Errorf("WRITE %s, COMPARE AND WRITE %s", w.outcome(), q.outcome())
+	}
 }

@@ -74,6 +74,7 @@ const (
 	SanitizeFailed          Code = 0x3103
 	SavingNotSupported      Code = 0x3900
 	MediumNotPresent        Code = 0x3a00
+	InquiryDataChanged      Code = 0x3f03
 	DeviceIdentifierChanged Code = 0x3f05
 	SoftThresholdReached    Code = 0x3807
 	InternalTargetFailure   Code = 0x4400

@@ -31,6 +31,7 @@ const (
 	taskOrdered            // holds the whole unit because of its attribute
 	taskAdmitted           // was let past the holds of others
 	taskRecheck            // waited for a hold: a reservation may keep it out by now
+	taskSole               // no other LUN of the bdev may come in between, while it has its hold
 	taskReask              // home sent its call back undone
 )
 

@@ -62,8 +62,8 @@ type LogicalUnit struct {
 	bdev  *bdev.Bdev
 	opt   LUNOptions
 	ident identity
-	views []*View // one for each of the device's reactors
-	stop  func()  // ends the subscription to the bdev's changes
+	views []*View  // one for each of the device's reactors
+	stops []func() // end the subscriptions to the bdev's changes
 	home
 }
 
@@ -164,8 +164,8 @@ const (
 
 // close gives the bdev back. Nothing runs on the unit.
 func (lu *LogicalUnit) close(c reactor.Caller) {
-	if lu.stop != nil {
-		lu.stop()
+	for _, stop := range lu.stops {
+		stop()
 	}
 	for _, v := range lu.views {
 		if v.ch == nil {

@@ -192,9 +192,13 @@ func (t *Task) vpdBlockChar(p *reply) {
 }
 
 func (t *Task) vpdBlockLimits(p *reply) {
-	s := t.View.snap
+	s, lu := t.View.snap, t.View.lu
 	p.u8(0) // WSNZ 0: number of blocks 0 means the rest of the medium
-	p.u8(byte(min(maxCompareBlocks, s.maxBlocks)))
+	if lu.bdev.Alone() {
+		p.u8(byte(s.maxCompare()))
+	} else {
+		p.u8(0)
+	}
 	p.u16(uint16(min(uint32(1)<<s.physExp, 0xffff))) // optimal transfer length granularity
 	p.u32(s.maxBlocks)
 	p.u32(min(s.maxBlocks, 1<<20>>s.shift)) // optimal transfer length
@@ -208,7 +212,7 @@ func (t *Task) vpdBlockLimits(p *reply) {
 		p.zero(16)
 	}
 	p.u64(s.maxSame())
-	p.u32(s.maxAtomic())
+	p.u32(lu.maxAtomic(s))
 	p.zero(blockLimitsLen - p.n) // any alignment and length may be atomic; no boundaries
 }
 

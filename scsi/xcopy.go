@@ -324,7 +324,7 @@ func (c *copier) run(i *ITL, op byte, lba uint64, n, at uint32) Result {
 	t.CDB[0] = op
 	be.PutUint64(t.CDB[2:], lba)
 	be.PutUint32(t.CDB[10:], n>>i.view.snap.shift)
-	c.t.Nexus.Begin(t, encodeLUN(i.view.lu.lun))
+	c.t.Nexus.Begin(t, EncodeLUN(i.view.lu.lun))
 	if t.itl != i {
 		return c.over(LUNNotSupported) // the unit went away
 	}

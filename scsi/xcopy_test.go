@@ -287,7 +287,7 @@ func TestCopyEnds(t *testing.T) {
 			o.n.Manage(&Management{Fn: FnLUNReset, Done: func(uint8) {}})
 		}, "aborted"},
 		{"reset of the destination", func(_ *bench, _, o *session, _ *request) {
-			o.n.Manage(&Management{Fn: FnLUNReset, LUN: encodeLUN(1), Done: func(uint8) {}})
+			o.n.Manage(&Management{Fn: FnLUNReset, LUN: EncodeLUN(1), Done: func(uint8) {}})
 		}, "0A/0D01"},
 		{"reserve of the destination", func(_ *bench, _, o *session, _ *request) { o.start(1, cdb("16"), nil, 0, AttrSimple) }, "0A/0D01"},
 		{"end of the nexus", func(_ *bench, s, _ *session, _ *request) { s.n.Close(func() {}) }, "aborted"},

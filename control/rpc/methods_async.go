@@ -3,6 +3,7 @@ package rpc
 import (
 	"slices"
 
+	"spindle/control"
 	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 )
@@ -29,7 +30,7 @@ func asyncMethod(name Param, hint string) Method {
 	return Method{
 		Name: "iscsi_target_node_send_async_message", State: Runtime,
 		Params: one(name, Param{Name: "event", Type: String, Required: true, Enum: events, Doc: "what to tell; a connection or session that is said to be dropped is"},
-			number("lun_id", 255, "scsi: the LUN"), number("sense_key", 15, "scsi: sense data"), number("asc", 255, "scsi: sense data"),
+			number("lun_id", control.MaxLUN, "scsi: the LUN"), number("sense_key", 15, "scsi: sense data"), number("asc", 255, "scsi: sense data"),
 			number("ascq", 255, "scsi: sense data"), number("cid", 65535, "drop_connection: its CID"),
 			number("seconds", 65535, "renegotiate: how long the initiator has")),
 		Result: "true", Doc: "Send a node's initiators an Asynchronous Message (RFC 7143, 11.9). SPDK has no such method.",

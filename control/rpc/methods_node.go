@@ -38,7 +38,7 @@ func nodeMethods() []Method {
 				Param{Name: "alias_name", Type: String, Required: true, Doc: "TargetAlias"},
 				maps,
 				Param{Name: "luns", Type: Objects, Required: true, MaxItems: control.MaxLUNsGiven, Doc: "what it serves", Fields: slices.Concat([]Param{
-					{Name: "bdev_name", Type: String, Required: true, Doc: "bdev; LUNs that share one take no reservations, and COMPARE AND WRITE is atomic within each"},
+					{Name: "bdev_name", Type: String, Required: true, Doc: "bdev; LUNs that share one take no reservations, COMPARE AND WRITE, ORWRITE or WRITE ATOMIC"},
 					{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"},
 				}, lunParams)},
 				Param{Name: "queue_depth", Type: Int32, Required: true, Min: 1, Max: 256, Doc: "commands a session may have outstanding"},
@@ -67,7 +67,7 @@ func nodeMethods() []Method {
 		},
 		{
 			Name: "iscsi_target_node_add_lun", Aliases: []string{"target_node_add_lun"}, State: Runtime,
-			Params: slices.Concat(one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev; LUNs that share one take no reservations, and COMPARE AND WRITE is atomic within each"},
+			Params: slices.Concat(one(name, Param{Name: "bdev_name", Type: String, Required: true, Doc: "bdev; LUNs that share one take no reservations, COMPARE AND WRITE, ORWRITE or WRITE ATOMIC"},
 				Param{Name: "lun_id", Type: Int32, Doc: "LUN; the lowest free when not given or -1"}), lunParams),
 			Result: "true", Doc: "Add a LUN to a node, which may be in use.", Hint: hint, bad: invalidParams, fails: invalidParams,
 			run: func(r *request) (any, error) {

@@ -172,6 +172,8 @@ func TestAuthMethods(t *testing.T) {
 		{"iscsi_target_node_request_logout", `{` + node + `,"pg_tag":7}`, "-32602", ""},
 		{"iscsi_target_node_send_async_message", `{` + node + `,"event":"drop_connection","cid":3}`, "true", "async event 2 to iqn.2016-06.io.spdk:disk: {Event:2 LUN:0 Key:0 ASC:0 ASCQ:0 CID:3 Seconds:0}"},
 		{"iscsi_target_node_send_async_message", `{` + node + `,"event":"boo"}`, "-32602", ""},
+		{"iscsi_target_node_send_async_message", `{` + node + `,"event":"scsi","lun_id":16383,"sense_key":6,"asc":42,"ascq":9}`, "true", "async event 0 to iqn.2016-06.io.spdk:disk: {Event:0 LUN:16383 Key:6 ASC:42 ASCQ:9 CID:0 Seconds:0}"},
+		{"iscsi_target_node_send_async_message", `{` + node + `,"event":"scsi","lun_id":16384}`, "-32602", ""},
 		{"iscsi_target_node_request_logout", `{` + node + `}`, "true", "request logout iqn.2016-06.io.spdk:disk"},
 		{"iscsi_target_node_set_alua_state", `{` + node + `,"pg_tag":1,"alua_state":"non_optimized"}`, "true", "state of iqn.2016-06.io.spdk:disk by 1 is non_optimized"},
 		{"iscsi_target_node_set_alua_state", `{` + node + `,"pg_tag":7,"alua_state":"standby"}`, "-32602", ""},

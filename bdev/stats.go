@@ -193,6 +193,17 @@ func (b *Bdev) Stats(mode ResetMode) Stats {
 	return s
 }
 
+// Since is what was counted since the bdev was made, less base; resets do not
+// affect it. Safe from any thread.
+func (b *Bdev) Since(base Stats) Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sum()
+	s.since(&base)
+	s.finish()
+	return s
+}
+
 // newEpoch forgets latency minima and maxima. Preconditions: mu is held.
 func (b *Bdev) newEpoch() {
 	b.epoch.Add(1)

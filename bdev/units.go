@@ -23,7 +23,8 @@ func (b *Bdev) Enter(reserved bool) error {
 	u.mu.Lock()
 	if u.reserved || reserved && u.served > 0 {
 		u.mu.Unlock()
-		return fmt.Errorf("%w: initiators have reservations on a LUN of %s, which another does not know of", ErrClaimed, b.name)
+		return fmt.Errorf("%w: initiators have registered with or reserved a LUN of %s, now or before a restart (--state-dir keeps registrations), and another LUN would not heed that: "+
+			"serve %[2]s as that LUN alone, and have an initiator clear the registrations before you add another", ErrClaimed, b.name)
 	}
 	u.served++
 	u.reserved = reserved

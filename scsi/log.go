@@ -17,8 +17,9 @@ var logPages = [...]byte{logSupported, logWriteErrors, logReadErrors, logProvisi
 
 // Page control of LOG SENSE (SPC-5 §6.13.1).
 const (
-	logThresholds = 0
-	logCumulative = 1
+	logThresholds   = 0
+	logCumulative   = 1
+	logDefaultCount = 3 // default cumulative values
 )
 
 // Parameter control byte: formats of the value (SPC-5 §7.3.2.2.2).
@@ -32,12 +33,8 @@ func prepLogSense(t *Task) Result {
 		return t.badCDB(1, 1)
 	}
 	page, sub := t.CDB[2]&0x3f, t.CDB[3]
-	known := false
-	for _, p := range logPages {
-		known = known || p == page && t.hasLog(p)
-	}
 	switch {
-	case !known:
+	case !t.hasLog(page):
 		return t.badCDB(2, 5)
 	case sub != 0 && (page != logSupported || sub != subpageAll):
 		return t.badCDB(3, wholeByte)
@@ -48,7 +45,14 @@ func prepLogSense(t *Task) Result {
 }
 
 // hasLog tells whether the unit has a page.
-func (t *Task) hasLog(page byte) bool { return page != logProvision || t.View.snap.metered }
+func (t *Task) hasLog(page byte) bool {
+	for _, p := range logPages {
+		if p == page {
+			return page != logProvision || t.View.snap.metered
+		}
+	}
+	return false
+}
 
 // lastLogParameter is the highest parameter code of a page: a PARAMETER POINTER
 // beyond it is refused.
@@ -93,8 +97,63 @@ func (l *logPage) number(v uint64) {
 	l.u64(v)
 }
 
+// logBases are the counts of the bdev when LOG SELECT reset those of a page.
+type logBases struct{ writeErrors, readErrors, statistics bdev.Stats }
+
+// of is the base of a page, nil if it has no counts.
+func (b *logBases) of(page byte) *bdev.Stats {
+	switch page {
+	case logWriteErrors:
+		return &b.writeErrors
+	case logReadErrors:
+		return &b.readErrors
+	case logStatistics:
+		return &b.statistics
+	}
+	return nil
+}
+
+// prepLogSelect checks LOG SELECT (SPC-5 §6.12), which resets counts and does no
+// more: nothing can be set, and nothing is saved.
+func prepLogSelect(t *Task) Result {
+	page, sub, control := t.CDB[2]&0x3f, t.CDB[3], t.CDB[2]>>6
+	reset := t.CDB[1]&0x02 != 0 // PCR
+	switch {
+	case t.CDB[1]&0x01 != 0: // SP
+		return t.badCDB(1, 0)
+	case reset && control&1 == 0: // thresholds
+		return t.badCDB(2, 7)
+	case !t.hasLog(page):
+		return t.badCDB(2, 5)
+	case sub != 0 && sub != subpageAll:
+		return t.badCDB(3, wholeByte)
+	case be.Uint16(t.CDB[7:]) != 0:
+		return t.badCDB(7, wholeByte)
+	}
+	return Ready
+}
+
+// homeLogSelect has the counts of a page start anew, or of all by page 00h. Other
+// nexuses learn of it (SPC-5 §6.12).
+func homeLogSelect(lu *LogicalUnit, t *Task, r *round) {
+	if t.CDB[1]&0x02 == 0 && t.CDB[2]>>6 != logDefaultCount {
+		return // no parameter value was sent
+	}
+	now := lu.bdev.Since(bdev.Stats{})
+	for _, page := range logPages {
+		if named := t.CDB[2] & 0x3f; named != logSupported && named != page {
+			continue
+		}
+		if base := lu.change(r).counts.of(page); base != nil {
+			*base = now
+		}
+	}
+	r.attentionBut(LogParametersChanged, t.Nexus.ID)
+}
+
 // doLogSense makes the page. Counts are those of the bdev, so they last as long
-// as it, and cover every path and every user of it.
+// as it, and cover every path and every user of it; a LOG SELECT resets them for
+// the unit that it is sent to.
 func doLogSense(t *Task) action {
 	p := t.reply()
 	page, sub := t.CDB[2]&0x3f, t.CDB[3]
@@ -133,7 +192,7 @@ func doLogSense(t *Task) action {
 
 // logCounts writes the pages that come from the bdev's statistics.
 func (t *Task) logCounts(l *logPage, page byte) {
-	s := t.View.lu.bdev.Stats(bdev.ResetNone)
+	s := t.View.lu.bdev.Since(*t.View.snap.counts.of(page))
 	r, w := &s.Ops[bdev.Read], &s.Ops[bdev.Write]
 	if page == logStatistics {
 		shift := t.View.snap.shift

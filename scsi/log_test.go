@@ -144,6 +144,64 @@ func TestLogSense(t *testing.T) {
 	}
 }
 
+// TestLogSelect: it has the counts of a page, or of all, start anew, for the unit
+// and for every nexus; others are told.
+func TestLogSelect(t *testing.T) {
+	g := newBench(t, 2)
+	b := g.add(0, newDisk(512, 100, allCaps), LUNOptions{})
+	a, other := g.ready("a", 0), g.ready("other", 1)
+	// count moves data both ways and tells what the pages say of it since.
+	count := func() (read, write, reads uint64) {
+		a.in(0, cdb("28 00 00 00 00 05 00 00 02"), 1024)
+		a.do(0, cdb("2a 00 00 00 00 05 00 00 01"), fill(1, 512), 0)
+		g.turns(2) // statistics are published once a turn
+		value := func(page byte, at int) uint64 {
+			return be.Uint64(other.in(0, []byte{opLogSense, 0, 0x40 | page, 0, 0, 0, 0, 0, 255, 0}, 255)[at:])
+		}
+		total := 4 + 5*12 + 4
+		return value(logReadErrors, total), value(logWriteErrors, total), value(logStatistics, 8)
+	}
+	for _, tc := range []struct {
+		name, cdb, want string
+		told            bool
+		read, write     uint64
+		reads           uint64
+	}{
+		{"nothing", "4c 00 40 00 00 00 00 00 00", "good", false, 1024, 512, 1},
+		{"read errors", "4c 02 43 00 00 00 00 00 00", "good", true, 1024, 1024, 2},
+		{"statistics", "4c 02 59 ff 00 00 00 00 00", "good", true, 2048, 1536, 1},
+		{"a page without counts", "4c 02 4d 00 00 00 00 00 00", "good", true, 3072, 2048, 2},
+		{"all", "4c 02 40 00 00 00 00 00 00", "good", true, 1024, 512, 1},
+		{"default values of all", "4c 00 c0 ff 00 00 00 00 00", "good", true, 1024, 512, 1},
+		{"SP", "4c 03 40 00 00 00 00 00 00", "05/2400", false, 2048, 1024, 2},
+		{"thresholds", "4c 02 00 00 00 00 00 00 00", "05/2400", false, 3072, 1536, 3},
+		{"unknown page", "4c 02 7e 00 00 00 00 00 00", "05/2400", false, 4096, 2048, 4},
+		{"unknown subpage", "4c 02 43 01 00 00 00 00 00", "05/2400", false, 5120, 2560, 5},
+		{"a list", "4c 00 43 00 00 00 00 00 0c", "05/2400", false, 6144, 3072, 6},
+	} {
+		if got := a.do(0, cdb(tc.cdb), fill(0, 12), 0).outcome(); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+		if got := other.do(0, cdb("00"), nil, 0).outcome(); (got == "06/2A02") != tc.told {
+			t.Errorf("%s: the other initiator is told %s", tc.name, got)
+		}
+		if read, write, reads := count(); read != tc.read || write != tc.write || reads != tc.reads {
+			t.Errorf("%s: then %d bytes read, %d written, %d reads", tc.name, read, write, reads)
+		}
+	}
+	if s := b.Stats(bdev.ResetAll); s.Ops[bdev.Read].Ops != 11 {
+		t.Errorf("the bdev counts %d reads", s.Ops[bdev.Read].Ops)
+	}
+	if read, _, _ := count(); read != 7168 {
+		t.Errorf("%d bytes read after a reset of the bdev's statistics", read)
+	}
+	a.pr(prRegister, 0, 0, 1)
+	a.pr(prReserve, 1, 1, 0)
+	if got := other.do(0, cdb("4c 02 40"), nil, 0).outcome(); got != "conflict" {
+		t.Errorf("while another has reserved: %s", got)
+	}
+}
+
 func TestReportIdentity(t *testing.T) {
 	g := newBench(t, 1)
 	g.add(0, newDisk(512, 100, 0), LUNOptions{})

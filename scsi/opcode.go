@@ -26,6 +26,7 @@ const (
 	opWriteSame10        = 0x41
 	opUnmap              = 0x42
 	opSanitize           = 0x48
+	opLogSelect          = 0x4c
 	opLogSense           = 0x4d
 	opModeSelect10       = 0x55
 	opReserve10          = 0x56

@@ -63,6 +63,7 @@ const (
 	DeviceReset             Code = 0x2903
 	NexusLoss               Code = 0x2907
 	ModeParametersChanged   Code = 0x2a01
+	LogParametersChanged    Code = 0x2a02
 	ReservationsPreempted   Code = 0x2a03
 	ReservationsReleased    Code = 0x2a04
 	RegistrationsPreempted  Code = 0x2a05

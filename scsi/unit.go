@@ -35,6 +35,7 @@ type snapshot struct {
 	state     unitState
 	forgives  bool // a SANITIZE that failed may be left: its AUSE bit
 	erased    bool // block erased and not written since: nothing is mapped
+	counts    logBases
 }
 
 // unitState says why a unit is not ready.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"spindle/bdev"
@@ -372,6 +373,28 @@ func TestAPTPLRestart(t *testing.T) {
 	a, _, _ = restart()
 	if _, keys := a.keys(); len(keys) != 0 {
 		t.Errorf("forgotten ones are back: %x", keys)
+	}
+}
+
+// TestKeptAndShared: a bdev whose registrations were kept is one LUN after a
+// restart, whichever of those that are configured comes first, and it is said why.
+func TestKeptAndShared(t *testing.T) {
+	store := &memoryStore{kept: map[string][]byte{}}
+	g := restarted(t, store)
+	if got := g.saves("5f 00 00 00 00 00 00 00 18", prOutList(0, 1, prAPTPL)); got != "good" {
+		t.Fatal(got)
+	}
+	for _, kept := range []int{0, 1} {
+		g := newBench(t, 1)
+		devices := []*Device{NewDevice("iqn.2026-01.test:other", g.Reactors), g.dev, NewDevice("iqn.2026-01.test:third", g.Reactors)}
+		b := bdev.New("disk", bdev.UUID{}, newDisk(512, 100, allCaps))
+		for i, d := range devices[1-kept:][:2] {
+			d.Persist(store, &offload{})
+			_, err := d.AddLUN(g, 3, b, LUNOptions{})
+			if (err == nil) != (i == 0) || err != nil && (!errors.Is(err, bdev.ErrClaimed) || !strings.Contains(err.Error(), "--state-dir")) {
+				t.Errorf("kept by LUN %d, LUN %d: %v", kept, i, err)
+			}
+		}
 	}
 }
 

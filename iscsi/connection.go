@@ -103,6 +103,7 @@ type Connection struct {
 	pingAt  clock.Time
 	n       ConnCounts
 	tally   *tally // of its node; nil before full feature phase
+	marked  uint64 // its work when shard.mark looked
 	refused bool   // its login was
 	closing error
 }
@@ -279,6 +280,12 @@ func (c *Connection) bindOuts() bool {
 	if !ok {
 		return false
 	}
+	c.bind(b)
+	return true
+}
+
+// bind has the connection's Outs lie in b.
+func (c *Connection) bind(b mem.Ref) {
 	c.slots, c.freeOuts, c.outCount = b, nil, 0
 	for i := range c.outs {
 		m := &c.outs[i]
@@ -288,7 +295,6 @@ func (c *Connection) bindOuts() bool {
 		m.next, c.freeOuts = c.freeOuts, m
 		c.outCount++
 	}
-	return true
 }
 
 // Closed implements Handler: the transport is done with the connection.

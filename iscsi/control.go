@@ -328,6 +328,7 @@ func (e *Engine) AddLUN(c reactor.Caller, name string, l LUN) error {
 	if slices.ContainsFunc(n.cfg.LUNs, func(o LUN) bool { return o.ID == l.ID }) {
 		return fmt.Errorf("node %s LUN %d: %w", name, l.ID, ErrExists)
 	}
+	defer e.still(c)()
 	if _, err := n.dev.AddLUN(c, l.ID, l.Bdev, l.options()); err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
@@ -343,6 +344,7 @@ func (e *Engine) RemoveLUN(c reactor.Caller, name string, id uint16) error {
 	if n == nil || !slices.ContainsFunc(n.cfg.LUNs, func(o LUN) bool { return o.ID == id }) {
 		return fmt.Errorf("node %s LUN %d: %w", name, id, ErrNotFound)
 	}
+	defer e.still(c)()
 	if err := n.dev.RemoveLUN(c, id); err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
@@ -403,6 +405,7 @@ func (e *Engine) RemoveMaps(name string, maps []Map) error {
 
 // Connections describes every connection, by reactor and age.
 func (e *Engine) Connections(c reactor.Caller) []ConnInfo {
+	defer e.still(c)()
 	var list []ConnInfo
 	for _, sh := range e.shards {
 		c.Await(sh.r, func(done func()) {
@@ -501,10 +504,12 @@ func (e *Engine) Shutdown(c reactor.Caller, grace time.Duration) {
 	all := func(*Session) bool { return true }
 	r := e.registry.r
 	c.Await(r, func(done func()) {
+		r.Disarm(&e.registry.tick)
 		e.registry.each(all, func(s *Session) { s.askLogout(uint16(grace / time.Second)) })
 		e.waitEmpty(r.Now().Add(grace), done)
 	})
 	e.endSessions(c, all, errShutdown)
+	e.still(c)() // a move that was under way has given back what it had
 }
 
 // waitEmpty calls done when no session is left, or at the deadline.

@@ -42,6 +42,8 @@ type Config struct {
 	// Held: portals listen, but connections wait for Open, so that nobody is
 	// told that a node does not exist while the configuration is loaded.
 	Held bool
+	// Balance, if set, has sessions over TCP move between reactors while they run.
+	Balance Balancer
 	// Reservations keeps what units are told to keep over power loss: persistent
 	// reservations (APTPL), saved mode pages, identifying information. It is written
 	// through Offload; without it all of these are refused.
@@ -90,6 +92,8 @@ type Stats struct {
 	SNACKs         atomic.Uint64
 	RecoveryR2Ts   atomic.Uint64 // R2Ts for Data-Out that was dropped
 	Reassigned     atomic.Uint64 // tasks that another connection took over
+	Moves          atomic.Uint64 // sessions that went to another reactor
+	MovesGivenUp   atomic.Uint64 // and those that stayed: never at rest, or no room for them
 }
 
 // Defaults are the options a target starts with; where SPDK has the option, its default.
@@ -155,5 +159,6 @@ func New(c Config) *Engine {
 	}
 	e.registry = newRegistry(e, c.Reactors[0])
 	e.inventory.Store(&inventory{opt: c.Options})
+	e.registry.startBalance(c.Balance)
 	return e
 }

@@ -98,6 +98,8 @@ func (e *Engine) Counters() []Counter {
 		{"snacks", s.SNACKs.Load()},
 		{"recovery_r2ts", s.RecoveryR2Ts.Load()},
 		{"tasks_reassigned", s.Reassigned.Load()},
+		{"sessions_moved", s.Moves.Load()},
+		{"session_moves_given_up", s.MovesGivenUp.Load()},
 	}
 	for l := range e.limits {
 		list = append(list, Counter{"limit_" + limitNames[l], e.limits[l].hits.Load()})

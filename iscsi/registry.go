@@ -30,6 +30,9 @@ type regEntry struct {
 	pinned  bool             // the transport chose r and counts its load
 	ending  bool
 	gone    []func() // told when it has ended
+
+	moving   bool     // on its way to another reactor, or about to be
+	deferred []func() // what waits for that, for its session
 }
 
 // registration is a login that asks for its session.
@@ -51,6 +54,14 @@ type registry struct {
 	byKey   map[nexusKey]*regEntry
 	byTSIH  map[uint16]*regEntry
 	last    uint16
+
+	// Sessions that move from reactor to reactor; without a policy they stay.
+	policy  Balancer
+	tick    reactor.Timer
+	order   Order    // of the policy, about to be carried out
+	move    *move    // the one under way
+	holders int      // who needs the sessions to stay
+	onStill []func() // those that wait for the move to end
 }
 
 func newRegistry(e *Engine, r *reactor.Reactor) *registry {
@@ -95,7 +106,7 @@ func (g *registry) join(q *registration, tsih uint16) {
 	case g.e.down.Load():
 		q.answer(pdu.LoginUnavailable, "target is shutting down")
 	default:
-		post(en.r, func() { en.s.join(q) })
+		g.to(en, func() { en.s.join(q) })
 	}
 }
 
@@ -107,7 +118,7 @@ func (g *registry) enter(q *registration) {
 	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load(), g.e.inventory.Load().portalGroup(q.key.portalTag) == nil:
 		q.answer(pdu.LoginTargetRemoved, "target is being removed")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID && q.s.user != old.s.user && g.proven(old.s):
-		post(old.r, old.s.prove)
+		g.to(old, old.s.prove)
 		q.answer(pdu.LoginForbidden, "not who began the session it would replace")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
 		g.e.Stats.Reinstatements.Add(1)
@@ -212,7 +223,7 @@ func (g *registry) kill(en *regEntry, why error) {
 	}
 	en.ending = true
 	s := en.s
-	post(en.r, func() {
+	g.to(en, func() {
 		switch {
 		case !s.arrived:
 			s.killed = true
@@ -275,7 +286,7 @@ func (g *registry) end(match func(*Session) bool, why error, done func()) {
 func (g *registry) each(match func(*Session) bool, fn func(*Session)) {
 	for _, en := range g.entries {
 		if s := en.s; match(s) {
-			post(en.r, func() {
+			g.to(en, func() {
 				if s.conn != nil && !s.ending {
 					fn(s)
 				}

@@ -354,6 +354,7 @@ func (e *Engine) NodeStats(c reactor.Caller, name string) ([]NodeStats, error) {
 		}
 		list[i] = *newNodeStats(name)
 	}
+	defer e.still(c)()
 	for _, sh := range e.shards {
 		c.Await(sh.r, func(done func()) {
 			for i, n := range nodes {

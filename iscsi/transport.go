@@ -53,6 +53,23 @@ type Placer interface {
 	Place(least *reactor.Reactor) *reactor.Reactor
 }
 
+// A Mover is a Conn that may go to another reactor in full feature phase.
+type Mover interface {
+	// Reserve makes room on r for the connection; Move to r uses it, and cannot
+	// fail. Preconditions: runs on r, the connection is on another reactor.
+	Reserve(r *reactor.Reactor) error
+	// Unreserve gives that up. Preconditions: runs on r.
+	Unreserve(r *reactor.Reactor)
+	// Rest stops receiving and calls done at the end of a turn, again and again,
+	// once nothing comes any more; what has come went to the Handler. quiet says
+	// that nothing is left of it, nor anything to send. Done may then Move the
+	// connection, and says so, or have it Rise. A connection that closes has no
+	// done.
+	Rest(done func(quiet bool) (gone bool))
+	// Rise receives again.
+	Rise()
+}
+
 // Params are the results of negotiation that a transport needs to move PDUs.
 type Params struct {
 	HeaderDigest, DataDigest bool
@@ -93,7 +110,8 @@ type Conn interface {
 	// elsewhere f is valid during the call only.
 	Fetch(f *Fetch)
 	// Move takes the connection to r and calls moved there, with an error when r
-	// has no memory for it. Preconditions: login mode, nothing queued or received.
+	// has no memory for it. Preconditions: login mode, nothing queued or received;
+	// or as Mover has it.
 	Move(r *reactor.Reactor, moved func(error))
 	// Provision tells what full feature phase will be like before the final Login
 	// Response is queued, so that there is a place for what may come right after

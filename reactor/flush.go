@@ -11,6 +11,9 @@ type FlushNode struct {
 	queued bool
 }
 
+// Queued tells whether n waits for the end of a turn.
+func (n *FlushNode) Queued() bool { return n.queued }
+
 type flushList struct{ head, tail *FlushNode }
 
 // NeedFlush has n.To flushed once at the end of this turn, in order of request.

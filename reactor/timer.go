@@ -13,6 +13,9 @@ type Timer struct {
 // Armed tells whether the timer will fire.
 func (t *Timer) Armed() bool { return t.index != 0 }
 
+// Due is when an armed timer fires.
+func (t *Timer) Due() clock.Time { return t.at }
+
 // Arm sets t to fire at the first turn at or after at; an armed timer is moved.
 // Preconditions: runs on the owning reactor.
 func (r *Reactor) Arm(t *Timer, at clock.Time) {

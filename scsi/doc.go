@@ -22,6 +22,7 @@
 //	          commands that overlap park on their views, older ones are waited for
 //	watch.go  how a view waits for tasks to leave
 //	manage.go task management: rounds that abort, time-boxed
+//	move.go   a nexus goes to another reactor
 //
 // What follows from shared state and may refuse a command is a bit in a byte of
 // its I_T_L nexus (ua.go): reservations (prout.go, prregister.go; kept over power

@@ -28,6 +28,7 @@ const (
 	callWiped                   // SANITIZE has ended
 	callPorts                   // control changed the target ports
 	callSoil                    // an erased unit is about to be written
+	callPass                    // answered at once: rounds before it have been posted
 )
 
 // homeCall is a request of a view to home, and its answer. It is embedded in
@@ -41,7 +42,7 @@ type homeCall struct {
 	back bool // on its way back
 
 	task    *Task  // callCommand, callHold
-	itl     *ITL   // callLost
+	itl     *ITL   // callLost, callPass
 	reset   *reset // callReset
 	want    bool   // callLink
 	bounced bool   // answer: not done, ask again
@@ -173,6 +174,9 @@ func (lu *LogicalUnit) receive(c *homeCall) {
 	switch c.kind {
 	case callLink:
 		lu.linkView(c)
+		return
+	case callPass:
+		lu.answer(c)
 		return
 	case callHold:
 		lu.requestHold(c)

@@ -61,6 +61,7 @@ func (n *Nexus) Manage(m *Management) {
 	x := &reset{n: n, m: m, fn: m.Fn}
 	x.timer.Fire = x.expired
 	n.managing++
+	n.resets++
 	if m.Fn != FnTargetWarmReset && m.Fn != FnTargetColdReset {
 		if m.Fn == FnAbortTask && m.Ref != nil {
 			x.itl = m.Ref.itl
@@ -212,6 +213,7 @@ func (x *reset) unfence() {
 
 // finish ends the function, now or after its time box.
 func (x *reset) finish(resp uint8) {
+	x.n.resets--
 	if x.m == nil {
 		x.unfence()
 		return

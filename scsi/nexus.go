@@ -31,6 +31,7 @@ type Nexus struct {
 	tasks    int    // between Begin and End
 	losing   int    // calls home that end what RESERVE holds
 	managing int    // task management functions not answered
+	resets   int    // those at work, answered or not
 	closed   func() // set by Close: told when all of these are 0
 	leaving  bool   // the calls home are made
 }
@@ -107,15 +108,20 @@ func (n *Nexus) attach(lun int) *ITL {
 	}
 	i := &ITL{nexus: n, view: v}
 	i.queueUA(PowerOnReset)
-	if lun < len(n.near) {
+	n.place(i)
+	return i
+}
+
+// place has the nexus use the view of i.
+func (n *Nexus) place(i *ITL) {
+	if lun := int(i.view.lu.lun); lun < len(n.near) {
 		n.near[lun] = i
 	} else {
 		n.far = append(n.far, i)
 		sort.Slice(n.far, func(a, b int) bool { return n.far[a].view.lu.lun < n.far[b].view.lu.lun })
 	}
 	n.all = append(n.all, i)
-	v.addITL(i)
-	return i
+	i.view.addITL(i)
 }
 
 // detach forgets the I_T_L nexus of a unit that goes away.

@@ -37,7 +37,8 @@ type ITL struct {
 	ua      [MaxUA]Code
 	copying uint8 // EXTENDED COPYs at work
 	copies  []copyRecord
-	lost    homeCall // tells home that the nexus ended
+	lost    homeCall // tells home that the nexus ended, or passes by it
+	move    *move    // that it passes by for
 }
 
 // queueUA establishes a unit attention condition, reported in order (SAM-5 §5.14).

@@ -382,6 +382,9 @@ func (v *View) answered(c *homeCall) {
 	case callReset:
 		c.reset.unitDone()
 		return
+	case callPass:
+		c.itl.move.passed()
+		return
 	case callLost:
 		c.itl.nexus.losing--
 		c.itl.nexus.side.kick()

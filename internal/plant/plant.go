@@ -114,6 +114,9 @@ const (
 	ModesUnsaved           // SP is not heeded
 	ModesUnkept            // ... by what starts anew
 	IdentityUnkept         // identifying information ends with the unit
+	MovedUntold            // a unit attention is lost when its nexus moves to another reactor
+	MovedEarly             // a session moves with tasks outstanding
+	MovedForgotten         // what waits for a session that moves is forgotten
 	NumBugs
 )
 
@@ -137,6 +140,7 @@ var names = [NumBugs]string{
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
 	"capacity untold", "list untold", "terminated untold", "modes unsaved", "modes unkept", "identity unkept",
+	"moved untold", "moved early", "moved forgotten",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -227,6 +227,8 @@ const (
 	DevicesRemoved
 	PortalsToggled
 	AddressChanges
+	SessionsMoved
+	SessionsStayed
 	numStates
 )
 
@@ -253,7 +255,7 @@ var stateNames = [numStates]string{
 	"DataDigests", "SessionsLost", "Kills", "PowerFailures", "FailedDisks", "Reconfigurations", "LUNsAdded",
 	"LUNsRemoved", "Resizes", "ResizesSeen", "CapacitiesRead", "Moves", "Sleeps", "MixedBlocks", "Searches",
 	"DialsRDMA", "RejectedRDMA", "LoginsRDMA", "Invalidating", "WholeBuffers", "ReadsRDMA", "WritesRDMA", "DevicesRemoved",
-	"PortalsToggled", "AddressChanges",
+	"PortalsToggled", "AddressChanges", "SessionsMoved", "SessionsStayed",
 }
 
 func (s State) String() string { return stateNames[s] }

@@ -48,7 +48,8 @@
 // no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its
 // window lets come and keeps to the RDMA READs its peer serves, and that a
-// removed device is let go in time; no reactor sleeps over its work; no turn is
+// removed device is let go in time; no reactor sleeps over its work, and sessions go from one to another in half of the
+// runs that have several; no turn is
 // without bound; and in the end every buffer, descriptor and session is home.
 //
 // Threading: a Machine and its runs belong to one goroutine; several Machines

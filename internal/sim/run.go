@@ -50,6 +50,7 @@ type run struct {
 	conns   map[int]*initiator // by number of the World's connection
 	nexuses []nexusName        // by the number that the model gives them
 	store   *store
+	mover   *mover // nil: sessions stay on their reactors
 	auth    authState
 	notices
 	seen    []value        // scratch: what a READ saw

@@ -112,6 +112,7 @@ func (s *run) draw() {
 	p.deedEvery = pick(r, 0, 20, 60, 60)
 	p.ported, p.sanitized = r.IntN(5) == 0, r.IntN(3) == 0
 	p.storeFails = !s.cfg.Calm && r.IntN(4) == 0
+	s.drawMover()
 	s.w = simring.New(s.drawWorld())
 	s.w.Trace = s.observe
 	s.portals = []portal{
@@ -286,7 +287,7 @@ func (s *run) start() {
 	}
 	s.tcp = tcp.New(s.w, s.reactors, tcp.Options{Listen: s.plan.listen})
 	cfg := iscsi.Config{Reactors: s.reactors, Transport: s.tcp, Entropy: newEntropy(s), Options: s.plan.options, Log: s.logger(),
-		Reservations: s.store, Offload: offload{s}}
+		Reservations: s.store, Offload: offload{s}, Balance: s.balancer()}
 	if s.fab.w != nil {
 		cfg.ISER = s.fab.start()
 	}

@@ -57,6 +57,8 @@ type Options struct {
 	Entropy io.Reader
 	Log     *slog.Logger
 	Held    bool // connections wait for Engine.Open
+	// Balance has sessions move between reactors.
+	Balance iscsi.Balancer
 }
 
 // Target is a target under test.
@@ -137,7 +139,7 @@ func New(t testing.TB, o Options) *Target {
 		}
 	}
 	g.TCP = tcp.New(g.World, g.Reactors, tcp.Options{})
-	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log, Held: o.Held}
+	c := iscsi.Config{Reactors: g.Reactors, Transport: g.TCP, Entropy: o.Entropy, Options: *o.Engine, Log: o.Log, Held: o.Held, Balance: o.Balance}
 	if c.Entropy == nil {
 		c.Entropy = new(entropy)
 	}

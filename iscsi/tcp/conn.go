@@ -64,6 +64,8 @@ type Conn struct {
 	starving bool
 	moved    func(error)
 	moveMsg  reactor.Msg
+	next     berth // reserved on the reactor that it may move to
+	resting  func(quiet bool) (gone bool)
 }
 
 func newConn(t *Transport, r *reactor.Reactor, fd int) *Conn {
@@ -96,18 +98,19 @@ func (c *Conn) Start(h iscsi.Handler, seq *iscsi.Sequence) error {
 
 // settle gives the connection its place on its reactor.
 func (c *Conn) settle() error {
-	b, ok := c.r.Arena.Alloc(blockSize)
-	if !ok {
-		return errNoMemory
+	b := c.next
+	if c.next = (berth{}); b.block.Empty() {
+		var err error
+		if b, err = c.berth(c.r); err != nil {
+			return err
+		}
 	}
-	f, err := c.r.Ring.Install(c.fd)
-	if err != nil {
-		c.r.Arena.Free(b)
-		return fmt.Errorf("install connection: %w", err)
-	}
-	c.block, c.file = b, f
+	c.block, c.file = b.block, b.file
 	c.src = c.r.Register(c)
-	c.tx.msg = ring.Msg{Ref: b.Slice(ownSlots*slotSize, blockSize-ownSlots*slotSize)}
+	c.tx.msg = ring.Msg{Ref: c.block.Slice(ownSlots*slotSize, blockSize-ownSlots*slotSize)}
+	if c.stream {
+		c.zc = c.t.zeroCopier(c.r, &c.p)
+	}
 	return nil
 }
 
@@ -171,6 +174,7 @@ func (c *Conn) Complete(arg uint32, e ring.CQE) {
 		c.sent(e.Res)
 	case opCancel:
 		c.rx.cancelled = false
+		c.wakeRest()
 		c.rx.limit() // the receive it found may have been one that had ended
 	case opShutdown:
 	default:

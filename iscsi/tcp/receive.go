@@ -183,7 +183,7 @@ func (x *receiver) loginDone() {
 // armRecv starts the multishot receive unless it runs, must not, or has to wait.
 func (c *Conn) armRecv() {
 	x := &c.rx
-	if x.armed || c.closing || c.dead || c.starving || x.blocked || x.bufN >= MaxHeldBuffers {
+	if x.armed || c.closing || c.dead || c.starving || c.resting != nil || x.blocked || x.bufN >= MaxHeldBuffers {
 		return
 	}
 	g, err := c.t.shards[c.r.ID].receiveGroup()
@@ -206,6 +206,7 @@ func (x *receiver) streamed(e ring.CQE) {
 	c := x.c
 	if e.Flags&ring.FlagMore == 0 {
 		x.armed = false
+		c.wakeRest()
 	}
 	if e.Flags&ring.FlagBuffer != 0 {
 		c.t.shards[c.r.ID].out++

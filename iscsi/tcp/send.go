@@ -106,6 +106,9 @@ func (c *Conn) Flush() {
 		return
 	}
 	if c.stream && !c.rx.armed {
+		if c.resting != nil && c.rested() {
+			return
+		}
 		c.armRecv()
 	}
 	x := &c.tx

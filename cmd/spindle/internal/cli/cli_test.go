@@ -49,7 +49,7 @@ func TestRun(t *testing.T) {
 		{"cores", []string{"serve", "--cores", "x"}, exitUsage, "", "0-1"},
 		{"mem", []string{"serve", "--mem", "much"}, exitUsage, "", "512M"},
 		{"too little mem", []string{"serve", "--mem", "1M", "--no-rpc"}, exitError, "", "each needs 32 MiB"},
-		{"placement", []string{"serve", "--tcp-placement", "moon"}, exitUsage, "", "load or queue"},
+		{"placement", []string{"serve", "--tcp-placement", "moon"}, exitUsage, "", "load, queue or pack"},
 		{"busy poll", []string{"serve", "--busy-poll", "5000"}, exitUsage, "", "at most 1000"},
 		{"zero copy", []string{"serve", "--tcp-zero-copy", "12"}, exitUsage, "", "from 4K on"},
 		{"idle", []string{"serve", "--idle", "never"}, exitUsage, "", "adaptive, poll or interrupt"},

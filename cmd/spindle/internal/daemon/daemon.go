@@ -72,6 +72,7 @@ type Options struct {
 	ZeroCopy    uint32 // bytes of a message from which on it is sent without a copy; 0 always copies
 	BusyPollUS  uint32 // microseconds that a reactor polls device queues before it sleeps; 0 sleeps at once
 	ByQueue     bool   // place connections by the device queue they come by
+	Pack        bool   // sessions move to as few reactors as serve them
 	Malloc      uint64 // bytes of a disk to serve at once; 0 is none
 	Listen      string // address to serve it on
 	ISER        bool   // over RDMA too
@@ -140,6 +141,7 @@ func (d *Daemon) build() error {
 		Held:         true,
 		Entropy:      rand.Reader,
 		Options:      iscsi.Defaults(),
+		Balance:      d.balancer(),
 		Log:          d.opt.Log.Logger("iscsi"),
 	})
 	m, err := modules(space, kernel, len(d.reactors))
@@ -164,6 +166,14 @@ func (d *Daemon) tcpOptions() tcp.Options {
 		o.Incoming = uring.Kernel{}.Incoming
 	}
 	return o
+}
+
+// balancer has sessions move between reactors; nil leaves them where they are.
+func (d *Daemon) balancer() iscsi.Balancer {
+	if !d.opt.Pack {
+		return nil
+	}
+	return &iscsi.Packer{SpreadOnly: d.opt.Idle == reactor.Poll}
 }
 
 // reservations opens the place where persistent reservations are kept; nil is none.

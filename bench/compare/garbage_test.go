@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"spindle/internal/testbed"
 )
 
 // chatter is a control plane that answers every request and collects its garbage
@@ -27,18 +28,7 @@ func (c *chatter) said() string {
 
 func (c *chatter) serve(t *testing.T) *caller {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
+	socket := testbed.Socket(t, func(conn net.Conn) {
 		buf, open := make([]byte, 64<<10), 0
 		for {
 			n, err := conn.Read(buf)
@@ -53,7 +43,7 @@ func (c *chatter) serve(t *testing.T) *caller {
 				return
 			}
 		}
-	}()
+	})
 	k, err := newCaller(socket)
 	if err != nil {
 		t.Fatal(err)

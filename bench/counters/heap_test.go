@@ -5,27 +5,17 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"spindle/internal/testbed"
 )
 
 // teller answers each request with what the next of its answers is, on one
 // connection.
 func teller(t *testing.T, answer func(n int) string) (socket string) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
+	socket = testbed.Socket(t, func(conn net.Conn) {
 		in := json.NewDecoder(conn)
 		for n := 0; ; n++ {
 			var request struct{ Method string }
@@ -36,7 +26,7 @@ func teller(t *testing.T, answer func(n int) string) (socket string) {
 				return
 			}
 		}
-	}()
+	})
 	return socket
 }
 

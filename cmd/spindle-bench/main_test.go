@@ -15,6 +15,7 @@ import (
 
 	"spindle/bench/counters"
 	"spindle/bench/limit"
+	"spindle/internal/testbed"
 )
 
 // call runs a command line within this process.
@@ -134,18 +135,7 @@ func TestRun(t *testing.T) {
 // and collects them, between the last two times that it is asked.
 func heapTeller(t *testing.T) (socket string) {
 	t.Helper()
-	socket = filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
+	socket = testbed.Socket(t, func(conn net.Conn) {
 		in := json.NewDecoder(conn)
 		for objects, collections, n := 0, 0, 0; ; n++ {
 			var request any
@@ -157,7 +147,7 @@ func heapTeller(t *testing.T) (socket string) {
 			}
 			fmt.Fprintf(conn, `{"result":{"tick_rate":1000,"objects":%d,"bytes":%d,"collections":%d,"paused":%d}}`+"\n", objects, 8*objects, collections, 7*collections)
 		}
-	}()
+	})
 	return socket
 }
 

@@ -186,6 +186,35 @@ func TestLateView(t *testing.T) {
 	}
 }
 
+// TestViewComesBack: a nexus that comes to a view which home has forgotten waits
+// for it to be active again, although the answer that says so has not come yet.
+func TestViewComesBack(t *testing.T) {
+	g := newBench(t, 2)
+	d := newDisk(512, 100, allCaps)
+	g.add(0, d, LUNOptions{})
+	home, last := g.ready("a", 0), g.ready("b", 1)
+	closed := false
+	last.n.Close(func() { closed = true })
+	for !closed {
+		g.Reactors[1].Turn(0)
+	}
+	g.Reactors[0].Turn(0) // forgets the view; the answer is on its way
+	next := g.session("c", 1)
+	next.start(0, cdb("00"), nil, 0, AttrSimple)
+	d.stuck = true
+	c := home.issue(caw5, append(fill(0, 512), fill(2, 512)...))
+	w := next.issue(write5, fill(1, 512))
+	if len(d.fly) != 1 {
+		t.Fatalf("%d in the backend while COMPARE AND WRITE runs", len(d.fly))
+	}
+	d.stuck = false
+	d.finish()
+	g.turns(8)
+	if c.outcome() != "good" || !w.done || w.outcome() != "good" || d.data[5*512] != 1 {
+		t.Errorf("caw %s, write %v %s, block %d", c.outcome(), w.done, w.outcome(), d.data[5*512])
+	}
+}
+
 // TestOrdered: an ORDERED command waits for older ones and newer ones wait for it.
 func TestOrdered(t *testing.T) {
 	g, d, s := trio(t)

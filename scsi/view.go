@@ -107,6 +107,10 @@ func (v *View) relink() {
 	}
 	v.linking = true
 	v.link.want = want
+	if !want { // who comes before the answer does finds a view that home does not tell of holds
+		v.active = false
+		v.regard()
+	}
 	v.call(&v.link, callLink)
 }
 
@@ -114,7 +118,10 @@ func (v *View) relink() {
 func (v *View) linked() {
 	v.linking = false
 	v.active = v.link.want
-	v.snap, v.link.snap = v.link.snap, nil
+	if v.link.snap.gen > v.snap.gen {
+		v.snap = v.link.snap
+	}
+	v.link.snap = nil
 	for _, i := range v.itls {
 		i.regate()
 	}

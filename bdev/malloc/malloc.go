@@ -23,10 +23,16 @@ import (
 // of a few hundred small I/Os.
 const piece = 512 << 10
 
-// streamFrom is the size in bytes of writes that go past the caches: so much is
-// seldom read again before it would have left them, and what is there, receive
-// buffers first of all, stays.
-const streamFrom = 64 << 10
+// Writes of streamFrom bytes and more go past the caches: the lines need not be
+// read first, and what is there, receive buffers first of all, stays. A device of up
+// to cached bytes may well lie in the caches whole, where its blocks are read again
+// and written over sooner than they would be in memory: there it is only for writes
+// so large that they would leave the caches before that.
+const (
+	streamFrom       = 4 << 10
+	streamFromCached = 64 << 10
+	cached           = 32 << 20
+)
 
 // Config makes a Device.
 type Config struct {
@@ -89,7 +95,11 @@ func (d *Device) Region() *mem.Region { return d.region }
 
 // Open implements bdev.Device.
 func (d *Device) Open(r *reactor.Reactor) (bdev.Channel, error) {
-	c := &channel{r: r, region: d.region, blockSize: uint64(d.Info().BlockSize)}
+	info := d.Info()
+	c := &channel{r: r, region: d.region, blockSize: uint64(info.BlockSize), streamFrom: streamFrom}
+	if info.Blocks*c.blockSize <= cached {
+		c.streamFrom = streamFromCached
+	}
 	c.timer.Fire = c.step
 	if d.tuples != nil {
 		return &protected{channel: c, tuples: d.tuples}, nil
@@ -110,6 +120,8 @@ type channel struct {
 	r         *reactor.Reactor
 	region    *mem.Region
 	blockSize uint64
+	// streamFrom is the size in bytes of writes that go past the caches.
+	streamFrom uint64
 
 	// Long clears, oldest first; the oldest has cleared done bytes.
 	head, tail *bdev.IO
@@ -136,7 +148,7 @@ func (c *channel) Submit(io *bdev.IO) bdev.Status {
 		if plant.On(plant.LostWrite) && io.LBA%16 == 5 {
 			break
 		}
-		if to := c.region.Ref(off, uint32(n)).Bytes(); n >= streamFrom {
+		if to := c.region.Ref(off, uint32(n)).Bytes(); n >= c.streamFrom {
 			sys.Stream(to, io.Data.Bytes())
 		} else {
 			copy(to, io.Data.Bytes())

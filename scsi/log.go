@@ -116,13 +116,10 @@ func (b *logBases) of(page byte) *bdev.Stats {
 // prepLogSelect checks LOG SELECT (SPC-5 §6.12), which resets counts and does no
 // more: nothing can be set, and nothing is saved.
 func prepLogSelect(t *Task) Result {
-	page, sub, control := t.CDB[2]&0x3f, t.CDB[3], t.CDB[2]>>6
-	reset := t.CDB[1]&0x02 != 0 // PCR
+	page, sub := t.CDB[2]&0x3f, t.CDB[3]
 	switch {
 	case t.CDB[1]&0x01 != 0: // SP
 		return t.badCDB(1, 0)
-	case reset && control&1 == 0: // thresholds
-		return t.badCDB(2, 7)
 	case !t.hasLog(page):
 		return t.badCDB(2, 5)
 	case sub != 0 && sub != subpageAll:
@@ -133,22 +130,27 @@ func prepLogSelect(t *Task) Result {
 	return Ready
 }
 
-// homeLogSelect has the counts of a page start anew, or of all by page 00h. Other
-// nexuses learn of it (SPC-5 §6.12).
+// homeLogSelect has the counts of a page start anew, or of all by page 00h without a
+// subpage. Other nexuses learn of it. PCR resets whatever PC is (SPC-5 §6.12).
 func homeLogSelect(lu *LogicalUnit, t *Task, r *round) {
 	if t.CDB[1]&0x02 == 0 && t.CDB[2]>>6 != logDefaultCount {
 		return // no parameter value was sent
 	}
-	now := lu.bdev.Since(bdev.Stats{})
+	named, sub := t.CDB[2]&0x3f, t.CDB[3]
+	bases := lu.current.counts
+	found := false
 	for _, page := range logPages {
-		if named := t.CDB[2] & 0x3f; named != logSupported && named != page {
+		if page != named && (named != logSupported || sub != 0) {
 			continue
 		}
-		if base := lu.change(r).counts.of(page); base != nil {
-			*base = now
+		if base := bases.of(page); base != nil {
+			*base, found = lu.bdev.Since(bdev.Stats{}), true
 		}
 	}
-	r.attentionBut(LogParametersChanged, t.Nexus.ID)
+	if found {
+		lu.change(r).counts = bases
+		r.attentionBut(LogParametersChanged, t.Nexus.ID)
+	}
 }
 
 // doLogSense makes the page. Counts are those of the bdev, so they last as long

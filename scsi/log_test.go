@@ -170,11 +170,12 @@ func TestLogSelect(t *testing.T) {
 		{"nothing", "4c 00 40 00 00 00 00 00 00", "good", false, 1024, 512, 1},
 		{"read errors", "4c 02 43 00 00 00 00 00 00", "good", true, 1024, 1024, 2},
 		{"statistics", "4c 02 59 ff 00 00 00 00 00", "good", true, 2048, 1536, 1},
-		{"a page without counts", "4c 02 4d 00 00 00 00 00 00", "good", true, 3072, 2048, 2},
+		{"a page without counts", "4c 02 4d 00 00 00 00 00 00", "good", false, 3072, 2048, 2},
 		{"all", "4c 02 40 00 00 00 00 00 00", "good", true, 1024, 512, 1},
-		{"default values of all", "4c 00 c0 ff 00 00 00 00 00", "good", true, 1024, 512, 1},
-		{"SP", "4c 03 40 00 00 00 00 00 00", "05/2400", false, 2048, 1024, 2},
-		{"thresholds", "4c 02 00 00 00 00 00 00 00", "05/2400", false, 3072, 1536, 3},
+		{"default values of all", "4c 00 c0 00 00 00 00 00 00", "good", true, 1024, 512, 1},
+		{"all, and PC says thresholds", "4c 02 00 00 00 00 00 00 00", "good", true, 1024, 512, 1},
+		{"page 00h and its subpages", "4c 02 40 ff 00 00 00 00 00", "good", false, 2048, 1024, 2},
+		{"SP", "4c 03 40 00 00 00 00 00 00", "05/2400", false, 3072, 1536, 3},
 		{"unknown page", "4c 02 7e 00 00 00 00 00 00", "05/2400", false, 4096, 2048, 4},
 		{"unknown subpage", "4c 02 43 01 00 00 00 00 00", "05/2400", false, 5120, 2560, 5},
 		{"a list", "4c 00 43 00 00 00 00 00 0c", "05/2400", false, 6144, 3072, 6},
@@ -189,7 +190,7 @@ func TestLogSelect(t *testing.T) {
 			t.Errorf("%s: then %d bytes read, %d written, %d reads", tc.name, read, write, reads)
 		}
 	}
-	if s := b.Stats(bdev.ResetAll); s.Ops[bdev.Read].Ops != 11 {
+	if s := b.Stats(bdev.ResetAll); s.Ops[bdev.Read].Ops != 12 {
 		t.Errorf("the bdev counts %d reads", s.Ops[bdev.Read].Ops)
 	}
 	if read, _, _ := count(); read != 7168 {

@@ -71,7 +71,9 @@ func (s *Session) sendAsync(m *AsyncMessage) {
 			if c.phase == phaseFull {
 				c.async(m.Event, k.cid, q.time2Wait, q.time2Retain)
 			}
-			k.retire(errOrdered)
+			if !plant.On(plant.DropForgotten) {
+				k.retire(errOrdered)
+			}
 		}
 	case pdu.AsyncDropSession:
 		s.fail()

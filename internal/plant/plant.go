@@ -117,6 +117,7 @@ const (
 	MovedUntold            // a unit attention is lost when its nexus moves to another reactor
 	MovedEarly             // a session moves with tasks outstanding
 	MovedForgotten         // what waits for a session that moves is forgotten
+	DropForgotten          // a connection is said to be dropped, and is not
 	NumBugs
 )
 
@@ -140,7 +141,7 @@ var names = [NumBugs]string{
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
 	"capacity untold", "list untold", "terminated untold", "modes unsaved", "modes unkept", "identity unkept",
-	"moved untold", "moved early", "moved forgotten",
+	"moved untold", "moved early", "moved forgotten", "drop forgotten",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -101,6 +101,7 @@ const (
 	Redirections
 	LoginsRedirected
 	AsyncMessages
+	ConnectionsDropped
 	FastAborts
 	FastAbortsDue
 	SessionsDropped
@@ -239,7 +240,7 @@ var stateNames = [numStates]string{
 	"ConnectionsJoined", "ConnectionsReplaced", "ConnectionsLoggedOut", "ConnectionsLoggedOutByOthers", "ConnectionsAdrift",
 	"ConnectionsTooMany", "SessionsFailed", "GapsPlugged",
 	"LiveSends", "LiveCopies", "DataSNACKs", "StatusSNACKs", "DataACKs", "CopiesReceived", "SNACKsRefused", "DataSpoiled", "R2TsRecovering", "RequestsSentAgain",
-	"ConnectionsBroken", "TasksReassigned", "TasksNotFound", "Redirections", "LoginsRedirected", "AsyncMessages", "FastAborts", "FastAbortsDue", "SessionsDropped",
+	"ConnectionsBroken", "TasksReassigned", "TasksNotFound", "Redirections", "LoginsRedirected", "AsyncMessages", "ConnectionsDropped", "FastAborts", "FastAbortsDue", "SessionsDropped",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",

@@ -52,6 +52,8 @@ type conn struct {
 	denial   bool       // its login was refused
 	done     bool       // its end ends nothing else
 	again    bool       // it has been logged out before, as far as anybody knows
+	dropping bool       // the target was ordered to drop it
+	told     bool       // ... and another has told of it
 	mute     bool       // what it says has been overtaken: another told of its end
 	doomed   clock.Time // the target has to close it by then; 0 is never
 }

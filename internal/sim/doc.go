@@ -36,7 +36,8 @@
 // 2 broken data is asked for again and its command suffers nothing, and what is
 // asked for by SNACK is the same; a task whose connection is lost is taken over by
 // another and answered once; logins are redirected while they are to be, and
-// nothing is told by Asynchronous Message that nobody ordered; with
+// nothing is told by Asynchronous Message that nobody ordered, and a connection that
+// is dropped by order ends with its tasks, and its session goes on; with
 // FastAbort, where it is asked for, the end of tasks by another session is told (two
 // seeds of a thousand fail there for reasons not known, so it is not asked for by
 // itself); registrations, reservations, mode parameters and those that are saved,

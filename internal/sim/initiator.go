@@ -273,6 +273,10 @@ func (in *initiator) lost() {
 		in.drop()
 		return
 	}
+	if len(in.conns) > 1 && !in.failing && c.dropping && (!c.done || c.told) && c.phase != loggingIn {
+		in.droppedByOrder()
+		return
+	}
 	if len(in.conns) > 1 && !in.failing && !c.done && in.loggingOut(c) { // perhaps it is
 		c.again = true
 		in.driftOff()

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"time"
 
 	"spindle/iscsi"
@@ -18,9 +19,16 @@ type notices struct {
 	redirected []bool         // whether logins by the first portal group are sent to the second: now, and before
 	ordered    [numEvents]int // by event
 	done       [numEvents]int // ... and sent
+	dropped    []uint16       // CIDs of connections that were to be dropped
 }
 
 const numEvents = 5
+
+// What nobody negotiates (RFC 7143 §13.15, §13.16), in seconds.
+const (
+	time2Wait   = 2
+	time2Retain = 20
+)
 
 // redirect sends logins by the first portal group to the second for a while.
 func (s *run) redirect(c reactor.Caller) {
@@ -60,20 +68,93 @@ func (in *initiator) sentAway(data []byte) {
 
 // order has the target tell its initiators something, or end their sessions.
 func (s *run) order(c reactor.Caller) {
-	m := iscsi.AsyncMessage{Event: pick(s.rng, pdu.AsyncSCSI, pdu.AsyncRenegotiate, pdu.AsyncDropSession), LUN: s.luns[0].id, Key: 6, ASC: 0x3f, ASCQ: 0x0e, Seconds: 7}
+	m := iscsi.AsyncMessage{Event: pick(s.rng, pdu.AsyncSCSI, pdu.AsyncRenegotiate, pdu.AsyncDropConnection, pdu.AsyncDropSession), LUN: s.luns[0].id, Key: 6, ASC: 0x3f, ASCQ: 0x0e, Seconds: 7}
 	s.ordered[m.Event]++
-	if m.Event == pdu.AsyncDropSession {
-		for _, in := range s.inits {
-			in.excuse("sessions are dropped by order")
-		}
+	if m.Event == pdu.AsyncDropConnection {
+		m.CID = s.someCID()
+		s.dropped = append(s.dropped, m.CID)
 	}
+	s.drops(&m)
 	s.must(s.engine.SendAsync(c, nodeName, m))
 	s.done[m.Event]++
-	if m.Event == pdu.AsyncDropSession { // those that came meanwhile
-		for _, in := range s.inits {
-			in.excuse("sessions were dropped by order")
+	s.drops(&m) // those that came meanwhile
+}
+
+// drops excuses those that may end by an order, which is given or was.
+func (s *run) drops(m *iscsi.AsyncMessage) {
+	for _, in := range s.inits {
+		switch {
+		case m.Event == pdu.AsyncDropSession:
+			in.excuse("sessions are dropped by order")
+		case m.Event == pdu.AsyncDropConnection && int(m.CID)%maxInitiators == in.id:
+			in.toDrop(m.CID)
 		}
 	}
+}
+
+// someCID is that of a connection, of a session that has several if there is one.
+func (s *run) someCID() (cid uint16) {
+	most := 0
+	for _, in := range s.inits {
+		if n := len(in.conns); n > most {
+			most, cid = n, in.conns[s.rng.IntN(n)].cid
+		}
+	}
+	return cid
+}
+
+// toDrop hears of an order to drop a connection: it has to end, and its session
+// only when no other is in full feature phase at the target.
+func (in *initiator) toDrop(cid uint16) {
+	if len(in.conns) == 1 || len(in.adrift) > 0 || slices.ContainsFunc(in.conns, func(c *conn) bool { return c.phase != full }) {
+		in.excuse("its only connection is dropped by order")
+	}
+	for _, c := range in.conns {
+		if c.cid != cid {
+			continue
+		}
+		if c.dropping && c.phase == full && c.heard {
+			c.doomed = in.s.clk.T.Add(closeLimit)
+		}
+		c.dropping = true
+		c.excuse("dropped by order")
+	}
+}
+
+// toldOfDrop takes the event that tells of it on another connection (RFC 7143
+// §11.9.1, event 2).
+func (in *initiator) toldOfDrop(b pdu.BHS, data []byte) {
+	s, cid := in.s, b.Param1()
+	s.count(ConnectionsDropped)
+	if !slices.Contains(s.dropped, cid) || len(data) != 0 || b.Param2() != time2Wait || b.Param3() != time2Retain {
+		in.bad("async message", "event 2 names connection %d, with %d and %d seconds", cid, b.Param2(), b.Param3())
+		return
+	}
+	for _, c := range in.conns {
+		if c.cid != cid {
+			continue
+		}
+		if c == in.conn {
+			in.bad("async message", "event 2 comes by connection %d, which it names", cid)
+		} else if c.dropping && c.phase == full { // and not another, to which its CID has passed
+			c.told = true
+			in.part(c, "dropped by order")
+			in.doom(c, "dropped by order")
+		}
+	}
+}
+
+// droppedByOrder is the loss of a connection that was to be dropped, of a session
+// with others: its tasks have ended before it, when it ended in order and was told of.
+func (in *initiator) droppedByOrder() {
+	if c := in.conn; c.told && c.link.why() == nil {
+		in.drop()
+		in.endTasks(c, "its connection was dropped by order")
+		in.plug(c)
+		return
+	}
+	in.conn.again = true // as far as anybody knows
+	in.driftOff()
 }
 
 // informed takes an Asynchronous Message that an operator may have ordered: once an
@@ -93,6 +174,8 @@ func (in *initiator) informed(b pdu.BHS, data []byte) {
 		if len(data) != 20 || be.Uint16(data) != 18 || data[2] != 0x70 || data[4]&0xf != 6 || be.Uint16(data[14:]) != 0x3f0e || b.LUN() != uint64(s.luns[0].id)<<48 {
 			in.bad("async message", "sense data % x of LUN %x", data, b.LUN())
 		}
+	case pdu.AsyncDropConnection:
+		in.toldOfDrop(b, data)
 	case pdu.AsyncRenegotiate:
 		if b.Param3() != 7 || len(data) != 0 {
 			in.bad("async message", "event 4 gives %d seconds, was to give 7", b.Param3())

@@ -315,7 +315,7 @@ func (g *registry) startBalance(p Balancer) {
 	if p == nil || len(g.e.reactors) < 2 {
 		return
 	}
-	g.policy = p
+	g.policy, g.busy = p, make([]time.Duration, len(g.e.reactors))
 	g.tick.Fire = g.balance
 	post(g.r, func() { g.balance(g.r.Now()) })
 }
@@ -331,11 +331,10 @@ func (g *registry) balance(now clock.Time) {
 		g.move = &move{g: g, from: g.e.shards[o.From], to: g.e.shards[o.To], choose: o.Choose}
 		post(g.move.from.r, g.move.pick)
 	}
-	busy := make([]time.Duration, len(g.e.reactors))
 	for i, r := range g.e.reactors {
-		busy[i] = time.Duration(r.Stats().BusyNS)
+		g.busy[i] = time.Duration(r.Stats().BusyNS)
 	}
-	o, next := g.policy.Balance(now, busy)
+	o, next := g.policy.Balance(now, g.busy)
 	if o.Choose != nil && g.move == nil && g.order.Choose == nil {
 		g.order = o
 		sh := g.e.shards[o.From]

@@ -58,10 +58,11 @@ type registry struct {
 	// Sessions that move from reactor to reactor; without a policy they stay.
 	policy  Balancer
 	tick    reactor.Timer
-	order   Order    // of the policy, about to be carried out
-	move    *move    // the one under way
-	holders int      // who needs the sessions to stay
-	onStill []func() // those that wait for the move to end
+	busy    []time.Duration // of each reactor, for the policy
+	order   Order           // of the policy, about to be carried out
+	move    *move           // the one under way
+	holders int             // who needs the sessions to stay
+	onStill []func()        // those that wait for the move to end
 }
 
 func newRegistry(e *Engine, r *reactor.Reactor) *registry {

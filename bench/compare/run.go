@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,6 +80,7 @@ type Test struct {
 	Subject     string        // the entry that ratios are of
 	Initiator   string        // "" is the method's
 	Runtime     time.Duration // 0 is the method's
+	Ramp        time.Duration // as Runtime
 	Decides     string        // the ratio that must not spread; "" is IOPS, "-" none
 	NoRatios    bool
 	Rounds      int // 0 is the method's
@@ -423,9 +425,7 @@ func (p *Plan) measure(ctx context.Context, t *Test, e *entry, about *Peer) (*Sa
 	if err != nil {
 		return nil, nil, err
 	}
-	if t.Runtime > 0 {
-		o.Runtime = t.Runtime
-	}
+	o.Runtime, o.Ramp = cmp.Or(t.Runtime, o.Runtime), cmp.Or(t.Ramp, o.Ramp)
 	if t.Initiator == Perf {
 		s, err := p.perf(ctx, e.w, c)
 		return s, nil, err

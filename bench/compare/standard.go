@@ -36,6 +36,7 @@ const (
 	opcodeRounds  = 3
 	idleSessions  = 64
 	idleTime      = 2 * time.Second
+	settleTime    = 2 * time.Second // sessions find their reactors within a second
 	garbageTime   = 5 * time.Second // long enough for some collections
 )
 
@@ -225,7 +226,7 @@ func (s *suite) reactors() {
 	w.Rate, w.Sleep = ratePerSecond, true // one of the reactors has the initiator's CPU
 	c := s.add(Test{
 		Name: "reactors", Title: fmt.Sprintf("null, 4K randread, %d IOPS on %d connections, reactors that sleep when idle", ratePerSecond, connRate),
-		Workload: w, Entries: peers(twoReactors, oneReactor), Subject: twoReactors, Decides: "cpu",
+		Workload: w, Entries: peers(twoReactors, oneReactor), Subject: twoReactors, Decides: "cpu", Ramp: settleTime,
 	})
 	s.rows = append(s.rows, Row{ID: "reactors", Title: "2 reactors, rate-limited", Against: "itself with 1", checks: []check{
 		quotient("thread-CPU ns per I/O", c, twoReactors, oneReactor, "cpu", atMost(1.1)),

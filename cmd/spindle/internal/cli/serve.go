@@ -71,7 +71,7 @@ func declareServe(fs *flag.FlagSet) *serveFlags {
 	fs.StringVar(&f.state, "state-dir", "", "`DIR` to keep persistent reservations (APTPL), saved mode pages and identifying information in; without it initiators are refused that")
 	fs.StringVar(&f.congestion, "tcp-congestion", "cubic", "TCP congestion control `NAME` of connections; empty leaves the system's")
 	fs.StringVar(&f.zeroCopy, "tcp-zero-copy", "", "`SIZE` of a message, such as 64K, from which on it is sent without a copy (SENDMSG_ZC); for real network cards, off by default")
-	fs.StringVar(&f.place, "tcp-placement", "load", "`HOW` a session finds its reactor: load, the one with the fewest connections; queue, one for each queue of the network card; pack, as load, and sessions move while they run: to as few reactors as serve them, apart where one is busy")
+	fs.StringVar(&f.place, "tcp-placement", "pack", "`HOW` a session finds its reactor: load, the one with the fewest connections; pack, as load, and sessions move while they run: to as few reactors as serve them, apart where one is busy; queue, one for each queue of the network card")
 	fs.UintVar(&f.busyPoll, "busy-poll", 0, "`MICROSECONDS` that a reactor polls the queues of the network card before it sleeps; 0 sleeps at once")
 	fs.UintVar(&f.tos, "rdma-tos", 0, "type of service, `0` to 255, of iSER connections; 0 leaves the system's")
 	fs.UintVar(&f.ackTimeout, "rdma-ack-timeout", 0, "`N` for an ACK timeout of iSER connections of 4.096 µs * 2^N, to 31; 0 leaves the system's")

@@ -1,5 +1,7 @@
 package scsi
 
+import "spindle/internal/plant"
+
 func prepNothing(*Task) Result { return Ready }
 func doNothing(*Task) action   { return actDone }
 
@@ -94,8 +96,10 @@ func doReportLUNs(t *Task) action {
 	p.set(1, byte(n>>16))
 	p.set(2, byte(n>>8))
 	p.set(3, byte(n))
-	for _, i := range t.Nexus.all {
-		i.dropUA(ReportedLUNsChanged)
+	if !plant.On(plant.ListRetold) {
+		for _, i := range t.Nexus.all {
+			i.dropUA(ReportedLUNsChanged)
+		}
 	}
 	return t.send(&p)
 }

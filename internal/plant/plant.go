@@ -118,6 +118,7 @@ const (
 	MovedEarly             // a session moves with tasks outstanding
 	MovedForgotten         // what waits for a session that moves is forgotten
 	DropForgotten          // a connection is said to be dropped, and is not
+	ListRetold             // REPORT LUNS leaves 3F/0E waiting
 	NumBugs
 )
 
@@ -141,7 +142,7 @@ var names = [NumBugs]string{
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
 	"capacity untold", "list untold", "terminated untold", "modes unsaved", "modes unkept", "identity unkept",
-	"moved untold", "moved early", "moved forgotten", "drop forgotten",
+	"moved untold", "moved early", "moved forgotten", "drop forgotten", "list retold",
 }
 
 func (b Bug) String() string { return names[b] }

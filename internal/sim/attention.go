@@ -139,16 +139,20 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 // unanswered notes that t has ended without an answer, which may have told of
 // what had come until the instant given.
 func (in *initiator) unanswered(t *task, until int64) {
-	u := &in.units[t.lun]
-	u.lost, u.gap = max(u.lost, until), in.s.now()
+	for i := range in.units {
+		if u := &in.units[i]; i == t.lun || t.class == classList {
+			u.lost, u.gap = max(u.lost, until), in.s.now()
+		}
+	}
 }
 
 // mayTell tells whether an answer that has not come yet may tell of a unit
 // attention of before t ended: that of a command before it, or one on another
-// connection, REQUEST SENSE among them.
+// connection, REQUEST SENSE among them. REPORT LUNS has to do with all units.
 func (in *initiator) mayTell(t *task) bool {
 	return slices.ContainsFunc(in.tasks, func(o *task) bool {
-		return o.lun == t.lun && (o.gated || o.class == classSense) && (o.call < t.call || o.conn != t.conn)
+		tells := o.lun == t.lun && (o.gated || o.class == classSense) || o.class == classList || t.class == classList
+		return tells && (o.call < t.call || o.conn != t.conn)
 	})
 }
 

@@ -31,6 +31,7 @@ const (
 	classPorts    // REPORT TARGET PORT GROUPS
 	classCapacity // READ CAPACITY
 	classIdentity // REPORT IDENTIFYING INFORMATION
+	classList     // REPORT LUNS
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -141,6 +142,8 @@ func (in *initiator) command() {
 	switch k := r.IntN(100); {
 	case len(lu.capacities) > 1 && k%8 == 0:
 		c = in.readCapacity(t)
+	case in.s.relisted && k%8 == 1:
+		c = in.reportLUNs(t)
 	case k < 32:
 		c = in.read(t, lu)
 	case k < 66:

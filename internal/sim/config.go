@@ -214,6 +214,7 @@ const (
 	Resizes
 	ResizesSeen
 	CapacitiesRead
+	ListsRead
 	Moves
 	Sleeps
 	MixedBlocks
@@ -254,7 +255,7 @@ var stateNames = [numStates]string{
 	"WindowTold", "WindowBroken", "WindowShut", "OutOfOrder", "BadHeaderDigests", "BadDataDigests", "Rejects",
 	"Logouts", "LogoutsAsked", "Vanished", "HalfClosed", "ResetByPeer", "ClosedByPeer", "Stalls", "HeaderDigests",
 	"DataDigests", "SessionsLost", "Kills", "PowerFailures", "FailedDisks", "Reconfigurations", "LUNsAdded",
-	"LUNsRemoved", "Resizes", "ResizesSeen", "CapacitiesRead", "Moves", "Sleeps", "MixedBlocks", "Searches",
+	"LUNsRemoved", "Resizes", "ResizesSeen", "CapacitiesRead", "ListsRead", "Moves", "Sleeps", "MixedBlocks", "Searches",
 	"DialsRDMA", "RejectedRDMA", "LoginsRDMA", "Invalidating", "WholeBuffers", "ReadsRDMA", "WritesRDMA", "DevicesRemoved",
 	"PortalsToggled", "AddressChanges", "SessionsMoved", "SessionsStayed",
 }

@@ -185,6 +185,7 @@ func (s *run) listChanged(but *lun, call int64) {
 
 // lunChange begins or ends the time in which a LUN is not there for certain.
 func (s *run) lunChange(lu *lun, begins bool) {
+	s.relisted = true
 	lu.unsteady = begins
 	lu.changed = s.now()
 	for _, o := range s.luns {

@@ -143,6 +143,9 @@ func (in *initiator) expectTask(b pdu.BHS, k taskKind) *task {
 func (in *initiator) dataIn(b pdu.BHS, data []byte) {
 	t := in.expectTask(b, kindCommand)
 	if t == nil {
+		if b.Flags()&pdu.FlagStatus != 0 {
+			in.statSN(b, true)
+		}
 		return
 	}
 	if in.overRDMA() {

@@ -39,19 +39,20 @@ type run struct {
 	luns     []*lun
 	plan     plan
 
-	inits   []*initiator
-	control *coroutine
-	tick    int64
-	hash    uint64
-	submits int // to the block layer in the turn that runs
-	depth   uint32
-	ready   []int // scratch of the scheduler
-	nodeUp  bool
-	conns   map[int]*initiator // by number of the World's connection
-	nexuses []nexusName        // by the number that the model gives them
-	store   *store
-	mover   *mover // nil: sessions stay on their reactors
-	auth    authState
+	inits    []*initiator
+	control  *coroutine
+	tick     int64
+	hash     uint64
+	submits  int // to the block layer in the turn that runs
+	depth    uint32
+	ready    []int // scratch of the scheduler
+	nodeUp   bool
+	conns    map[int]*initiator // by number of the World's connection
+	nexuses  []nexusName        // by the number that the model gives them
+	store    *store
+	relisted bool   // the list of units has changed
+	mover    *mover // nil: sessions stay on their reactors
+	auth     authState
 	notices
 	seen    []value        // scratch: what a READ saw
 	merged  [][]value      // by number, what blocks were merged from

@@ -75,6 +75,7 @@ type task struct {
 	erase       bool   // ... it leaves zeroes
 	service     uint8  // of PERSISTENT RESERVE IN
 	control     uint8  // PC of MODE SENSE
+	listed      int    // REPORT LUNS: how many changes of the list were over
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
 	mem         buffer // over iSER: what it advertises
@@ -244,7 +245,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList
 }
 
 // stamp is a number that no other task of the run has.

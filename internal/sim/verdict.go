@@ -86,6 +86,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.capacityShown(t, lu)
 	case classPorts:
 		in.portsShown(t, lu)
+	case classList:
+		in.listShown(t)
 	case classRegistry:
 		in.told(t, lu)
 	case classWrite:

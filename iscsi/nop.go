@@ -91,7 +91,7 @@ func (c *Connection) timer(now clock.Time) {
 		c.e.reached(limitSlowLogin, now, "peer", c.peer)
 		c.tp.Close(errLoginTimeout)
 		return
-	case phaseFull:
+	case phaseFull, phaseLogout: // a logout waits for responses to leave
 	default:
 		return
 	}
@@ -100,10 +100,12 @@ func (c *Connection) timer(now clock.Time) {
 	if next == 0 {
 		return
 	}
-	if at := c.keepAlive(now, opt); at != 0 {
-		next = min(next, at)
+	if c.phase == phaseFull {
+		if at := c.keepAlive(now, opt); at != 0 {
+			next = min(next, at)
+		}
 	}
-	if c.phase == phaseFull && next != clock.Never {
+	if next != clock.Never {
 		c.sh.r.Arm(&c.nop, next)
 	}
 }

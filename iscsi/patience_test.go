@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 	"spindle/reactor/mem"
@@ -65,5 +66,26 @@ func TestResetBesideDeafPeer(t *testing.T) {
 	}
 	if d := g.Clock.T.Sub(at); d > time.Second {
 		t.Fatalf("the reset took %v", d)
+	}
+}
+
+// TestLogoutOfDeafPeer: an initiator that logs out and reads nothing, although memory
+// is lent for it, is waited for as long as any that reads nothing.
+func TestLogoutOfDeafPeer(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) { o.NopInInterval, o.SendTimeout = 0, 5 })})
+	c := g.Dial().Login()
+	ready(t, c, 0)
+	for range 4 {
+		c.Send(c.Command(0, pdu.FlagRead, 1<<20, iscsitest.Read10(0, 2048)...), nil, nil)
+	}
+	g.Settle()
+	c.Send(c.Request(pdu.LogoutReq, pdu.FlagFinal), nil, nil)
+	g.Advance(time.Second)
+	if n := len(g.Engine.Connections(g)); n != 1 {
+		t.Fatal("all was read")
+	}
+	g.Advance(10 * time.Second)
+	if n := len(g.Engine.Connections(g)); n != 0 {
+		t.Fatalf("%d connections are left", n)
 	}
 }

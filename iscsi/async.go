@@ -105,20 +105,41 @@ func (c *Connection) sendEvent(event pdu.AsyncEvent, lun uint64, data []byte, p1
 	})
 }
 
-// terminated tells the initiator that a task was ended by somebody's task set
-// function or reset, on a session that negotiated FastAbort (RFC 7143 §4.2.3.4, d,
-// and §11.9.1, event 5): it stops the Data-Out of its active tasks on that LUN.
-// One message a LUN, however many tasks end with it; none on the connection that
-// gave the order, nor for an ABORT TASK, which its response tells of.
+// toldEnd is that all tasks of a unit up to one of the session's commands end.
+type toldEnd struct {
+	lun uint64
+	gen uint32
+}
+
+// terminated tells the initiator that t ends with others, by a task set function or a
+// reset, on a session that negotiated FastAbort (RFC 7143 §4.2.3.4, d, and §11.9.1,
+// event 5): it stops the Data-Out of its active tasks on that LUN. TASK ABORTED may
+// follow or not. One message a LUN, however many tasks end with it; none on the
+// connection that gave the order, the response to which tells.
 func (c *Connection) terminated(t *Task) {
 	s := c.sess
-	if plant.On(plant.TerminatedUntold) || s.ending || c.phase != phaseFull || c.onQuiet != nil || slices.Contains(s.aborters, c) ||
-		slices.Contains(s.aborted, t) || slices.Contains(c.told, t.lun) {
+	if !s.fastAbort || plant.On(plant.TerminatedUntold) || s.ending || c.phase != phaseFull || c.onQuiet != nil {
 		return
 	}
-	if len(c.told) == 0 { // this turn's are one event
+	switch t.state {
+	case taskHeld, taskBuffer, taskData, taskExecuting:
+	default:
+		return // its end is under way
+	}
+	if slices.ContainsFunc(s.sets, func(f *setFunction) bool { return f.c == c && f.concerns(t) && f.covers(t) }) ||
+		slices.ContainsFunc(c.told, func(e toldEnd) bool { return e.lun == t.lun && int32(t.gen-e.gen) <= 0 }) {
+		return
+	}
+	if len(c.told) == 0 {
 		post(c.sh.r, func() { c.told = c.told[:0] })
 	}
-	c.told = append(c.told, t.lun)
+	c.told = append(c.told, toldEnd{t.lun, s.gen})
 	c.sendEvent(pdu.AsyncTasksTerminated, t.lun, nil, 0, 0, 0)
+}
+
+// terminating is scsi.Nexus.OnAbort. Of a part of a task its whole tells.
+func terminating(q *scsi.Task) {
+	if t, ok := q.Owner.(*Task); ok {
+		t.conn.terminated(t)
+	}
 }

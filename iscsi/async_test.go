@@ -122,6 +122,73 @@ func TestFastAbortOfHeld(t *testing.T) {
 	managed(t, c, m.ITT(), pdu.TMFComplete)
 }
 
+// TestFastAbortTold: that a function of another session ends tasks is told at once, and
+// whether or not each is told to be aborted as well (RFC 7143 §4.2.3.4, d).
+func TestFastAbortTold(t *testing.T) {
+	g, slow := stubborn(t, iscsitest.Options{})
+	by := dialAs(g, 7).Login()
+	ready(t, by, 1)
+	control := []byte{4: 0x0a, 10, 0, 0x10, 0, 0x40, 0, 0, 0xff, 0xff, 0, 0} // TAS
+	if r := by.Do(by.Command(1, pdu.FlagWrite, 16, 0x15, 0x10, 0, 0, 16, 0), control, 16); r.Status != 0 {
+		t.Fatalf("MODE SELECT: status %02x sense % x", r.Status, r.Sense)
+	}
+	c := g.Dial().Login("TaskReporting=FastAbort", "InitialR2T=Yes", "ImmediateData=Yes")
+	ready(t, c, 1)
+	slow.n = 1
+	busy := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...)
+	c.Send(busy, nil, pattern(4096, 1))
+	g.Settle()
+	waiting := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(8, 8)...)
+	c.Send(waiting, nil, nil)
+	r := c.Expect(pdu.R2T).BHS
+	m := tmf(by, pdu.TMFLUNReset, 1, 0, 0)
+	by.Send(m, nil, nil)
+	if e := event(t, c, pdu.AsyncTasksTerminated); e.LUN() != 1<<48 {
+		t.Fatalf("event 5 about LUN %x", e.LUN())
+	}
+	aborted := func(b pdu.BHS) {
+		t.Helper()
+		if r := c.Finish(b.ITT(), nil); r.Status != 0x40 {
+			t.Fatalf("status %02x", r.Status)
+		}
+	}
+	aborted(waiting)
+	silent(t, g, by)
+	slow.finish()
+	aborted(busy)
+	managed(t, by, m.ITT(), pdu.TMFComplete)
+	c.DataOut(r, pattern(4096, 1)) // was on its way
+	attention(t, c, deviceReset)
+	alive(t, c)
+}
+
+// TestFastAbortBesideOwn: a connection with a function of its own outstanding is told
+// of what others end on another unit.
+func TestFastAbortBesideOwn(t *testing.T) {
+	g, slow := stubborn(t, iscsitest.Options{})
+	c := g.Dial().Login("TaskReporting=FastAbort", "InitialR2T=Yes", "ImmediateData=Yes")
+	ready(t, c, 0, 1)
+	by := dialAs(g, 7).Login()
+	ready(t, by, 0)
+	slow.n = 1
+	c.Send(c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...), nil, pattern(4096, 1))
+	w := c.Command(0, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...)
+	c.Send(w, nil, nil)
+	c.Expect(pdu.R2T)
+	own := tmf(c, pdu.TMFLUNReset, 1, 0, 0)
+	c.Send(own, nil, nil)
+	silent(t, g, c)
+	m := tmf(by, pdu.TMFLUNReset, 0, 0, 0)
+	by.Send(m, nil, nil)
+	managed(t, by, m.ITT(), pdu.TMFComplete)
+	if e := event(t, c, pdu.AsyncTasksTerminated); e.LUN() != 0 {
+		t.Fatalf("event 5 about LUN %x", e.LUN())
+	}
+	slow.finish()
+	managed(t, c, own.ITT(), pdu.TMFComplete) // which tells of the rest
+	silent(t, g, c)
+}
+
 func TestSendAsync(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{Engine: several(3)})
 	a, b := pair(g)

@@ -66,7 +66,7 @@ type Connection struct {
 	leaving  bool          // logged out: its end is not the session's
 	recover  bool          // its tasks are kept for another connection to take over
 	rec      *connRecovery // nil at ErrorRecoveryLevel 0
-	told     []uint64      // LUNs that an event 5 of this turn was about
+	told     []toldEnd     // by event 5, in this turn
 	onQuiet  func()        // told when no task of it is with the device server
 	onClosed []func()      // told when it has closed
 

@@ -248,6 +248,9 @@ func (c *Connection) fullFeature() {
 		}
 		if s.node != nil {
 			s.nexus = s.node.newNexus(sh.r, s, c)
+			if s.fastAbort {
+				s.nexus.OnAbort = terminating
+			}
 		}
 		if s.params.errorRecoveryLevel > 0 {
 			s.rec = newRecovery(len(s.tasks))

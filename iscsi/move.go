@@ -62,7 +62,7 @@ func (s *Session) quiet() bool {
 	}
 	c := s.conn
 	return s.held == nil && len(s.skipped) == 0 && s.managing == 0 && s.fenced == nil && len(s.behind) == 0 &&
-		len(s.aborters) == 0 && len(s.aborted) == 0 && len(s.onCome) == 0 && len(s.onNexus) == 0 && !s.proof.Armed() &&
+		len(s.sets) == 0 && len(s.onCome) == 0 && len(s.onNexus) == 0 && !s.proof.Armed() &&
 		c.outCount == ConnectionOuts && len(c.outWait) == 0 && !c.blocked && c.r2tHead == nil && c.waitHead == nil &&
 		c.data.Empty() && len(c.told) == 0 && len(c.fences) == 0 && len(c.onClosed) == 0 &&
 		c.onQuiet == nil && c.closing == nil && (s.nexus.Quiet() || plant.On(plant.MovedEarly))

@@ -45,10 +45,9 @@ type Session struct {
 	slots     mem.Ref
 	held      *Task // early commands, by CmdSN
 	skipped   []uint32
-	managing  int           // task management functions outstanding
-	fastAbort bool          // TaskReporting=FastAbort
-	aborters  []*Connection // whose task set functions and resets are outstanding; with fastAbort
-	aborted   []*Task       // of ABORT TASK functions outstanding; with fastAbort
+	managing  int            // task management functions outstanding
+	fastAbort bool           // TaskReporting=FastAbort
+	sets      []*setFunction // outstanding
 	ending    bool
 	ended     bool
 	arrived   bool          // its leading connection has come

@@ -265,9 +265,6 @@ func (t *Task) drained() {
 func (t *Task) vanish() {
 	c := t.conn
 	c.aborted()
-	if t.sess.fastAbort {
-		c.terminated(t)
-	}
 	reading := t.fetching && !plant.On(plant.ReadingFreed)
 	told := t.SCSI.Status == scsi.TaskAborted // when its segment has come
 	if !reading && !(t.stream && told) {

@@ -50,7 +50,6 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 		c.tally.functions[0]++
 	}
 	var ref *scsi.Task
-	var own *Task
 	switch fn {
 	case pdu.TMFAbortTask:
 		t := s.lookup(b.RefTag())
@@ -59,13 +58,11 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 			answer(s.abortUnseen(b))
 			return
 		case t.state == taskHeld, t.state == taskParked && t.SCSI.View == nil:
-			s.beginAbort(c, t)
 			if t.state == taskHeld {
 				t.TaskAbort(&t.SCSI)
 			} else {
 				t.vanish()
 			}
-			s.endAbort(c, t)
 			answer(pdu.TMFComplete)
 			return
 		case t.state == taskDraining && t.SCSI.View == nil:
@@ -73,7 +70,7 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 			answer(pdu.TMFComplete)
 			return
 		}
-		ref, own = &t.SCSI, t
+		ref = &t.SCSI
 	case pdu.TMFColdReset:
 		if !s.nexus.SeesAll() {
 			// It ends every session, and with them tasks of units that are masked
@@ -89,18 +86,20 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 		answer(pdu.TMFNotSupported)
 		return
 	}
-	s.beginAbort(c, own)
-	s.abortHeld(b)
-	set := setFunction{c: c, fn: fn, lun: lun, cmdSN: b.CmdSN(), order: order}
-	s.tellOvertaking(&set)
+	set := &setFunction{c: c, fn: fn, lun: lun, cmdSN: b.CmdSN(), order: order}
+	if fn != pdu.TMFAbortTask {
+		s.sets = append(s.sets, set)
+		s.abortHeld(b)
+		s.tellOvertaking(set)
+	}
 	s.managing++
 	s.nexus.Manage(&scsi.Management{
-		Fn: fn, LUN: b.LUN(), Ref: ref,
+		Fn: fn, LUN: lun, Ref: ref, Spares: set.spares,
 		Done: func(resp uint8) {
 			s.managing--
-			s.endAbort(c, own)
+			s.sets = slices.DeleteFunc(s.sets, func(f *setFunction) bool { return f == set })
 			if resp == pdu.TMFComplete {
-				s.silence(&set)
+				s.silence(set)
 			}
 			answer(resp)
 			if fn == pdu.TMFColdReset && resp == pdu.TMFComplete {
@@ -110,26 +109,6 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 	})
 }
 
-// beginAbort notes who ends tasks, so that terminated can tell.
-func (s *Session) beginAbort(c *Connection, t *Task) {
-	switch {
-	case !s.fastAbort:
-	case t != nil:
-		s.aborted = append(s.aborted, t)
-	default:
-		s.aborters = append(s.aborters, c)
-	}
-}
-
-// endAbort undoes beginAbort.
-func (s *Session) endAbort(c *Connection, t *Task) {
-	if i := slices.Index(s.aborted, t); t != nil && i >= 0 {
-		s.aborted = slices.Delete(s.aborted, i, i+1)
-	} else if i := slices.Index(s.aborters, c); t == nil && i >= 0 {
-		s.aborters = slices.Delete(s.aborters, i, i+1)
-	}
-}
-
 // abortHeld ends the commands before a task set function that wait for a gap in
 // CmdSN: it affects them although the device server has not seen them (RFC 7143
 // §4.2.2.3.3).
@@ -137,8 +116,8 @@ func (s *Session) abortHeld(b pdu.BHS) {
 	for t := s.held; t != nil; {
 		next := t.heldNext
 		every := b.TMF() == pdu.TMFWarmReset || b.TMF() == pdu.TMFColdReset
-		if b.TMF() != pdu.TMFAbortTask && !t.raw && pdu.SNLess(t.cmdSN, b.CmdSN()) &&
-			(every || pdu.BHS(t.bhs[:]).LUN() == b.LUN()) {
+		if !t.raw && pdu.SNLess(t.cmdSN, b.CmdSN()) && (every || pdu.BHS(t.bhs[:]).LUN() == b.LUN()) {
+			t.conn.terminated(t)
 			t.TaskAbort(&t.SCSI)
 		}
 		t = next
@@ -164,13 +143,17 @@ func (f *setFunction) covers(t *Task) bool {
 	return pdu.SNLess(t.cmdSN, f.cmdSN) || t.conn == f.c && int32(t.order-f.order) < 0
 }
 
+// spares tells whether a task of its session is behind f, and none of its business: it
+// may come while f is at work (RFC 7143 §11.5).
+func (f *setFunction) spares(q *scsi.Task) bool {
+	t, ok := q.Owner.(*Task) // or it is a part of one
+	return ok && !f.covers(t) && !plant.On(plant.LaterEnded)
+}
+
 // tellOvertaking ends the commands that f does not cover, and yet finds: those that
 // came by other connections, and those behind it that did not wait for their turn as
 // it did. Its response says nothing of them (RFC 7143 §11.5): each has its own.
 func (s *Session) tellOvertaking(f *setFunction) {
-	if f.fn == pdu.TMFAbortTask {
-		return
-	}
 	for t := range s.claimed() {
 		live := t.state == taskBuffer || t.state == taskData || t.state == taskExecuting
 		if live && t.SCSI.View != nil && f.concerns(t) && !f.covers(t) {

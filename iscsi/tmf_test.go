@@ -168,6 +168,45 @@ func TestTMFWaits(t *testing.T) {
 	}
 }
 
+// TestTMFSparesLater: a command that comes behind a function while that waits for its
+// turn is none of its business, and goes on (RFC 7143 §11.5).
+func TestTMFSparesLater(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		fn   byte
+	}{
+		{"CLEAR TASK SET", pdu.TMFClearTaskSet}, {"LUN RESET", pdu.TMFLUNReset}, {"TARGET WARM RESET", pdu.TMFWarmReset},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g, slow := stubborn(t, iscsitest.Options{})
+			c := g.Dial().Login("TaskReporting=FastAbort", "InitialR2T=Yes", "ImmediateData=No")
+			ready(t, c, 1)
+			other := dialAs(g, 7).Login()
+			ready(t, other, 1)
+			slow.n = 1
+			other.Send(other.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...), nil, pattern(4096, 1))
+			first := tmf(other, pdu.TMFLUNReset, 1, 0, 0) // the unit is busy with it
+			other.Send(first, nil, nil)
+			g.Settle()
+			attention(t, c, deviceReset)
+			before := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(8, 8)...)
+			c.Send(before, nil, nil)
+			c.Expect(pdu.R2T)
+			m := tmf(c, tc.fn, 1, 0, 0)
+			c.Send(m, nil, nil)
+			behind := c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(16, 8)...)
+			c.Send(behind, nil, nil)
+			r := c.Expect(pdu.R2T).BHS
+			slow.finish()
+			managed(t, other, first.ITT(), pdu.TMFComplete)
+			managed(t, c, m.ITT(), pdu.TMFComplete) // and does not wait for that command
+			c.DataOut(r, pattern(4096, 1))
+			good(t, c, behind.ITT(), nil)
+			silent(t, g, c)
+		})
+	}
+}
+
 // TestTMFTimeBox: a command that does not come back gets the function the
 // answer 255; new commands are fenced until it has (SAM-5 §7).
 func TestTMFTimeBox(t *testing.T) {

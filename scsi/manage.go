@@ -34,11 +34,15 @@ const (
 // Manage: after the affected tasks have ended on every reactor, or with
 // RespRejected when they have not within the time box; then the nexus stays
 // fenced for the unit until they have.
+//
+// Spares, when not nil, tells of a task of the nexus itself whether it is behind the
+// function: such a task may come while that is at work, and is left alone.
 type Management struct {
-	Fn   uint8
-	LUN  uint64
-	Ref  *Task // ABORT TASK: the task
-	Done func(resp uint8)
+	Fn     uint8
+	LUN    uint64
+	Ref    *Task // ABORT TASK: the task
+	Spares func(*Task) bool
+	Done   func(resp uint8)
 }
 
 // reset is a task management function at work. It outlives its Management when
@@ -47,10 +51,11 @@ type reset struct {
 	n     *Nexus
 	m     *Management // nil once answered
 	fn    uint8
-	units []*LogicalUnit // still to reset; the first is being reset
-	itl   *ITL           // to fence when the time box closes
-	shut  *ITL           // fenced
-	code  Code           // unit attention of a reset
+	spare func(*Task) bool // Management.Spares
+	units []*LogicalUnit   // still to reset; the first is being reset
+	itl   *ITL             // to fence when the time box closes
+	shut  *ITL             // fenced
+	code  Code             // unit attention of a reset
 	call  homeCall
 	timer reactor.Timer
 }
@@ -58,7 +63,7 @@ type reset struct {
 // Manage runs a task management function.
 // Preconditions: runs on the nexus's reactor; m is not running.
 func (n *Nexus) Manage(m *Management) {
-	x := &reset{n: n, m: m, fn: m.Fn}
+	x := &reset{n: n, m: m, fn: m.Fn, spare: m.Spares}
 	x.timer.Fire = x.expired
 	n.managing++
 	n.resets++
@@ -76,8 +81,8 @@ func (n *Nexus) Manage(m *Management) {
 		x.abortTask(m.Ref)
 	case FnAbortTaskSet:
 		v := x.itl.view
-		v.abortTasks(x.itl, nil, false)
-		v.watch(watch{seq: v.seq, itl: x.itl, done: x.local})
+		v.abortTasks(x.itl, nil, false, x)
+		v.watch(watch{seq: v.seq, itl: x.itl, reset: x, done: x.local})
 	case FnClearTaskSet:
 		x.start(x.itl.view.lu)
 	case FnLUNReset:
@@ -105,6 +110,11 @@ func (x *reset) abortTask(ref *Task) {
 	v, seq := ref.View, ref.seq
 	ref.abort(false)
 	v.watch(watch{seq: v.seq, ref: ref, refSeq: seq, done: x.local})
+}
+
+// spares tells whether t is behind x, which leaves it alone; nil spares none.
+func (x *reset) spares(t *Task) bool {
+	return x != nil && t.Nexus == x.n && x.spare != nil && x.spare(t)
 }
 
 func (x *reset) local() { x.finish(RespComplete) }
@@ -171,7 +181,7 @@ func (x *reset) unitDone() {
 // applyReset is the reset at home: all tasks end; what a reset clears is
 // cleared. Persistent reservations survive it (SPC-5 §5.14.1).
 func (lu *LogicalUnit) applyReset(x *reset, r *round) {
-	r.abort, r.from = abortAll, x.n.ID
+	r.abort, r.from, r.reset = abortAll, x.n.ID, x
 	r.tas = lu.current.mode.tas && !plant.On(plant.AbortedUntold)
 	if x.fn == FnClearTaskSet {
 		r.cleared = !r.tas

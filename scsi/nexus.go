@@ -20,6 +20,9 @@ type NexusID struct {
 // Nexus is one I_T nexus: a session. It belongs to one reactor.
 type Nexus struct {
 	ID NexusID
+	// OnAbort, when not nil, is told of a task that is about to be aborted with others:
+	// by a function for a set of tasks, whoever's, or with its unit.
+	OnAbort func(*Task)
 
 	dev      *Device
 	side     *side
@@ -155,9 +158,9 @@ func (n *Nexus) QueueUA(c Code) {
 // Preconditions: runs on the nexus's reactor; nothing is begun any more.
 func (n *Nexus) Close(done func()) {
 	n.closed = done
-	n.absent.abortTasks(nil, nil, false)
+	n.absent.abortTasks(nil, nil, false, nil)
 	for _, i := range n.all {
-		i.view.abortTasks(i, nil, false)
+		i.view.abortTasks(i, nil, false, nil)
 	}
 	n.side.closing = append(n.side.closing, n)
 	n.side.kick()

@@ -33,7 +33,8 @@ type round struct {
 	keeps   bool
 	then    func() // runs at home once all have acknowledged, before the answer
 	abort   abortScope
-	tas     bool // aborted tasks of other nexuses end with TASK ABORTED
+	reset   *reset // the function that it is part of
+	tas     bool   // aborted tasks of other nexuses end with TASK ABORTED
 	from    NexusID
 	cleared bool // other nexuses that lose tasks get COMMANDS CLEARED
 	pending int
@@ -145,7 +146,7 @@ func (v *View) install(r *round) {
 			}
 		}
 	}
-	w := watch{seq: v.seq, except: r.except, done: v.acknowledge}
+	w := watch{seq: v.seq, except: r.except, reset: r.reset, done: v.acknowledge}
 	switch {
 	case r.abort == abortAll:
 		v.abortOthers(r)
@@ -153,7 +154,7 @@ func (v *View) install(r *round) {
 		w.nexuses = r.fence
 		for _, i := range v.itls {
 			if hasNexus(r.fence, i.nexus.ID) {
-				v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from)
+				v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from, nil)
 			}
 		}
 	case r.drain:
@@ -167,11 +168,11 @@ func (v *View) install(r *round) {
 	v.watch(w)
 }
 
-// abortOthers aborts every task of the view; TASK ABORTED goes to nexuses
+// abortOthers aborts the tasks of the view; TASK ABORTED goes to nexuses
 // other than the one that asked.
 func (v *View) abortOthers(r *round) {
 	for _, i := range v.itls {
-		v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from)
+		v.abortTasks(i, r.except, r.tas && i.nexus.ID != r.from, r.reset)
 	}
 }
 

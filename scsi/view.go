@@ -424,7 +424,7 @@ func (v *View) retire(done func()) {
 	for _, i := range v.itls {
 		i.nexus.detach(i)
 	}
-	v.abortTasks(nil, nil, false)
+	v.abortTasks(nil, nil, false, nil)
 	done()
 }
 
@@ -439,11 +439,17 @@ func (v *View) drain(done func()) {
 	}})
 }
 
-// abortTasks aborts the tasks of one I_T_L nexus, or of all when i is nil.
-func (v *View) abortTasks(i *ITL, except *Task, tas bool) {
+// abortTasks aborts the tasks of one I_T_L nexus, or of all when i is nil, but for those
+// that x spares.
+func (v *View) abortTasks(i *ITL, except *Task, tas bool, x *reset) {
 	for t := v.tasks.head; t != nil; {
 		next := t.next
-		if (i == nil || t.itl == i) && t != except {
+		switch {
+		case i != nil && t.itl != i, t == except, t.flags&taskAborted != 0, x.spares(t):
+		default:
+			if told := t.Nexus.OnAbort; told != nil && t.state != taskLive {
+				told(t)
+			}
 			t.abort(tas)
 		}
 		t = next

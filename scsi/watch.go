@@ -11,6 +11,7 @@ type watch struct {
 	seq     uint64 // tasks begun up to here count
 	except  *Task
 	itl     *ITL      // only this I_T_L nexus's
+	reset   *reset    // not those that it spares
 	ref     *Task     // only this one, begun as refSeq
 	refSeq  uint64    //
 	nexuses []NexusID // only these nexuses'
@@ -28,7 +29,8 @@ func (w *watch) waitsFor(t *Task) bool {
 	case t.seq > w.seq, t == w.except,
 		w.itl != nil && t.itl != w.itl,
 		w.ref != nil && (t != w.ref || t.seq != w.refSeq),
-		w.nexuses != nil && !hasNexus(w.nexuses, t.Nexus.ID):
+		w.nexuses != nil && !hasNexus(w.nexuses, t.Nexus.ID),
+		t.flags&taskAborted == 0 && w.reset.spares(t):
 		return false
 	}
 	if w.backend && t.state != taskBackend && t.state != taskReady && t.state != taskLive {

@@ -111,6 +111,7 @@ const (
 	CapacityUntold         // a resize tells nobody
 	ListUntold             // a unit that comes or goes tells nobody
 	TerminatedUntold       // FastAbort: nobody is told of tasks that another session ends
+	LaterEnded             // a function for a set of tasks ends those of its session that come behind it
 	ModesUnsaved           // SP is not heeded
 	ModesUnkept            // ... by what starts anew
 	IdentityUnkept         // identifying information ends with the unit
@@ -141,7 +142,7 @@ var names = [NumBugs]string{
 	"format open", "short format", "early format", "format forgives",
 	"copy open", "copy short", "copy miscounted", "lost merge", "torn read",
 	"stale receive",
-	"capacity untold", "list untold", "terminated untold", "modes unsaved", "modes unkept", "identity unkept",
+	"capacity untold", "list untold", "terminated untold", "later ended", "modes unsaved", "modes unkept", "identity unkept",
 	"moved untold", "moved early", "moved forgotten", "drop forgotten", "list retold",
 }
 

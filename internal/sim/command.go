@@ -467,7 +467,7 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 		fl |= pdu.FlagWrite
 	}
 	b := in.request(t, pdu.SCSICommand, fl, !in.plain && r.IntN(40) == 0)
-	if lu.unsteady || lu.resetting > 0 || s.clk.T < lu.stray {
+	if lu.unsteady || lu.resetting > in.resetting(t.lun) || s.clk.T < lu.stray {
 		t.maybe, t.excuses = true, 1
 	}
 	b.SetLUN(lunField(lu.id))

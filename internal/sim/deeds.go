@@ -200,7 +200,7 @@ func (s *run) lunChange(lu *lun, begins bool) {
 		s.cause(lu, causeAttach)
 	}
 	s.blur(lu)
-	s.excuseTasks(lu, 0)
+	s.excuseTasks(lu, 0, nil)
 }
 
 // blur says that no initiator knows which attentions lu has for it.
@@ -261,7 +261,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	for _, lu := range s.luns {
 		lu.unsteady = true
 		s.blur(lu)
-		s.excuseTasks(lu, 0)
+		s.excuseTasks(lu, 0, nil)
 	}
 	// A port group that is gone for a unit comes back as optimized.
 	var ids []int
@@ -286,7 +286,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 		lu.object.Forget(s.now(), ids[i])
 		lu.unsteady, lu.changed = false, s.now()
 		s.blur(lu)
-		s.excuseTasks(lu, 0)
+		s.excuseTasks(lu, 0, nil)
 	}
 	s.changed()
 }

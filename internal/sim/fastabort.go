@@ -38,8 +38,10 @@ func (in *initiator) terminated(b pdu.BHS) {
 		c.ends = make([]int64, len(in.s.luns))
 	}
 	c.ends[place] = in.s.now()
-	ended := func(t *task) bool { return t.conn == c && t.lun == place && t.kind == kindCommand && t.maybe }
-	own := func(t *task) bool { return t.kind == kindManage && t.conn != c }
+	ended := func(t *task) bool {
+		return t.conn == c && t.lun == place && t.kind == kindCommand && (t.maybe || t.excuses > 0)
+	}
+	own := func(t *task) bool { return t.forSet() && t.conn != c && (t.lun < 0 || t.lun == place) }
 	late := func(g grave) bool { return g.late }
 	if !slices.ContainsFunc(in.tasks, ended) && !slices.ContainsFunc(in.tasks, own) && !slices.ContainsFunc(in.graves, late) {
 		in.bad("FastAbort", "LUN %d: the end of tasks is told, and nobody can have ended one", in.s.luns[place].id)
@@ -67,22 +69,26 @@ func (in *initiator) silence(place int, by uint64) {
 }
 
 // heardOf takes an answer to t: whatever came before t on its connection has been
-// received. Tasks that ended without an answer by then have been told of, unless
-// they are told of one by one.
+// received. A function that was answered before t was sent has told of the tasks that
+// it ended by then, whatever TAS says of their own answers (RFC 7143 §4.2.3.4, d).
 func (in *initiator) heardOf(t *task) {
-	if !in.sess.fastAbort || in.phase != full || in.sess.level > 0 || in.failing || len(in.adrift) > 0 || in.managing() > 0 {
+	for _, o := range in.tasks {
+		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn {
+			in.ownedUp(o)
+		}
+	}
+}
+
+// ownedUp fails when a function of another session has ended t and nothing was told.
+// What its own session's functions may have ended they tell of themselves: by their
+// response, on their own connection, or by TASK ABORTED.
+func (in *initiator) ownedUp(t *task) {
+	lu := in.s.luns[t.lun]
+	if !in.sess.fastAbort || in.phase != full || in.sess.level > 0 || in.failing || len(in.adrift) > 0 ||
+		t.hushed || in.overtook(t) || lu.doubtful(t.call) {
 		return
 	}
-	for _, o := range in.tasks {
-		if o.silent == 0 || o.silent > t.call || o.conn != in.conn {
-			continue
-		}
-		lu := in.s.luns[o.lun]
-		if lu.doubtful(o.call) || lu.object.Any(o.call, func(st *shared) bool { return st.modes.tas }) {
-			continue
-		}
-		if in.s.count(FastAbortsDue); len(in.ends) == 0 || in.ends[o.lun] < o.call {
-			in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", lu.id, o.itt)
-		}
+	if in.s.count(FastAbortsDue); len(in.ends) == 0 || in.ends[t.lun] < t.call {
+		in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", lu.id, t.itt)
 	}
 }

@@ -324,7 +324,7 @@ func (in *initiator) beginChange(t *task, lu *lun) {
 		s.cause(lu, k)
 	}
 	if t.change.kind == doPreemptAbort {
-		s.excuseTasks(lu, t.stamp(in.id))
+		s.excuseTasks(lu, t.stamp(in.id), nil)
 		lu.resetting++
 	}
 }
@@ -339,7 +339,7 @@ func (s *run) endChange(t *task, lu *lun) {
 	}
 	if t.change.kind == doPreemptAbort {
 		lu.resetting = max(lu.resetting-1, 0)
-		s.excuseTasks(lu, 0)
+		s.excuseTasks(lu, 0, nil)
 	}
 	lu.refence()
 }

@@ -59,6 +59,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 	for _, o := range in.tasks {
 		if o.kind == kindCommand && (lun < 0 || o.lun == lun) {
 			t.refs = append(t.refs, o)
+			o.hushed = o.hushed || o.conn == in.conn
 		}
 	}
 	for i, lu := range s.luns {
@@ -76,7 +77,7 @@ func (in *initiator) manage(fn uint8, lun int) {
 			s.cause(lu, causeClear)
 		}
 		if in.excuseCopies(lu); fn != pdu.TMFAbortTaskSet {
-			s.excuseTasks(lu, t.stamp(in.id))
+			s.excuseTasks(lu, t.stamp(in.id), nil)
 			lu.resetting++
 			for _, o := range s.inits {
 				if o != in {
@@ -98,13 +99,15 @@ func (in *initiator) manage(fn uint8, lun int) {
 }
 
 // excuseTasks lets every initiator's tasks of lu end without an answer, because
-// of the function that by is the stamp of; 0 is another reason.
-func (s *run) excuseTasks(lu *lun, by uint64) {
+// of the function that by is the stamp of; 0 is another reason. Those of one may be
+// left out: what its function is not about has an answer of its own, were it that it
+// was found (RFC 7143 §11.5).
+func (s *run) excuseTasks(lu *lun, by uint64, but *initiator) {
 	place := s.placeOf(lu)
 	for _, in := range s.inits {
 		in.excuseCopies(lu)
 		for _, t := range in.tasks {
-			if t.lun != place {
+			if t.lun != place || in == but {
 				continue
 			}
 			if t.maybe = true; by == 0 || t.excuser != by {
@@ -171,6 +174,16 @@ func (in *initiator) twice(t, ref *task) bool {
 	return false
 }
 
+// resetting counts the functions of the initiator that end tasks of a unit.
+func (in *initiator) resetting(place int) (n int) {
+	for _, t := range in.tasks {
+		if t.forSet() && t.fn != pdu.TMFAbortTaskSet && (t.lun < 0 || t.lun == place) && t.call >= in.s.luns[place].since {
+			n++
+		}
+	}
+	return n
+}
+
 func (in *initiator) managing() (n int) {
 	for _, t := range in.tasks {
 		if t.kind == kindManage {
@@ -234,7 +247,7 @@ func (in *initiator) overAll(t *task, done bool) {
 		if !done {
 			lu.stray = s.clk.T.Add(strayLimit)
 		}
-		s.excuseTasks(lu, t.stamp(in.id))
+		s.excuseTasks(lu, t.stamp(in.id), in)
 		for _, o := range s.inits {
 			if done && o != in {
 				o.silence(i, t.stamp(in.id))

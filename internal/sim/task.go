@@ -35,6 +35,7 @@ type task struct {
 	moved     bool   // another connection has taken it over: R2Ts begin anew
 	struck    uint64 // stamp of a function of another session that finds it
 	silent    int64  // ... and was answered then
+	hushed    bool   // a function for a set of tasks came behind it on its connection
 	overtaken bool   // a task set function that does not cover it may have found it
 	excuses   int    // for how many reasons
 	excuser   uint64 // stamp of the function that was one of them

@@ -16,7 +16,6 @@ type Config struct {
 	Initiators int               // 1 to maxInitiators
 	Calm       bool              // no faults
 	ISER       bool              // over iSER too, whatever the seed says
-	FastAbort  bool              // some initiators negotiate TaskReporting=FastAbort
 	Drop       map[ActionID]bool // actions that are left out
 	Keep       map[ActionID]bool // when not nil: the only actions that are made
 	Trace      bool              // keep the lines of the trace

@@ -36,11 +36,10 @@
 // 2 broken data is asked for again and its command suffers nothing, and what is
 // asked for by SNACK is the same; a task whose connection is lost is taken over by
 // another and answered once; logins are redirected while they are to be, and
-// nothing is told by Asynchronous Message that nobody ordered, and a connection that
-// is dropped by order ends with its tasks, and its session goes on; with
-// FastAbort, where it is asked for, the end of tasks by another session is told (two
-// seeds of a thousand fail there for reasons not known, so it is not asked for by
-// itself); registrations, reservations, mode parameters and those that are saved,
+// nothing is told by Asynchronous Message that nobody ordered, but with FastAbort
+// the end of tasks by another session is, and a connection that
+// is dropped by order ends with its tasks, and its session goes on;
+// registrations, reservations, mode parameters and those that are saved,
 // identifying information, whether the unit is ready and the states of its paths are one object that every nexus
 // sees alike, and no write of a preempted nexus comes through its fence; a wipe that
 // leaves zeroes has its unit for itself, and ends with its command or later; unit

@@ -164,10 +164,8 @@ func (in *initiator) keys() []byte {
 	offer(pdu.KeyMaxOutstandingR2T, strconv.Itoa(int(o.outstanding)), true)
 	offer(pdu.KeyErrorRecoveryLevel, strconv.Itoa(int(o.level)), true)
 	if !in.overRDMA() && r.IntN(2) == 0 && !l.offered[pdu.KeyTaskReporting] {
-		if list := reports[r.IntN(len(reports))]; in.s.cfg.FastAbort {
-			l.reports = list
-			offer(pdu.KeyTaskReporting, list, false)
-		}
+		l.reports = reports[r.IntN(len(reports))]
+		offer(pdu.KeyTaskReporting, l.reports, false)
 	}
 	offer(pdu.KeyMaxConnections, strconv.Itoa(int(o.connections)), true)
 	if l.split && l.requests < 2 {

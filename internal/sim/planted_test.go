@@ -21,7 +21,7 @@ func TestPlantedBugsAreFound(t *testing.T) {
 				t.Fatal(err)
 			}
 			for seed := uint64(1); seed <= plantedSeeds; seed++ {
-				if f := Run(m, Config{Seed: seed, FastAbort: b == plant.TerminatedUntold}).Failure; f != nil {
+				if f := Run(m, Config{Seed: seed}).Failure; f != nil {
 					t.Logf("seed %d: %v", seed, f)
 					return
 				}

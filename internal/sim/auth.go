@@ -201,7 +201,7 @@ func (in *initiator) unsettled() {
 		in.conn.excuse("its address has to wait")
 		return
 	}
-	if in.login.proof.list != nil && in.login.requests > 0 && in.excused != "login refused" {
+	if (in.login.proof.list != nil || in.any(in.denies)) && in.login.requests > 0 && in.excused != "login refused" {
 		p.most++
 		p.passed = false
 		p.sure, p.from, p.until = 0, 0, s.clk.T.Add(s.wait(p.most))

@@ -174,12 +174,36 @@ func TestRate(t *testing.T) {
 			if most := uint64(2000*r.Elapsed.Seconds()) + 50; r.IOs() == 0 || r.IOs() > most {
 				t.Errorf("%d I/Os in %v at 2000 a second", r.IOs(), r.Elapsed)
 			}
+			if d := time.Duration(r.Read.Min()); d >= 500*time.Microsecond {
+				t.Errorf("none took less than %v, the time between two", d)
+			}
 			// One that sleeps does so for each I/O that it has to wait for; late ones
 			// come many at a time.
 			if slept := r.CPU.Voluntary > int64(r.IOs()/20); slept != sleep {
 				t.Errorf("slept %d times for %d I/Os", r.CPU.Voluntary, r.IOs())
 			}
 		})
+	}
+}
+
+// TestWindow: what is done at the beginning of the measured time makes no I/O late.
+func TestWindow(t *testing.T) {
+	const long = time.Second
+	for _, rate := range []int{0, 1000} {
+		o := options(t, responder(t, "0"), "randread", 4096)
+		o.Rate, o.Ramp, o.Runtime = rate, 100*time.Millisecond, 300*time.Millisecond
+		o.Window = func(begins bool) {
+			if begins {
+				time.Sleep(long)
+			}
+		}
+		r, err := load.Run(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Duration(r.Read.Max()); d >= long-long/10 {
+			t.Errorf("rate %d: an I/O took %v", rate, d)
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ type generator struct {
 	through   bool // once through the span, as was asked for
 	allowed   int  // commands that may start this turn
 	interval  float64
-	started   float64 // time the next command is due at, with a rate
+	started   float64 // time the last command was due at, with a rate
 	inflight  int
 	everyone  bool // the next turn looks at every connection
 	rotation  int  // where it begins
@@ -277,7 +277,9 @@ func (g *generator) run() error {
 func (g *generator) measure() error {
 	r := g.result
 	if g.o.Window != nil {
-		g.o.Window(true)
+		if err := g.begin(); err != nil {
+			return err
+		}
 	}
 	before, err := sys.ThreadUsage()
 	if err != nil {
@@ -308,6 +310,21 @@ func (g *generator) measure() error {
 		g.o.Window(false)
 	}
 	return nil
+}
+
+// begin tells that the measured time begins. While that is heard nothing is sent, due
+// or looked at, so it counts in no latency; what has ended meanwhile is not measured.
+func (g *generator) begin() error {
+	from := g.loop.Clock.Now()
+	g.o.Window(true)
+	pause := g.loop.Clock.Now() - from
+	g.started += float64(pause)
+	for _, c := range g.conns {
+		for i := range c.slots {
+			c.slots[i].start += pause
+		}
+	}
+	return g.turn()
 }
 
 // drain waits for what is in flight.
@@ -462,10 +479,9 @@ func (g *generator) due(now clock.Time) clock.Time {
 	if g.interval == 0 {
 		return now
 	}
-	t := g.started
 	g.started += g.interval
 	g.allowed--
-	return clock.Time(t)
+	return clock.Time(g.started)
 }
 
 // choose fills a slot with what to do next; false when nothing can be done now.

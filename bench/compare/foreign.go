@@ -35,8 +35,8 @@ func CheckInitiator(name string, workloads []Workload) error {
 		return errors.New("iscsi-perf is absent: apt-get install libiscsi-bin")
 	}
 	for _, w := range workloads {
-		if w.RW != "read" && w.RW != "randread" || w.Connections != 1 || w.Digests {
-			return fmt.Errorf("iscsi-perf reads on one connection without digests: it cannot do %s", w.Name())
+		if w.RW != "read" && w.RW != "randread" || w.Connections != 1 || w.Digests || w.Transport == ISER {
+			return fmt.Errorf("iscsi-perf reads over TCP, on one connection, without digests: it cannot do %s", w.Name())
 		}
 	}
 	return nil

@@ -184,12 +184,9 @@ func (p *Plan) connect(ctx context.Context, c *contestant, r *Result) error {
 		if c.sessions[t] != nil {
 			continue
 		}
-		urls := c.run.URLs
-		if t == ISER {
-			urls = c.run.ISER
-		}
-		if urls == nil {
-			return fmt.Errorf("%s has no %s", c.name, strings.ToUpper(t))
+		urls, err := c.urls(t)
+		if err != nil {
+			return err
 		}
 		s, err := login(ctx, t, urls)
 		if err != nil {

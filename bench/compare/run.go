@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -17,6 +18,7 @@ import (
 	"spindle/bench/counters"
 	"spindle/bench/load"
 	"spindle/bench/peer"
+	"spindle/verbs"
 )
 
 // syscallRun is how long system calls are counted, in a run of its own: counting
@@ -52,6 +54,7 @@ type Plan struct {
 	Tests     []Test // instead of one for each workload with every peer
 	Method    Method
 	Tool      string
+	RDMA      func() (verbs.Provider, error)   // for our own initiator over iSER
 	Budget    time.Duration                    // beyond which no more rounds than asked for are made; 0 is none
 	Log       func(format string, args ...any) // progress; may be nil
 
@@ -367,19 +370,31 @@ func about(r *Result, name string) *Peer {
 	return &r.Peers[i]
 }
 
+// urls of its LUNs over a transport.
+func (c *contestant) urls(transport string) (map[string]string, error) {
+	urls := c.run.URLs
+	if transport == ISER {
+		urls = c.run.ISER
+	}
+	if urls == nil {
+		return nil, fmt.Errorf("%s has no %s", c.name, strings.ToUpper(transport))
+	}
+	return urls, nil
+}
+
 // options of a run against c.
 func (p *Plan) options(w Workload, c *contestant) (load.Options, error) {
 	o := load.Options{
 		Sizes: []load.Size{{Bytes: w.Size, Percent: 100}}, Depth: w.Depth, Connections: w.Connections,
 		Runtime: p.Method.Runtime, Ramp: p.Method.Ramp, CPU: p.Method.InitiatorCPU, Congestion: p.Method.Congestion,
-		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize, Rate: w.Rate, Sleep: w.Sleep, Opcode: w.Opcode, Idle: w.Idle,
+		Header: w.Digests, Data: w.Digests, Span: p.Method.LUNSize, Rate: w.Rate, Sleep: w.Sleep, Opcode: w.Opcode, Idle: w.Idle, RDMA: p.RDMA,
 	}
-	var err error
-	if o.Address, err = load.ParseURL(c.run.URLs[w.LUN]); err != nil {
+	urls, err := c.urls(w.transport())
+	if err != nil {
 		return o, err
 	}
-	if o.Address.ISER {
-		return o, fmt.Errorf("%v: a comparison over iSER wants --initiator %s", o.Address, FIO)
+	if o.Address, err = load.ParseURL(urls[w.LUN]); err != nil {
+		return o, err
 	}
 	if w.Opcode == "" {
 		o.Pattern, err = load.ParsePattern(w.RW, w.Mix)

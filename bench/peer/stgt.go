@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"spindle/bench/load"
 )
 
 // stgtDriver runs tgtd. Its null store is 1 TiB whatever it is told; its RAM LUN
@@ -97,10 +99,12 @@ func (t *stgtNodes) add(ctx context.Context, lld, name string, s Setup) error {
 		{"--op", "bind", "--mode", "target", "--tid", tid, "-I", "ALL"},
 	}
 	if lld == "iser" {
-		// Over TCP an address is enough; here it wants the initiator's name as well.
+		// Over TCP an address is enough; here it wants the initiators' names as well.
 		_, initiator, _ := strings.Cut(readText("/etc/iscsi/initiatorname.iscsi"), "InitiatorName=")
 		initiator, _, _ = strings.Cut(initiator, "\n")
-		calls = append(calls, []string{"--op", "bind", "--mode", "target", "--tid", tid, "-Q", strings.TrimSpace(initiator)})
+		for _, name := range []string{strings.TrimSpace(initiator), load.Initiator} {
+			calls = append(calls, []string{"--op", "bind", "--mode", "target", "--tid", tid, "-Q", name})
+		}
 	}
 	for _, args := range calls {
 		if err := t.admin(ctx, lld, args...); err != nil {

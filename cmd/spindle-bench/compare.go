@@ -17,6 +17,7 @@ import (
 	"spindle/bench/peer"
 	"spindle/bench/report"
 	"spindle/internal/sys"
+	"spindle/verbs/ibverbs"
 )
 
 func compareCommand() command {
@@ -72,7 +73,7 @@ func (t *texts) Set(s string) error { *t = append(*t, s); return nil }
 func declareCompare(fs *flag.FlagSet) *compareFlags {
 	f := &compareFlags{runtime: seconds(time.Second), ramp: seconds(300 * time.Millisecond), budget: seconds(13 * time.Minute)}
 	fs.StringVar(&f.peers, "peers", "spindle,stgt,spdk,lio,limit", "`LIST` of spindle, spindle-poll, stgt, spdk, lio, limit, or\nname=iscsi://host/target/lun for one that runs already")
-	fs.StringVar(&f.m.Transport, "transport", compare.TCP, "`LIST` of tcp and iser, each for every workload. iSER wants an RDMA\ndevice at --host, and --initiator fio")
+	fs.StringVar(&f.m.Transport, "transport", compare.TCP, "`LIST` of tcp and iser, each for every workload. iSER wants an RDMA\ndevice at --host, and --initiator own or fio")
 	fs.StringVar(&f.m.Host, "host", "", "`ADDRESS` that the targets listen on (default 127.0.0.1)")
 	fs.StringVar(&f.workloads, "workloads", "quick", "`LIST` of sets and workloads, see above")
 	fs.StringVar(&f.only, "only", "", "`ROWS` of the standard workloads, such as limit-4k,idle; a wrong\none lists all")
@@ -98,7 +99,7 @@ func declareCompare(fs *flag.FlagSet) *compareFlags {
 }
 
 func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
-	p := &compare.Plan{Method: f.m, Tool: version}
+	p := &compare.Plan{Method: f.m, Tool: version, RDMA: ibverbs.Open}
 	m := &p.Method
 	var err error
 	if p.Peers, err = f.rivals(); err != nil {
@@ -113,9 +114,6 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	}
 	if p.Workloads, err = over(m.Transport, p.Workloads); err != nil {
 		return nil, err
-	}
-	if strings.Contains(m.Transport, compare.ISER) && m.Initiator != compare.FIO {
-		return nil, usagef("--transport %s: iSER is the kernel's initiator's: --initiator fio, on a machine with an RDMA device (make bench-rig brings one)", m.Transport)
 	}
 	if err := compare.CheckInitiator(m.Initiator, p.Workloads); err != nil {
 		return nil, usageError{err}

@@ -115,6 +115,9 @@ func (f *compareFlags) plan(s streams) (*compare.Plan, error) {
 	if p.Workloads, err = over(m.Transport, p.Workloads); err != nil {
 		return nil, err
 	}
+	if devices, _ := os.ReadDir("/sys/class/infiniband"); strings.Contains(m.Transport, compare.ISER) && len(devices) == 0 {
+		return nil, usagef("--transport %s: there is no RDMA device here; make bench-rig brings some, in a guest", m.Transport)
+	}
 	if err := compare.CheckInitiator(m.Initiator, p.Workloads); err != nil {
 		return nil, usageError{err}
 	}

@@ -137,10 +137,12 @@ func TestAFailureHasAReason(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ name, url, want string }{
-		{"deaf", "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none", "refused"},
-		{"over RDMA", "iser://127.0.0.1:1/iqn.2026-11.io.spindle:none", "--initiator fio"},
+	for _, c := range []struct{ name, transport, url, want string }{
+		{"deaf", TCP, "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none", "refused"},
+		{"without RDMA", TCP, "iser://127.0.0.1:1/iqn.2026-11.io.spindle:none", "spindle rdma"},
+		{"over TCP only", ISER, "iscsi://127.0.0.1:1/iqn.2026-11.io.spindle:none", "has no ISER"},
 	} {
+		workloads[0].Transport = c.transport
 		r, err := Run(t.Context(), Plan{
 			Peers:     []peer.Driver{fixture{name: c.name, url: c.url}},
 			Workloads: workloads,

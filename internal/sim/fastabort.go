@@ -74,21 +74,31 @@ func (in *initiator) silence(place int, by uint64) {
 func (in *initiator) heardOf(t *task) {
 	for _, o := range in.tasks {
 		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn {
-			in.ownedUp(o)
+			in.toldOf(o, "another session has")
 		}
 	}
 }
 
-// ownedUp fails when a function of another session has ended t and nothing was told.
-// What its own session's functions may have ended they tell of themselves: by their
-// response, on their own connection, or by TASK ABORTED.
-func (in *initiator) ownedUp(t *task) {
-	lu := in.s.luns[t.lun]
+// fanned is the success of m, which has ended t. On another connection than its own it
+// was told of, and that was acknowledged first (RFC 7143 §4.2.2.3.3 and §4.2.3.4, d).
+func (in *initiator) fanned(m, t *task) {
+	k := t.conn
+	if k != m.conn && k.phase == full && k.link != nil && k.excused == "" && !t.imm && pdu.SNLess(t.cmdSN, m.expCmdSN) && in.s.clk.T.Sub(m.at) < farewell {
+		in.toldOf(t, "its session has")
+	}
+}
+
+// toldOf fails when t was ended and nothing told of it on its connection. What a
+// function of its own session may have ended that tells of itself: by its response, on
+// its own connection, or by TASK ABORTED.
+func (in *initiator) toldOf(t *task, who string) {
+	lu, ends := in.s.luns[t.lun], t.conn.ends
+	alone := func(o *task) bool { return o.fn == pdu.TMFAbortTask && slices.Contains(o.refs, t) }
 	if !in.sess.fastAbort || in.phase != full || in.sess.level > 0 || in.failing || len(in.adrift) > 0 ||
-		t.hushed || in.overtook(t) || lu.doubtful(t.call) {
+		t.hushed || in.overtook(t) || slices.ContainsFunc(in.tasks, alone) || lu.doubtful(t.call) {
 		return
 	}
-	if in.s.count(FastAbortsDue); len(in.ends) == 0 || in.ends[t.lun] < t.call {
-		in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", lu.id, t.itt)
+	if in.s.count(FastAbortsDue); len(ends) == 0 || ends[t.lun] < t.call {
+		in.bad("FastAbort", "LUN %d: %s ended task %#x, of which nothing was told", lu.id, who, t.itt)
 	}
 }

@@ -37,7 +37,7 @@ func (in *initiator) abortTask() {
 
 func (in *initiator) newManagement(fn uint8, lun int) (*task, pdu.BHS) {
 	t := in.newTask(kindManage)
-	t.fn, t.lun = fn, lun
+	t.fn, t.lun, t.expCmdSN = fn, lun, in.expCmdSN
 	b := in.request(t, pdu.TMFRequest, pdu.FlagFinal|fn, true)
 	if lun >= 0 {
 		lu := in.s.luns[lun]
@@ -216,6 +216,7 @@ func (in *initiator) maybeAll(t *task) {
 func (in *initiator) setEnded(t *task) {
 	refs := append([]*task(nil), t.refs...)
 	for _, o := range refs {
+		in.fanned(t, o)
 		if o.conn != t.conn && (o.imm || t.fn == pdu.TMFWarmReset || t.fn == pdu.TMFColdReset || o.conn.phase != full) {
 			o.maybe = true // it may come after the function, or its answer when nothing acknowledges it any more
 			o.excuses++

@@ -86,9 +86,10 @@ type task struct {
 	victim  *conn // of another connection
 
 	// Task management.
-	fn     uint8
-	resets []int // what it changes, by place in run.luns
-	refs   []*task
+	fn       uint8
+	expCmdSN uint32 // the target had received what was before it
+	resets   []int  // what it changes, by place in run.luns
+	refs     []*task
 }
 
 // burst is a sequence of Data-Out PDUs that is to be sent.

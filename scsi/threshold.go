@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor"
 )
 
@@ -63,7 +64,9 @@ func (d *Device) PollUsage(c reactor.Caller) {
 		if err != nil {
 			continue // what was known stays
 		}
-		lu.usage.Store(&usage{(u.Used + setBytes - 1) / setBytes, u.Available / setBytes})
+		if !plant.On(plant.UsageKept) || lu.usage.Load() == nil {
+			lu.usage.Store(&usage{(u.Used + setBytes - 1) / setBytes, u.Available / setBytes})
+		}
 		lu.resized()
 	}
 }
@@ -73,7 +76,7 @@ func (d *Device) PollUsage(c reactor.Caller) {
 func (lu *LogicalUnit) applyUsage(r *round) {
 	m, u := lu.current.mode, lu.usage.Load()
 	reached := m.armed && u != nil && u.used >= uint64(m.threshold)
-	if reached && !lu.reached {
+	if reached && (!lu.reached || plant.On(plant.ThresholdRepeated)) && !plant.On(plant.ThresholdUntold) {
 		r.attention(SoftThresholdReached)
 	}
 	lu.reached = reached

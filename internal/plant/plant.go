@@ -120,6 +120,9 @@ const (
 	MovedForgotten         // what waits for a session that moves is forgotten
 	DropForgotten          // a connection is said to be dropped, and is not
 	ListRetold             // REPORT LUNS leaves 3F/0E waiting
+	ThresholdUntold        // nobody is told of a provisioning threshold that is reached
+	ThresholdRepeated      // ... or all are at every look
+	UsageKept              // what a unit said first of its resources, it says ever after
 	NumBugs
 )
 
@@ -144,6 +147,7 @@ var names = [NumBugs]string{
 	"stale receive",
 	"capacity untold", "list untold", "terminated untold", "later ended", "modes unsaved", "modes unkept", "identity unkept",
 	"moved untold", "moved early", "moved forgotten", "drop forgotten", "list retold",
+	"threshold untold", "threshold repeated", "usage kept",
 }
 
 func (b Bug) String() string { return names[b] }

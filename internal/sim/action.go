@@ -219,6 +219,10 @@ func (in *initiator) letGoAll() {
 // quit ends the connection without asking.
 func (in *initiator) quit(k int) {
 	s := in.s
+	if in.dropping && len(in.conns) > 1 { // of two ends, one ends the session with it
+		in.abandon()
+		return
+	}
 	in.link.flush()
 	broken := (k < 987 || k >= 991) && in.lives(in.conn)
 	switch {

@@ -26,6 +26,7 @@ const (
 	causeMedium                    // a medium was loaded
 	causeAccess                    // SET TARGET PORT GROUPS
 	causeIdentity                  // SET IDENTIFYING INFORMATION
+	causeThreshold                 // the provisioning threshold is reached
 	numCauses
 )
 
@@ -61,6 +62,8 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causeAccess, true
 	case scsi.DeviceIdentifierChanged:
 		return causeIdentity, true
+	case scsi.SoftThresholdReached:
+		return causeThreshold, true
 	}
 	return 0, false
 }
@@ -114,7 +117,9 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 		in.bad("unit attention", "LUN %d: %04x, for which there is no cause", lu.id, uint16(code))
 		return
 	}
-	u.seen[k]++
+	if u.seen[k]++; k == causeThreshold {
+		s.count(ThresholdsTold)
+	}
 	most := lu.begun[k] - u.base[k]
 	if k == causeAttach {
 		most++

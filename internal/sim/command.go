@@ -25,13 +25,14 @@ const (
 	classNothing // no data, no effect
 	classReply   // data that must always be the same
 	classSense
-	classChange   // of what nexuses share
-	classRegistry // PERSISTENT RESERVE IN
-	classModes    // MODE SENSE of what may change
-	classPorts    // REPORT TARGET PORT GROUPS
-	classCapacity // READ CAPACITY
-	classIdentity // REPORT IDENTIFYING INFORMATION
-	classList     // REPORT LUNS
+	classChange    // of what nexuses share
+	classRegistry  // PERSISTENT RESERVE IN
+	classModes     // MODE SENSE of what may change
+	classPorts     // REPORT TARGET PORT GROUPS
+	classCapacity  // READ CAPACITY
+	classIdentity  // REPORT IDENTIFYING INFORMATION
+	classList      // REPORT LUNS
+	classResources // LOG SENSE of the logical block provisioning page
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -134,8 +135,13 @@ func (in *initiator) command() {
 		case k < 25:
 			c = in.askIdentity(t)
 		default:
-			c = in.senseModes(t)
+			c = in.senseModes(t, lu)
 		}
+		in.submit(t, lu, &c)
+		return
+	}
+	if lu.metered && r.IntN(16) == 0 {
+		c = in.askResources(t, lu)
 		in.submit(t, lu, &c)
 		return
 	}

@@ -57,7 +57,10 @@ func (s *run) reconfigure() {
 		s.fab.reconfigure()
 		return
 	}
-	switch r.IntN(14) {
+	switch r.IntN(16) {
+	case 14, 15:
+		s.begin("poll usage", s.pollUsage)
+		return
 	case 0:
 		s.begin("redirect logins", s.redirect)
 		return
@@ -268,8 +271,11 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	for _, lu := range s.luns {
 		ids = append(ids, lu.object.Call(s.now(), func(st shared) (shared, uint8) {
 			st.ports[1] = optimized
+			st.look(nil)
 			return st, resGood
 		}))
+		s.cause(lu, causeThreshold) // when the port goes, and when it comes
+		s.cause(lu, causeThreshold)
 	}
 	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
 	s.must(s.engine.RemoveMaps(nodeName, m))
@@ -284,6 +290,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	}
 	for i, lu := range s.luns {
 		lu.object.Forget(s.now(), ids[i])
+		lu.over[causeThreshold] += 2
 		lu.unsteady, lu.changed = false, s.now()
 		s.blur(lu)
 		s.excuseTasks(lu, 0, nil)
@@ -319,5 +326,7 @@ func (s *run) resize(c reactor.Caller, lu *lun) {
 	s.cause(lu, causeResize)
 	s.resized(lu, lu.blocks+8)
 	lu.disk.Resize(int64(lu.blocks) * int64(lu.blockSize))
+	look := s.beginLook(lu, 0)
 	c.Block(func() { s.must(lu.file.Rescan()) })
+	s.endLooks(c, look)
 }

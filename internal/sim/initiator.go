@@ -273,7 +273,7 @@ func (in *initiator) lost() {
 		in.drop()
 		return
 	}
-	if len(in.conns) > 1 && !in.failing && c.dropping && (!c.done || c.told) && c.phase != loggingIn {
+	if len(in.conns) > 1 && c.dropping && (!c.done || c.told) && c.phase != loggingIn {
 		in.droppedByOrder()
 		return
 	}

@@ -50,14 +50,20 @@ func (s *run) beginShared(lu *lun) {
 			add(n)
 		}
 		lu.drift(st, add)
+		if lu.failed {
+			st.look(nil)
+			add(st)
+		}
 	}
 	lu.object.Reset(s.now(), lu.fresh())
+	lu.forgetUsage()
 	lu.unfence()
 }
 
 // revived is a unit that was made anew: of its shared state it has what it kept.
 // Of a target that died nothing is under way.
 func (s *run) revived(lu *lun, died bool) {
+	lu.forgetUsage()
 	if died {
 		states := make([]shared, 0, 4)
 		lu.object.Any(s.now(), func(st *shared) bool {

@@ -6,14 +6,17 @@ type modes struct {
 	through bool // WCE is 0
 	swp     bool // software write protect
 	tas     bool // tasks that others abort end with TASK ABORTED
+	threshold
 }
 
 // Mode pages and their lengths.
 const (
-	pageCaching = 0x08
-	pageControl = 0x0a
-	cachingLen  = 20
-	controlLen  = 12
+	pageCaching      = 0x08
+	pageControl      = 0x0a
+	pageProvisioning = 0x1c // subpage 02h
+	cachingLen       = 20
+	controlLen       = 12
+	provisioningLen  = 24
 )
 
 // everyone is who a notice is for when all but the nexus that asked get it.
@@ -32,12 +35,18 @@ func (in *initiator) selectModes(t *task, lu *lun) (c cdb) {
 	m := in.likely(lu).modes
 	q := change{kind: doSelect}
 	t.data = append(grow(t.data, 0), 0, 0, 0, 0)
-	if lu.mayCache() && r.IntN(2) == 0 {
-		q.caching = true
+	switch {
+	case lu.metered && (t.lun != in.s.plan.contended || r.IntN(3) == 0):
+		q.page = pageProvisioning
+		q.modes.threshold = threshold{armed: r.IntN(4) != 0, sets: uint8(1 + r.IntN(maxSets))}
+		t.data = q.modes.threshold.append(t.data)
+	case lu.mayCache() && r.IntN(2) == 0:
+		q.page = pageCaching
 		q.modes.through = r.IntN(3) != 0
 		page := [cachingLen]byte{pageCaching, cachingLen - 2, byte(b2i(!q.modes.through)) << 2}
 		t.data = append(t.data, page[:]...)
-	} else {
+	default:
+		q.page = pageControl
 		q.modes.tas = r.IntN(3) != 0
 		q.modes.swp = !m.swp && r.IntN(4) == 0 // not for long
 		page := [controlLen]byte{pageControl, controlLen - 2, 0, 0x10, byte(b2i(q.modes.swp)) << 3, byte(b2i(q.modes.tas)) << 6, 0, 0, 0xff, 0xff}
@@ -60,10 +69,13 @@ func (c *change) set(s *shared, tell func(notice)) result {
 		return resNotReady
 	}
 	m := s.modes
-	if c.caching {
+	switch c.page {
+	case pageCaching:
 		m.through = c.modes.through
-	} else {
+	case pageControl:
 		m.tas, m.swp = c.modes.tas, c.modes.swp
+	default:
+		m.threshold = c.modes.threshold
 	}
 	if c.save {
 		s.saved = m
@@ -84,9 +96,11 @@ const (
 )
 
 // senseModes is MODE SENSE (6) of one page, without block descriptor.
-func (in *initiator) senseModes(t *task) (c cdb) {
+func (in *initiator) senseModes(t *task, lu *lun) (c cdb) {
 	t.class, t.read, t.access, t.needs = classModes, true, accessWrite, needPath
-	t.service = pick(in.rng, byte(pageCaching), pageControl)
+	if t.service = pick(in.rng, byte(pageCaching), pageControl); lu.metered && in.rng.IntN(3) == 0 {
+		t.service, c.b[3] = pageProvisioning, 0x02
+	}
 	t.control = pick(in.rng, byte(currentModes), currentModes, savedModes, defaultModes)
 	t.want = 100
 	t.edtl = t.want
@@ -107,6 +121,8 @@ func (in *initiator) showed(t *task, lu *lun) {
 		switch {
 		case (b[2]&0x80 != 0) != st.modes.swp: // WP
 			return false
+		case t.service == pageProvisioning:
+			return string(b[4:]) == string(m.threshold.page(b[4]&0x80))
 		case t.service == pageCaching:
 			return !lu.mayCache() || (b[6]&0x04 == 0) == m.through
 		}

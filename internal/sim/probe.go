@@ -33,6 +33,9 @@ func (p *probe) Open(r *reactor.Reactor) (bdev.Channel, error) {
 	return &probeChannel{p: p, r: r, ch: ch, epoch: p.s.epoch}, nil
 }
 
+// Usage implements bdev.Meter.
+func (p *probe) Usage() (bdev.Usage, error) { return p.lu.file.Usage() }
+
 type probeChannel struct {
 	p      *probe
 	r      *reactor.Reactor
@@ -183,6 +186,7 @@ func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
 	}
 	if st == bdev.Failed || st == bdev.NoSpace {
 		c.p.lu.faults++
+		s.failedForGood(c.p.lu)
 		if c.p.lu.wiping {
 			c.p.lu.object.Refresh(s.now())
 		}

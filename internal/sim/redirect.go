@@ -147,13 +147,18 @@ func (in *initiator) toldOfDrop(b pdu.BHS, data []byte) {
 // droppedByOrder is the loss of a connection that was to be dropped, of a session
 // with others: its tasks have ended before it, when it ended in order and was told of.
 func (in *initiator) droppedByOrder() {
-	if c := in.conn; c.told && c.link.why() == nil {
+	c := in.conn
+	if in.failing { // what was to end it may be lost with this one
+		in.abandon()
+		return
+	}
+	if c.told && c.link.why() == nil {
 		in.drop()
 		in.endTasks(c, "its connection was dropped by order")
 		in.plug(c)
 		return
 	}
-	in.conn.again = true // as far as anybody knows
+	c.again = true // as far as anybody knows
 	in.driftOff()
 }
 

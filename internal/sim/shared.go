@@ -22,6 +22,8 @@ type shared struct {
 	cond       condition
 	prevent    nexusSet // those that prevent the removal of the medium
 	ports      [2]portState
+	used       uint8 // threshold sets of a metered unit; 0 is none that it knows of
+	reached    bool  // its threshold, when it looked last
 }
 
 // registration is the key of a registered nexus.
@@ -156,6 +158,7 @@ func (lu *lun) kept(s shared) shared {
 	s.modes = s.saved
 	s.generation, s.reserved, s.owner = 0, false, 0
 	s.cond, s.prevent, s.ports = isReady, nexusSet{}, [2]portState{}
+	s.used, s.reached = 0, false
 	return s
 }
 
@@ -174,23 +177,23 @@ const (
 
 // change is a command that changes the shared state of a unit.
 type change struct {
-	kind    changeKind
-	nexus   uint8 // that asks
-	key     uint64
-	action  uint64 // SERVICE ACTION RESERVATION KEY
-	rtype   rsvType
-	aptpl   bool
-	to      uint8 // REGISTER AND MOVE
-	unreg   bool
-	modes   modes // MODE SELECT
-	save    bool  // ... with SP
-	caching bool  // ... of the caching page; otherwise of the control page
-	needs   needs
-	access  access
-	port    uint8        // that it came by
-	ports   [2]portState // SET TARGET PORT GROUPS
-	named   uint8        // ... which of them; of identifying information the type
-	value   uint8        // ... and what it is
+	kind   changeKind
+	nexus  uint8 // that asks
+	key    uint64
+	action uint64 // SERVICE ACTION RESERVATION KEY
+	rtype  rsvType
+	aptpl  bool
+	to     uint8 // REGISTER AND MOVE
+	unreg  bool
+	modes  modes // MODE SELECT
+	save   bool  // ... with SP
+	page   uint8 // ... of this page
+	needs  needs
+	access access
+	port   uint8        // that it came by
+	ports  [2]portState // SET TARGET PORT GROUPS
+	named  uint8        // ... which of them; of identifying information the type
+	value  uint8        // ... and what it is
 }
 
 type changeKind uint8

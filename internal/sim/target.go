@@ -67,6 +67,7 @@ type lun struct {
 	spare      bool // comes and goes
 	tas        bool // TAS is 1 by default
 	removable  bool
+	metered    bool          // thin, and its file tells how much it uses
 	writes     time.Duration // what a delayed write takes, as a rule
 	ramIndex   int
 	path       string
@@ -83,6 +84,7 @@ type lun struct {
 	events
 	medium
 	common
+	resources
 }
 
 // draw decides what the run is made of.
@@ -264,6 +266,7 @@ func (s *run) addFile(lu *lun, i int) {
 	if opt.BlockDevice && opt.Align > lu.blockSize {
 		opt.Align = lu.blockSize
 	}
+	lu.metered = !opt.BlockDevice && !opt.NoDiscard
 	lu.buffered = r.IntN(3) == 0
 	lu.disk = s.w.AddDisk(lu.path, opt)
 }
@@ -430,6 +433,7 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 		s.resized(lu, lu.bdev.Info().Blocks)
 	}
 	lu.medium.begin(s, lu)
+	lu.failed = false
 }
 
 // dismantle closes the devices of lu, which no channel uses.

@@ -247,7 +247,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList || t.class == classResources
 }
 
 // stamp is a number that no other task of the run has.

@@ -185,6 +185,14 @@ func (o *Object[S]) Map(at int64, f func(S) S) {
 // Refresh follows a change of what Drift says.
 func (o *Object[S]) Refresh(at int64) { o.close(at) }
 
+// Open is how many operations are under way.
+func (o *Object[S]) Open() (n int) {
+	for k := range maxOpen {
+		n += int(o.open >> k & 1)
+	}
+	return n
+}
+
 // Quiet tells whether no operation is under way.
 func (o *Object[S]) Quiet() bool { return o.open == 0 }
 

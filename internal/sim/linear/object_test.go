@@ -94,7 +94,7 @@ func TestObjectForgets(t *testing.T) {
 	o.Reset(0, 0)
 	a := o.Call(10, increment)
 	o.Forget(20, a)
-	if !o.Quiet() || o.Unchanged(15) || !o.Unchanged(20) {
+	if !o.Quiet() || o.Open() != 0 || o.Unchanged(15) || !o.Unchanged(20) {
 		t.Error("what was seen at 15 says nothing of what came after")
 	}
 }

@@ -47,6 +47,8 @@ type Disk struct {
 	free     []*unsynced
 	inflight int
 	syncErr  bool
+	used     uint64 // of the file system, as SetUsage said
+	left     uint64
 }
 
 // page holds both images of one page.
@@ -104,6 +106,10 @@ func (d *Disk) Resize(n int64) {
 	d.opt.MaxSize = max(d.opt.MaxSize, n)
 }
 
+// SetUsage says what Stat tells of a regular file: the bytes that it occupies, and
+// those that its file system has left.
+func (d *Disk) SetUsage(used, left uint64) { d.used, d.left = used, left }
+
 // FailSync makes the next Sync fail with -EIO.
 func (d *Disk) FailSync() { d.syncErr = true }
 
@@ -121,7 +127,7 @@ func (d *Disk) DurableAt(b []byte, off int64) { d.read(b, off, true) }
 func (d *Disk) WriteAt(b []byte, off int64) { d.write(b, off, int64(len(b)), true) }
 
 func (d *Disk) info() ring.FileInfo {
-	return ring.FileInfo{Size: d.size, BlockDevice: d.opt.BlockDevice, Align: d.opt.Align, Discard: !d.opt.NoDiscard}
+	return ring.FileInfo{Size: d.size, BlockDevice: d.opt.BlockDevice, Align: d.opt.Align, Discard: !d.opt.NoDiscard, Used: d.used, Free: d.left}
 }
 
 func (d *Disk) page(i int64, create bool) *page {

@@ -107,7 +107,8 @@ func TestKernel(t *testing.T) {
 		t.Fatalf("info %+v", info)
 	}
 	d.Resize(2 << 20)
-	if info, err := w.Stat(fd); err != nil || info.Size != 2<<20 || d.Size() != 2<<20 {
+	d.SetUsage(5, 7)
+	if info, err := w.Stat(fd); err != nil || info.Size != 2<<20 || d.Size() != 2<<20 || info.Used != 5 || info.Free != 7 {
 		t.Fatalf("grown: %+v, %v", info, err)
 	}
 	if _, _, err := w.Addrs(fd); !errors.Is(err, syscall.ENOTCONN) {

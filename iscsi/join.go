@@ -174,6 +174,7 @@ func (s *Session) connClosed(c *Connection) {
 	c.checkQuiet() // tasks that streamed have gone with it
 	switch {
 	case s.ending:
+		c.recover = false // nobody will take over what it keeps
 	case c.leaving:
 		s.forgetHeld(c)
 	case s.rec != nil:

@@ -5,8 +5,10 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
+	"spindle/reactor"
 )
 
 // reassign asks for a task that another connection had.
@@ -422,6 +424,29 @@ func TestLostAndOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hasty does not wait for what it asks reactors for.
+type hasty struct{ *iscsitest.Target }
+
+func (hasty) Await(r *reactor.Reactor, fn func(done func())) {
+	r.Post(&reactor.Msg{Run: func(*reactor.Reactor) { fn(func() {}) }})
+}
+
+// TestSessionEndsWithConnectionClosing: what was kept for another connection to take
+// over goes with the session, although its own is not closed yet.
+func TestSessionEndsWithConnectionClosing(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: level(2)})
+	a, b := pair(g, "ErrorRecoveryLevel=2")
+	b.Send(b.Command(1, pdu.FlagRead, 8192, iscsitest.Read10(9, 16)...), nil, nil)
+	g.Settle()
+	for _, m := range []iscsi.AsyncMessage{{Event: pdu.AsyncDropConnection, CID: b.CID}, {Event: pdu.AsyncDropSession}} {
+		must(t, g.Engine.SendAsync(hasty{g}, iscsitest.Node, m))
+	}
+	event(t, a, pdu.AsyncDropConnection)
+	event(t, a, pdu.AsyncDropSession)
+	a.ExpectClosed()
+	g.Close() // all memory is home
 }
 
 // TestReassignAfterSecondLoss: two connections of one CID are lost, one after the

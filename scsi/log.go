@@ -1,6 +1,9 @@
 package scsi
 
-import "spindle/bdev"
+import (
+	"spindle/bdev"
+	"spindle/internal/plant"
+)
 
 // Log pages (SPC-5 §7.3, SBC-4 §6.4).
 const (
@@ -140,15 +143,20 @@ func homeLogSelect(lu *LogicalUnit, t *Task, r *round) {
 	bases := lu.current.counts
 	found := false
 	for _, page := range logPages {
-		if page != named && (named != logSupported || sub != 0) {
+		if page != named && (named != logSupported || sub != 0) && !plant.On(plant.CountsForgotten) {
 			continue
 		}
 		if base := bases.of(page); base != nil {
 			*base, found = lu.bdev.Since(bdev.Stats{}), true
 		}
 	}
-	if found {
+	if !found {
+		return
+	}
+	if !plant.On(plant.CountsKept) {
 		lu.change(r).counts = bases
+	}
+	if !plant.On(plant.LogUntold) {
 		r.attentionBut(LogParametersChanged, t.Nexus.ID)
 	}
 }

@@ -123,6 +123,10 @@ const (
 	ThresholdUntold        // nobody is told of a provisioning threshold that is reached
 	ThresholdRepeated      // ... or all are at every look
 	UsageKept              // what a unit said first of its resources, it says ever after
+	CountMissed            // an I/O that ends later is not counted
+	CountsKept             // LOG SELECT resets nothing
+	CountsForgotten        // ... or the counts of every page
+	LogUntold              // ... or tells nobody
 	NumBugs
 )
 
@@ -148,6 +152,7 @@ var names = [NumBugs]string{
 	"capacity untold", "list untold", "terminated untold", "later ended", "modes unsaved", "modes unkept", "identity unkept",
 	"moved untold", "moved early", "moved forgotten", "drop forgotten", "list retold",
 	"threshold untold", "threshold repeated", "usage kept",
+	"count missed", "counts kept", "counts forgotten", "log untold",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -26,6 +26,7 @@ const (
 	causeMedium                    // a medium was loaded
 	causeAccess                    // SET TARGET PORT GROUPS
 	causeIdentity                  // SET IDENTIFYING INFORMATION
+	causeLog                       // LOG SELECT
 	causeThreshold                 // the provisioning threshold is reached
 	numCauses
 )
@@ -62,6 +63,8 @@ func causeOf(c scsi.Code) (cause, bool) {
 		return causeAccess, true
 	case scsi.DeviceIdentifierChanged:
 		return causeIdentity, true
+	case scsi.LogParametersChanged:
+		return causeLog, true
 	case scsi.SoftThresholdReached:
 		return causeThreshold, true
 	}

@@ -32,6 +32,7 @@ const (
 	classCapacity  // READ CAPACITY
 	classIdentity  // REPORT IDENTIFYING INFORMATION
 	classList      // REPORT LUNS
+	classLog       // LOG SENSE
 	classResources // LOG SENSE of the logical block provisioning page
 )
 
@@ -136,6 +137,15 @@ func (in *initiator) command() {
 			c = in.askIdentity(t)
 		default:
 			c = in.senseModes(t, lu)
+		}
+		in.submit(t, lu, &c)
+		return
+	}
+	if r.IntN(24) == 0 {
+		if r.IntN(5) == 0 {
+			c = in.selectLog(t)
+		} else {
+			c = in.readLog(t, lu)
 		}
 		in.submit(t, lu, &c)
 		return

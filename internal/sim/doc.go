@@ -15,11 +15,11 @@
 // behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
 // CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
 // PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, with saved pages,
-// LOG SENSE of the resources of thin units, which have a threshold, SET and REPORT
-// IDENTIFYING INFORMATION, START STOP UNIT and
-// PREVENT ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT
-// GROUPS, SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that
-// only look, and such as have to be refused; every task management function;
+// LOG SENSE and SELECT of counts, and of the resources of thin units, which have a
+// threshold, SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and PREVENT
+// ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT GROUPS,
+// SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that only look, and
+// such as have to be refused; every task management function;
 // and units have TAS from birth or not.
 //
 // What is checked: every command that was accepted is answered once or its
@@ -46,7 +46,8 @@
 // leaves zeroes has its unit for itself, and ends with its command or later; unit
 // attentions come once, and those for another capacity or another list of units do
 // come; task management is answered after its tasks have ended;
-// that a threshold is reached every nexus is told once, and log pages tell what is in use;
+// that a threshold is reached every nexus is told once, log pages tell what is in use and
+// count what the unit's device did since LOG SELECT reset that page, and no more;
 // no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its
 // window lets come and keeps to the RDMA READs its peer serves, and that a

@@ -56,6 +56,7 @@ func (s *run) beginShared(lu *lun) {
 		}
 	}
 	lu.object.Reset(s.now(), lu.fresh())
+	lu.restart()
 	lu.forgetUsage()
 	lu.unfence()
 }
@@ -64,6 +65,7 @@ func (s *run) beginShared(lu *lun) {
 // Of a target that died nothing is under way.
 func (s *run) revived(lu *lun, died bool) {
 	lu.forgetUsage()
+	lu.restart()
 	if died {
 		states := make([]shared, 0, 4)
 		lu.object.Any(s.now(), func(st *shared) bool {
@@ -137,6 +139,7 @@ func (in *initiator) changed(t *task, lu *lun, r result) {
 		return
 	}
 	before, ok := lu.object.Return(s.now(), id, r)
+	lu.counted.endReset(t.call, s.now(), r == resGood)
 	if !ok {
 		in.bad("reservation", "LUN %d: task %#x, %v of nexus %d: no order of the commands explains result %d", lu.id, t.itt, t.change, in.nexus, r)
 		return
@@ -153,6 +156,7 @@ func (s *run) undone(t *task, st outcome) {
 	}
 	lu := s.luns[t.lun]
 	if st == without && !lu.doubtful(t.call) {
+		lu.counted.endReset(t.call, s.now(), false)
 		if !lu.object.Cancel(s.now(), t.changing) {
 			s.fail("reservation", "LUN %d: task %#x was refused, and others have seen its effect", lu.id, t.itt)
 		}
@@ -318,6 +322,8 @@ func (c *change) mayCause() (list []cause) {
 		return []cause{causeAccess}
 	case doIdentify:
 		return []cause{causeIdentity}
+	case doSelectLog:
+		return []cause{causeLog}
 	}
 	return nil
 }
@@ -326,6 +332,7 @@ func (c *change) mayCause() (list []cause) {
 func (in *initiator) beginChange(t *task, lu *lun) {
 	s := in.s
 	in.call(t, lu)
+	lu.counted.beginReset(&t.change, t.call)
 	for _, k := range t.change.mayCause() {
 		s.cause(lu, k)
 	}

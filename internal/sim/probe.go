@@ -181,6 +181,7 @@ func (c *probeChannel) ended(io *bdev.IO, st bdev.Status, at int64) {
 	s := c.p.s
 	c.left(at)
 	c.p.ends(io)
+	c.p.lu.done.add(io, st, c.p.lu.blockSize)
 	if io.Op == bdev.Flush && st == bdev.OK {
 		c.p.flushes = max(c.p.flushes, at)
 	}

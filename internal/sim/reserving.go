@@ -15,7 +15,7 @@ var changeNames = [...]string{
 // changeStates are what runs have to see of each kind of change.
 var changeStates = [...]State{
 	Registers, PRReserves, PRReleases, PRClears, PRPreempts, PRPreemptAborts, RegisterIgnores, RegisterMoves, Reservations, ReleasesOld, ModeSelects, 0,
-	Loads, Ejects, Prevents, Allows, PortsSet, IdentitiesSet, Sanitizes, SanitizeExits, Formats,
+	Loads, Ejects, Prevents, Allows, PortsSet, IdentitiesSet, LogsSelected, Sanitizes, SanitizeExits, Formats,
 }
 
 // reserveOld is RESERVE or RELEASE of SPC-2.

@@ -187,7 +187,8 @@ type change struct {
 	unreg  bool
 	modes  modes // MODE SELECT
 	save   bool  // ... with SP
-	page   uint8 // ... of this page
+	page   uint8 // ... of this page; of LOG SELECT too
+	resets bool  // LOG SELECT: counts
 	needs  needs
 	access access
 	port   uint8        // that it came by
@@ -219,6 +220,7 @@ const (
 	doAllow
 	doSetPorts
 	doIdentify
+	doSelectLog
 	doSanitize
 	doSanitizeExit
 	doFormat
@@ -252,6 +254,8 @@ func (c *change) apply(s *shared, tell func(notice)) result {
 			s.identity[c.named] = c.value
 			tell(notice{everyone, causeIdentity})
 			return resGood
+		case k == doSelectLog:
+			return c.selectLog(tell)
 		case k >= doSanitize:
 			return c.startWipe(s)
 		}

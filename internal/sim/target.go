@@ -85,6 +85,7 @@ type lun struct {
 	medium
 	common
 	resources
+	counted
 }
 
 // draw decides what the run is made of.
@@ -433,7 +434,7 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 		s.resized(lu, lu.bdev.Info().Blocks)
 	}
 	lu.medium.begin(s, lu)
-	lu.failed = false
+	lu.failed, lu.done = false, tally{}
 }
 
 // dismantle closes the devices of lu, which no channel uses.

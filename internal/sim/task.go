@@ -75,7 +75,8 @@ type task struct {
 	later       bool   // ... it does not wait for its end
 	erase       bool   // ... it leaves zeroes
 	service     uint8  // of PERSISTENT RESERVE IN
-	control     uint8  // PC of MODE SENSE
+	control     uint8  // PC of MODE SENSE and LOG SENSE
+	done        tally  // LOG SENSE: what its unit had counted when it was sent
 	listed      int    // REPORT LUNS: how many changes of the list were over
 	change      change // of what nexuses share
 	changing    int    // its number there; 0: none is under way
@@ -247,7 +248,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList || t.class == classResources
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList || t.class == classResources || t.class == classLog
 }
 
 // stamp is a number that no other task of the run has.

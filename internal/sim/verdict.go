@@ -82,6 +82,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		in.showed(t, lu)
 	case classIdentity:
 		in.identityShown(t, lu)
+	case classLog:
+		in.logShown(t, lu)
 	case classResources:
 		in.resourcesShown(t, lu)
 	case classCapacity:

@@ -53,6 +53,7 @@ type conn struct {
 	done     bool       // its end ends nothing else
 	again    bool       // it has been logged out before, as far as anybody knows
 	dropping bool       // the target was ordered to drop it
+	named    bool       // ... for certain: it was in full feature phase, and no other had its CID
 	told     bool       // ... and another has told of it
 	mute     bool       // what it says has been overtaken: another told of its end
 	doomed   clock.Time // the target has to close it by then; 0 is never

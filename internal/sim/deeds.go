@@ -64,7 +64,7 @@ func (s *run) reconfigure() {
 	case 0:
 		s.begin("redirect logins", s.redirect)
 		return
-	case 1:
+	case 1, 2:
 		s.begin("send asynchronous messages", s.order)
 		return
 	}

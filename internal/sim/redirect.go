@@ -69,6 +69,9 @@ func (in *initiator) sentAway(data []byte) {
 // order has the target tell its initiators something, or end their sessions.
 func (s *run) order(c reactor.Caller) {
 	m := iscsi.AsyncMessage{Event: pick(s.rng, pdu.AsyncSCSI, pdu.AsyncRenegotiate, pdu.AsyncDropConnection, pdu.AsyncDropSession), LUN: s.luns[0].id, Key: 6, ASC: 0x3f, ASCQ: 0x0e, Seconds: 7}
+	if s.rng.IntN(2) == 0 && slices.ContainsFunc(s.inits, func(in *initiator) bool { return len(in.conns) > 1 }) {
+		m.Event = pdu.AsyncDropConnection
+	}
 	s.ordered[m.Event]++
 	if m.Event == pdu.AsyncDropConnection {
 		m.CID = s.someCID()
@@ -113,9 +116,10 @@ func (in *initiator) toDrop(cid uint16) {
 		if c.cid != cid {
 			continue
 		}
-		if c.dropping && c.phase == full && c.heard {
+		if c.named && c.phase == full {
 			c.doomed = in.s.clk.T.Add(closeLimit)
 		}
+		c.named = c.named || !c.dropping && c.phase == full && c.heard
 		c.dropping = true
 		c.excuse("dropped by order")
 	}
@@ -136,7 +140,7 @@ func (in *initiator) toldOfDrop(b pdu.BHS, data []byte) {
 		}
 		if c == in.conn {
 			in.bad("async message", "event 2 comes by connection %d, which it names", cid)
-		} else if c.dropping && c.phase == full { // and not another, to which its CID has passed
+		} else if c.named && c.phase == full { // and not another, to which its CID has passed
 			c.told = true
 			in.part(c, "dropped by order")
 			in.doom(c, "dropped by order")

@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor/mem"
 )
 
@@ -28,7 +29,16 @@ var protectChecks = [...]bdev.Checks{
 }
 
 // checks is what the command's CDB asks to be checked.
-func (t *Task) checks() bdev.Checks { return protectChecks[t.CDB[1]>>5] }
+func (t *Task) checks() bdev.Checks {
+	what := protectChecks[t.CDB[1]>>5]
+	if plant.On(plant.GuardUnchecked) {
+		what &^= bdev.CheckGuard
+	}
+	if plant.On(plant.ReferenceUnchecked) {
+		what &^= bdev.CheckRefTag
+	}
+	return what
+}
 
 // shieldedSteps are the steps of the commands that can move protection
 // information.
@@ -134,7 +144,7 @@ func doShieldedWrite(t *Task) action {
 	case t.step == 0:
 		t.step = 1
 		t.weave(func(travels, data, tuple []byte) { copy(tuple, travels[copy(data, travels):]) })
-		if !t.verifyApart() {
+		if !t.verifyApart() && !plant.On(plant.ShieldLate) {
 			return actDone
 		}
 		var fl bdev.Flags

@@ -93,6 +93,9 @@ func New(c Config) (*Device, error) {
 // Region is the device's memory, for transports that register it.
 func (d *Device) Region() *mem.Region { return d.region }
 
+// Tuples is the memory of its protection information, nil without.
+func (d *Device) Tuples() *mem.Region { return d.tuples }
+
 // Open implements bdev.Device.
 func (d *Device) Open(r *reactor.Reactor) (bdev.Channel, error) {
 	info := d.Info()

@@ -2,6 +2,7 @@ package malloc
 
 import (
 	"spindle/bdev"
+	"spindle/internal/plant"
 	"spindle/reactor/mem"
 )
 
@@ -43,7 +44,7 @@ func (c *protected) Submit(io *bdev.IO) bdev.Status {
 	}
 	switch io.Op {
 	case bdev.Write:
-		if io.Meta.Empty() {
+		if io.Meta.Empty() && !plant.On(plant.PlainUnprotected) {
 			bdev.Protect(own, io.Data.Bytes(), io.LBA, int(c.blockSize))
 		} else {
 			copy(own, io.Meta.Bytes())

@@ -127,6 +127,10 @@ const (
 	CountsKept             // LOG SELECT resets nothing
 	CountsForgotten        // ... or the counts of every page
 	LogUntold              // ... or tells nobody
+	GuardUnchecked         // protection information: a guard is not looked at
+	ReferenceUnchecked     // ... nor a reference tag
+	PlainUnprotected       // ... what is written without leaves that of before
+	ShieldLate             // ... what is refused is written all the same
 	NumBugs
 )
 
@@ -153,6 +157,7 @@ var names = [NumBugs]string{
 	"moved untold", "moved early", "moved forgotten", "drop forgotten", "list retold",
 	"threshold untold", "threshold repeated", "usage kept",
 	"count missed", "counts kept", "counts forgotten", "log untold",
+	"guard unchecked", "reference unchecked", "plain unprotected", "shield late",
 }
 
 func (b Bug) String() string { return names[b] }

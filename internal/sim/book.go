@@ -25,6 +25,8 @@ type operation struct {
 	blocks    uint32
 	state     outcome
 	fua       bool    // durable when good
+	tag       uint16  // the application tag of its blocks
+	tainted   bool    // its protection information is wrong: it is to be refused
 	atomic    bool    // others see all of it or nothing
 	or        bool    // it merges its value into what is there
 	copied    *copied // EXTENDED COPY
@@ -74,6 +76,10 @@ func (b *book) enter(n int) {
 	if o.end != linear.Forever {
 		b.s.fail("stale write", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after it was over (%s)",
 			n, o.itt, o.who.id, o.lu.id, o.lba, o.state)
+	}
+	if o.tainted {
+		b.s.fail("protection", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium with wrong protection information",
+			n, o.itt, o.who.id, o.lu.id, o.lba)
 	}
 	if o.lu.fences != 0 && o.lu.fenced[o.nexus] && !o.wipe {
 		b.s.fail("fence", "write %d (task %#x of initiator %d, LUN %d block %d) reached the medium after its nexus %d was preempted",
@@ -362,6 +368,9 @@ func (b *book) closeMedium(lu *lun, power bool) {
 		v, ok := s.look(lu, uint64(lba), buf, at, lost)
 		if s.failed() {
 			return
+		}
+		if lu.shielded {
+			s.shields(lu, uint64(lba), buf, lu.ram.TupleAt(uint64(lba)), v, ok)
 		}
 		if lost && ok {
 			if n := s.lostMerge(lu, c, v); n != 0 {

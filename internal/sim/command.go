@@ -200,7 +200,11 @@ func (in *initiator) read(t *task, lu *lun) cdb {
 	if t.blocks < 200 && in.rng.IntN(12) == 0 {
 		return cdb6(0x08, t.lba, t.blocks)
 	}
-	return in.sized(0x28, 0xa8, 0x88, pick(in.rng, byte(0), 0, 0, 0x08, 0x10), t.lba, t.blocks)
+	fl := pick(in.rng, byte(0), 0, 0, 0x08, 0x10)
+	if lu.shielded && in.rng.IntN(2) == 0 {
+		fl |= in.shieldRead(t, lu)
+	}
+	return in.sized(0x28, 0xa8, 0x88, fl, t.lba, t.blocks)
 }
 
 // expect draws an expected length: mostly what the CDB moves.
@@ -247,11 +251,18 @@ func (in *initiator) writeCommand(t *task, lu *lun) cdb {
 		if o.fua {
 			fl = 0x08
 		}
+		if lu.shielded && r.IntN(2) == 0 {
+			fl |= in.shieldWrite(t, &o)
+		}
 		c = in.sized(0x2a, 0xaa, 0x8a, fl, t.lba, n)
 	}
-	t.broken = r.IntN(150) == 0
+	t.broken = r.IntN(150) == 0 && t.taint == untainted
 	v := in.open(t, o, 0)
 	t.data = grow(t.data, int(t.edtl))
+	if t.shielded {
+		in.fillShielded(t, lu, v)
+		return c
+	}
 	for i := range t.blocks {
 		v.fill(t.data[i*lu.blockSize:][:lu.blockSize], t.lba+uint64(i))
 	}
@@ -439,10 +450,13 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 // nonsense is a command that has to be refused.
 func (in *initiator) nonsense(t *task, lu *lun) cdb {
 	t.class, t.illegal = classNothing, true
-	switch in.rng.IntN(4) {
+	switch in.rng.IntN(5) {
 	case 0:
 		t.read, t.edtl, t.access = true, 512, accessRead
 		return cdb16(0x88, 0, 1<<32, 1)
+	case 4: // a reserved RDPROTECT, or one for what the unit does not have
+		t.read, t.edtl, t.access = true, 520, accessRead
+		return in.sized(0x28, 0xa8, 0x88, pick(in.rng, 1+5*byte(b2i(lu.shielded)), 6, 7)<<5, 0, 1)
 	case 1:
 		t.needs = 0
 		return cdb{b: [32]byte{0xc1}}

@@ -148,6 +148,9 @@ const (
 	IdentitiesRead
 	ThresholdsTold
 	ResourcesRead
+	ReadsShielded
+	WritesShielded
+	ShieldsRefused
 	LogsRead
 	LogsSelected
 	WritesProtected
@@ -249,7 +252,7 @@ var stateNames = [numStates]string{
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
-	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
+	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",
 	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "Formats", "NotReadys", "NotReadysSanitize", "NotReadysFormat", "WipesFailed",
 	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",

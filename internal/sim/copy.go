@@ -104,6 +104,7 @@ func (in *initiator) openCopy(t *task, o operation, c copied) {
 	if o.copied = &c; o.lu.resetting > 0 || c.from.resetting > 0 {
 		t.excused = true
 	}
+	o.lu.target = true
 	in.openZero(t, o)
 	t.copies, t.op = append(t.copies, t.op), 0
 }

@@ -95,8 +95,8 @@ func (c *change) selectLog(tell func(notice)) result {
 	return resGood
 }
 
-// beginReset notes that counts may be reset from now on, and endReset whether they
-// were; done is false when nobody knows.
+// beginReset notes that counts may be reset from now on, endReset whether they were.
+// Of a command without an answer nobody knows: its reset stays possible.
 func (n *counted) beginReset(c *change, call int64) {
 	for k, page := range countPages {
 		if c.resets && (c.page == page || c.page == logSupported) {

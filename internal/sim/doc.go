@@ -12,15 +12,16 @@
 // with one Config and the traces are equal.
 //
 // The initiators send READ and WRITE of every length (6 to 32 bytes, the last
-// behind the header), WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
+// behind the header), with protection information where a unit has it, right and
+// wrong, WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
 // CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
 // PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, with saved pages,
 // LOG SENSE and SELECT of counts, and of the resources of thin units, which have a
 // threshold, SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and PREVENT
 // ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT GROUPS,
 // SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that only look, and
-// such as have to be refused; every task management function;
-// and units have TAS from birth or not.
+// such as have to be refused; every task management function; and units have TAS
+// from birth or not.
 //
 // What is checked: every command that was accepted is answered once or its
 // session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
@@ -48,7 +49,8 @@
 // come; task management is answered after its tasks have ended;
 // that a threshold is reached every nexus is told once, log pages tell what is in use and
 // count what the unit's device did since LOG SELECT reset that page, and no more;
-// no byte arrives that nobody wrote; over iSER, that memory is reached only
+// protection information is that of what its block holds, and a WRITE for which it is
+// wrong changes nothing; no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its
 // window lets come and keeps to the RDMA READs its peer serves, and that a
 // removed device is let go in time; no reactor sleeps over its work, and sessions go from one to another in half of the

@@ -26,9 +26,9 @@ const (
 // Machine is the memory that runs use, one after the other.
 type Machine struct {
 	space   *mem.Space
-	regions [MaxReactors][2]*mem.Region // of 8 MiB, and of 16
-	ram     [2][ramDisks]*malloc.Device // of blocks of 512 and of 4096 bytes
-	nothing mem.Ref                     // null's span
+	regions [MaxReactors][2]*mem.Region    // of 8 MiB, and of 16
+	ram     [2][2][ramDisks]*malloc.Device // of blocks of 512 and of 4096 bytes, without protection information and with
+	nothing mem.Ref                        // null's span
 	zeroes  mem.Ref
 	hosts   [maxInitiators]*mem.Region // of the initiators' machines
 	book    book
@@ -53,11 +53,12 @@ func NewMachine() (*Machine, error) {
 		}
 	}
 	for k, size := range [...]uint32{512, 4096} {
-		for i := range m.ram[k] {
-			m.ram[k][i], err = malloc.New(malloc.Config{Space: m.space, Node: -1, BlockSize: size, Blocks: ramDiskSize / uint64(size)})
+		for i := range 2 * ramDisks {
+			d, err := malloc.New(malloc.Config{Space: m.space, Node: -1, BlockSize: size, Blocks: ramDiskSize / uint64(size), Protected: i%2 == 1})
 			if err != nil {
 				return nil, fmt.Errorf("sim: %w", err)
 			}
+			m.ram[k][i%2][i/2] = d
 		}
 	}
 	if m.nothing, err = null.NewSpan(m.space, 0); err != nil {
@@ -93,14 +94,15 @@ func (m *Machine) soil() {
 	}
 }
 
-// ramDisk is RAM disk i with its first n bytes zeroed. It outlives the bdevs
+// ramDisk is the RAM disk of lu with its blocks zeroed. It outlives the bdevs
 // around it: Close does nothing, and it has no listeners that could pile up.
-func (m *Machine) ramDisk(i int, blockSize uint32, n uint64) *ramDisk {
-	d := m.ram[0][i]
-	if blockSize == 4096 {
-		d = m.ram[1][i]
+func (m *Machine) ramDisk(lu *lun) *ramDisk {
+	d := m.ram[b2i(lu.blockSize == 4096)][b2i(lu.shielded)][lu.ramIndex]
+	n := uint32(lu.blocks)
+	clear(d.Region().Ref(0, n*lu.blockSize).Bytes())
+	if lu.shielded {
+		bdev.Unprotect(d.Tuples().Ref(0, n*tupleLen).Bytes())
 	}
-	clear(d.Region().Ref(0, uint32(n)).Bytes())
 	return &ramDisk{d}
 }
 
@@ -114,4 +116,9 @@ func (r *ramDisk) Close() error                                  { return nil }
 // ReadAt copies content; it is for checkers.
 func (r *ramDisk) ReadAt(b []byte, off int64) {
 	copy(b, r.dev.Region().Ref(uint64(off), uint32(len(b))).Bytes())
+}
+
+// TupleAt is the protection information of a block.
+func (r *ramDisk) TupleAt(lba uint64) []byte {
+	return r.dev.Tuples().Ref(lba*tupleLen, tupleLen).Bytes()
 }

@@ -175,3 +175,10 @@ func TestMadeValues(t *testing.T) {
 		t.Error("a copied block is told from one that hides it, or hides another")
 	}
 }
+
+// The check value of the CRC of SBC-4 §4.21.4.
+func TestGuards(t *testing.T) {
+	if g := guardOf([]byte("123456789")); g != 0xd0db {
+		t.Errorf("guard %04x, want d0db", g)
+	}
+}

@@ -67,6 +67,8 @@ type lun struct {
 	spare      bool // comes and goes
 	tas        bool // TAS is 1 by default
 	removable  bool
+	shielded   bool          // its blocks have protection information
+	target     bool          // of EXTENDED COPY, once
 	metered    bool          // thin, and its file tells how much it uses
 	writes     time.Duration // what a delayed write takes, as a rule
 	ramIndex   int
@@ -230,6 +232,7 @@ func (s *run) drawLUNs() {
 		lu := &lun{id: id, kind: k, blockSize: pick(r, size, size, size, 512, 4096)}
 		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
 		lu.removable, lu.writes = r.IntN(6) == 0, usualWrite
+		lu.shielded = k == kindRAM && r.IntN(4) == 0
 		lu.area = uint64(pick(r, 48, 128, 256, 512))
 		if lu.blockSize == 4096 {
 			lu.area /= pick(r, uint64(2), 4)
@@ -402,7 +405,7 @@ func (s *run) build(c reactor.Caller, lu *lun) {
 		case kindNull:
 			dev, err = null.New(null.Config{Space: s.m.space, BlockSize: lu.blockSize, Blocks: lu.blocks, Span: s.m.nothing})
 		case kindRAM:
-			lu.ram = s.m.ramDisk(lu.ramIndex, lu.blockSize, lu.blocks*uint64(lu.blockSize))
+			lu.ram = s.m.ramDisk(lu)
 			dev = lu.ram
 		case kindFile:
 			lu.file, err = file.New(file.Config{Kernel: s.w, Path: lu.path, BlockSize: lu.blockSize, Buffered: lu.buffered,

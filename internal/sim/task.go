@@ -57,6 +57,9 @@ type task struct {
 	op          int  // in the book
 	also        int  // ... of its second range
 	atomic      bool // WRITE ATOMIC
+	shielded    bool // its data has protection information
+	taint       taint
+	bad         uint32 // ... which is wrong for this one of its blocks
 	data        []byte
 	got         []byte
 	dataSN      uint32

@@ -351,7 +351,7 @@ func (in *initiator) format(t *task, lu *lun) (c cdb) {
 	t.change.kind = doFormat
 	in.openZero(t, operation{lu: lu, blocks: uint32(lu.area), fua: true, wipe: true})
 	in.beginWipe(t, lu)
-	c.b[0] = 0x04
+	c.b[0], c.b[1] = 0x04, byte(b2i(lu.shielded))<<7 // FMTPINFO
 	if r.IntN(3) == 0 {
 		return c
 	}
@@ -361,7 +361,7 @@ func (in *initiator) format(t *task, lu *lun) (c cdb) {
 	t.edtl = t.want
 	t.data = append(grow(t.data, 0), make([]byte, t.want)...)
 	t.data[1] = byte(b2i(t.later))<<1 | pick(r, byte(0), 0x80, 0xf0) // FOV, and options that it lets be set
-	c.b[1] = 0x10 | byte(b2i(long))<<5 | pick(r, byte(0), 0x08)      // FMTDATA, LONGLIST, CMPLST
+	c.b[1] |= 0x10 | byte(b2i(long))<<5 | pick(r, byte(0), 0x08)     // FMTDATA, LONGLIST, CMPLST
 	return c
 }
 

@@ -42,7 +42,7 @@ func (in *initiator) ended(t *task, status uint8, sense []byte) {
 func (in *initiator) good(t *task, lu *lun) {
 	s := in.s
 	u := &in.units[t.lun]
-	if t.illegal {
+	if t.illegal || t.taint != untainted {
 		in.bad("status", "task %#x should have been refused", t.itt)
 	}
 	if what := in.missed(t); what != "" && !lu.unsteady {
@@ -53,7 +53,9 @@ func (in *initiator) good(t *task, lu *lun) {
 	}
 	switch t.class {
 	case classRead:
-		s.count(Reads)
+		if s.count(Reads); t.shielded {
+			s.count(ReadsShielded)
+		}
 		in.readGood(t, lu)
 		return
 	case classFlush:
@@ -98,6 +100,9 @@ func (in *initiator) good(t *task, lu *lun) {
 		if s.count(Writes); t.atomic {
 			s.count(WritesAtomic)
 		}
+		if t.shielded {
+			s.count(WritesShielded)
+		}
 		if t.op != 0 && s.book.ops[t.op].fua {
 			s.count(FUAs)
 		}
@@ -125,6 +130,10 @@ func (in *initiator) readGood(t *task, lu *lun) {
 	if t.call < lu.born {
 		return // it may have read the medium before this one
 	}
+	var tuples []byte
+	if t.shielded {
+		tuples = in.unweave(t, lu)
+	}
 	s.seen = s.seen[:0]
 	for i := range uint32(len(t.got)) / bs {
 		b := t.got[i*bs:][:bs]
@@ -138,6 +147,9 @@ func (in *initiator) readGood(t *task, lu *lun) {
 		v, ok := s.look(lu, lba, b, t.call, false)
 		if s.failed() {
 			return
+		}
+		if t.shielded {
+			s.shields(lu, lba, b, tuples[i*tupleLen:][:tupleLen], v, ok)
 		}
 		s.mix(uint64(v))
 		if ok {
@@ -232,6 +244,10 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 			in.bad("sense", "task %#x on LUN %d: key %x, code %04x, and no I/O has failed", t.itt, lu.id, byte(key), uint16(code))
 		}
 	case scsi.AbortedCommand:
+		if t.taint != untainted {
+			in.shieldRefused(t, lu, code, b)
+			break
+		}
 		s.count(AbortedCommands)
 		st = unsure
 		if !t.broken {

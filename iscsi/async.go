@@ -41,8 +41,8 @@ func (e *Engine) SendAsync(c reactor.Caller, name string, m AsyncMessage) error 
 
 // sendAsync is SendAsync on one session.
 func (s *Session) sendAsync(m *AsyncMessage) {
-	c, q := s.conn, &s.params
-	if c.phase != phaseFull {
+	c, q := s.serving(nil), &s.params
+	if c == nil {
 		return
 	}
 	switch m.Event {
@@ -65,11 +65,8 @@ func (s *Session) sendAsync(m *AsyncMessage) {
 		case len(s.conns) == 1:
 			s.fail()
 		default:
-			if k == c {
-				c = s.conns[1]
-			}
-			if c.phase == phaseFull {
-				c.async(m.Event, k.cid, q.time2Wait, q.time2Retain)
+			if o := s.serving(k); o != nil {
+				o.async(m.Event, k.cid, q.time2Wait, q.time2Retain)
 			}
 			if !plant.On(plant.DropForgotten) {
 				k.retire(errOrdered)
@@ -78,6 +75,17 @@ func (s *Session) sendAsync(m *AsyncMessage) {
 	case pdu.AsyncDropSession:
 		s.fail()
 	}
+}
+
+// serving is a connection in full feature phase, another than but; nil if there is
+// none. The first of a session may be on its way out.
+func (s *Session) serving(but *Connection) *Connection {
+	for _, c := range s.conns {
+		if c != but && c.phase == phaseFull {
+			return c
+		}
+	}
+	return nil
 }
 
 // async queues an Asynchronous Message without data.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"spindle/bdev"
 	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
@@ -257,4 +258,27 @@ func TestSendAsync(t *testing.T) {
 	if err := g.Engine.SendAsync(g, "iqn.x:y", iscsi.AsyncMessage{}); !errors.Is(err, iscsi.ErrNotFound) {
 		t.Fatalf("no such node: %v", err)
 	}
+}
+
+// TestSendAsyncWhileOneLeaves: what is ordered is done although the first connection
+// of the session is about to end.
+func TestSendAsyncWhileOneLeaves(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: several(3)})
+	a, b := pair(g)
+	c := a.DialInto(2).Login()
+	hold(t, dev, bdev.Write, 1)
+	a.Send(a.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 1))
+	g.Settle()
+	out := logoutOf(b, pdu.LogoutCloseConnection, a.CID)
+	b.Send(out, nil, nil)
+	g.Settle()
+	must(t, g.Engine.SendAsync(g, iscsitest.Node, iscsi.AsyncMessage{Event: pdu.AsyncDropConnection, CID: c.CID}))
+	if e := event(t, b, pdu.AsyncDropConnection); e.Param1() != c.CID {
+		t.Fatalf("event 2: % x", e)
+	}
+	c.ExpectClosed()
+	dev.ResumePending()
+	loggedOut(t, b, out.ITT(), pdu.LogoutSuccess)
+	a.ExpectClosed()
+	alive(t, b)
 }

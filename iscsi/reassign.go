@@ -42,7 +42,7 @@ func (s *Session) lose(c *Connection) {
 		s.maybeClosed()
 	}
 	s.sh.r.Arm(&l.timer, s.sh.r.Now().Add(seconds(uint32(q.time2Wait)+uint32(q.time2Retain))))
-	if k := s.conn; k != nil && !told && k.phase == phaseFull {
+	if k := s.serving(c); k != nil && !told {
 		// It tells of the window, too: what did last may have died with the connection.
 		k.async(pdu.AsyncDropConnection, c.cid, q.time2Wait, q.time2Retain)
 	}

@@ -282,12 +282,9 @@ func (in *initiator) lost() {
 		in.driftOff()
 		return
 	}
-	unheard := c.dropping && slices.ContainsFunc(in.tasks, func(t *task) bool { return t.session && t.conn == c })
 	in.drop()
 	switch {
 	case len(in.conns) == 0:
-	case unheard: // that it logs its session out, perhaps
-		in.abandon()
 	case in.stranded():
 		in.abandon()
 	case c.done:

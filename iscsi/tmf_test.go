@@ -207,6 +207,24 @@ func TestTMFSparesLater(t *testing.T) {
 	}
 }
 
+// TestWarmResetOfAbsent: a command to a unit that is not there, which waits for a
+// buffer, ends with a target reset as any other.
+func TestWarmResetOfAbsent(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Memory: 16 << 20})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	free := drain(g)
+	c.Send(c.Command(77, pdu.FlagRead, 1<<16, 0xa0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0), nil, nil) // REPORT LUNS
+	silent(t, g, c)
+	m := tmf(c, pdu.TMFWarmReset, 0, 0, 0)
+	c.Send(m, nil, nil)
+	managed(t, c, m.ITT(), pdu.TMFComplete)
+	free()
+	silent(t, g, c)
+	attention(t, c, busReset)
+	alive(t, c)
+}
+
 // TestTMFTimeBox: a command that does not come back gets the function the
 // answer 255; new commands are fenced until it has (SAM-5 §7).
 func TestTMFTimeBox(t *testing.T) {

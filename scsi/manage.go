@@ -75,6 +75,9 @@ func (n *Nexus) Manage(m *Management) {
 			return
 		}
 	}
+	if m.Fn == FnTargetWarmReset || m.Fn == FnTargetColdReset {
+		n.absent.abortTasks(nil, nil, false, x) // they wait for nothing but a buffer
+	}
 	n.side.r.Arm(&x.timer, n.side.r.Now().Add(managementBudget))
 	switch m.Fn {
 	case FnAbortTask:

@@ -84,11 +84,11 @@ func (v *View) descriptorSense() bool { return v.snap != nil && v.snap.mode.dsen
 // addITL gives the view a user: it becomes active, or asks to.
 func (v *View) addITL(i *ITL) {
 	v.lu.claimHome(v.index)
+	v.itls = append(v.itls, i)
+	v.used.Store(true) // first: home tells of what comes later those that are used
 	if !v.active {
 		v.snap = v.lu.latest.Load()
 	}
-	v.itls = append(v.itls, i)
-	v.used.Store(true)
 	i.regate()
 	v.relink()
 }

@@ -299,7 +299,7 @@ func (in *initiator) loggedOut(b pdu.BHS) {
 		return
 	}
 	in.s.count(Logouts)
-	gone := t.victim != nil && (in.failing || t.victim.again && b.Response() == pdu.LogoutCIDNotFound)
+	gone := t.victim != nil && (in.failing || (t.victim.again || t.victim.dropping) && b.Response() == pdu.LogoutCIDNotFound)
 	if b.Response() != pdu.LogoutSuccess && !gone {
 		in.bad("logout", "response %d", b.Response())
 	}

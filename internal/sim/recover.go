@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 
+	"spindle/iscsi"
 	"spindle/iscsi/pdu"
 )
 
@@ -147,8 +148,12 @@ func (in *initiator) snackRejected(b pdu.BHS, about pdu.BHS) {
 
 // keeps tells whether the target keeps whatever it has answered, for certain: it
 // keeps as many commands as its window is wide, and gives them up when memory is
-// short.
-func (in *initiator) keeps() bool { return in.s.depth >= 32 && in.s.arenaFailures() == 0 }
+// short. On several connections, or with immediate commands, more can be answered
+// before we acknowledge one; it counts what it gave up for that.
+func (in *initiator) keeps() bool {
+	gaveUp := func(c iscsi.Counter) bool { return c.Name == "limit_retained_data" && c.Value != 0 }
+	return in.s.depth >= 32 && in.s.arenaFailures() == 0 && !slices.ContainsFunc(in.s.engine.Counters(), gaveUp)
+}
 
 // uncopied fails when something that was asked for has not come again.
 func (in *initiator) uncopied() {

@@ -159,7 +159,9 @@ func (in *initiator) droppedByOrder() {
 	if c.told && c.link.why() == nil {
 		in.drop()
 		in.endTasks(c, "its connection was dropped by order")
-		in.plug(c)
+		if in.plug(c); in.stranded() {
+			in.abandon()
+		}
 		return
 	}
 	c.again = true // as far as anybody knows

@@ -19,7 +19,7 @@
 // LOG SENSE and SELECT of counts, and of the resources of thin units, which have a
 // threshold, SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and PREVENT
 // ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT GROUPS,
-// SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, commands that only look, and
+// SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, REPORT LUNS, commands that only look, and
 // such as have to be refused; every task management function; and units have TAS
 // from birth or not.
 //
@@ -46,7 +46,7 @@
 // sees alike, and no write of a preempted nexus comes through its fence; a wipe that
 // leaves zeroes has its unit for itself, and ends with its command or later; unit
 // attentions come once, and those for another capacity or another list of units do
-// come; task management is answered after its tasks have ended;
+// come, unless REPORT LUNS has told the list; task management is answered after its tasks have ended;
 // that a threshold is reached every nexus is told once, log pages tell what is in use and
 // count what the unit's device did since LOG SELECT reset that page, and no more;
 // protection information is that of what its block holds, and a WRITE for which it is

@@ -159,9 +159,11 @@ func (in *initiator) droppedByOrder() {
 	if c.told && c.link.why() == nil {
 		in.drop()
 		in.endTasks(c, "its connection was dropped by order")
-		if in.plug(c); in.stranded() {
+		if in.other(c) == nil { // nobody is there to go on
 			in.abandon()
+			return
 		}
+		in.plug(c)
 		return
 	}
 	c.again = true // as far as anybody knows

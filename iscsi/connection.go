@@ -12,6 +12,7 @@ import (
 	"spindle/reactor"
 	"spindle/reactor/clock"
 	"spindle/reactor/mem"
+	"spindle/scsi"
 )
 
 // Reasons for which the engine ends a connection.
@@ -347,9 +348,11 @@ func (c *Connection) Closed(why error) {
 }
 
 // settleTasks frees what only this connection kept: tasks that were aborted
-// while their data streamed in, and an early command whose data was streaming
-// in; and marks that nothing streams any more.
+// while their data streamed in, unless whoever takes them over has to be told of
+// it, and an early command whose data was streaming in; and marks that nothing
+// streams any more.
 func (c *Connection) settleTasks() {
+	kept := !c.sess.ending && !c.leaving && c.sess.recovers()
 	for t := range c.sess.claimed() {
 		if t.conn != c {
 			continue
@@ -360,6 +363,8 @@ func (c *Connection) settleTasks() {
 		case streamed && c.sess.rec != nil && t.got == 0 && !pdu.SNLess(t.cmdSN, c.sess.window.ExpCmdSN) &&
 			(t.state == taskData || t.state == taskExecuting):
 			t.SCSI.Abort() // its command has not come whole
+		case t.state == taskDraining && t.SCSI.View == nil && t.SCSI.Status == scsi.TaskAborted && kept:
+			t.state = taskParked
 		case t.state == taskHeld && streamed, // not on the session's list yet
 			t.state == taskDraining:
 			c.sess.unfile(t)

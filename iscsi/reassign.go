@@ -30,7 +30,7 @@ func (s *Session) lose(c *Connection) {
 	q := &s.params
 	told := c.recover // by the initiator, which knows
 	s.forgetHeld(c)
-	if c.recover = q.errorRecoveryLevel == 2 && q.time2Retain > 0; c.recover {
+	if c.recover = s.recovers(); c.recover {
 		c.suspend()
 	} else {
 		c.quiesce(func() {})
@@ -46,6 +46,11 @@ func (s *Session) lose(c *Connection) {
 		// It tells of the window, too: what did last may have died with the connection.
 		k.async(pdu.AsyncDropConnection, c.cid, q.time2Wait, q.time2Retain)
 	}
+}
+
+// recovers tells whether what a lost connection leaves may be taken over.
+func (s *Session) recovers() bool {
+	return s.params.errorRecoveryLevel == 2 && s.params.time2Retain > 0
 }
 
 // waits tells whether the session goes on without a connection.

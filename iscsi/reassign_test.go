@@ -516,7 +516,7 @@ func TestAbortedTaskWithoutConnection(t *testing.T) {
 // connection has it holds up nothing, and whoever takes it over is told TASK
 // ABORTED (SPC-5 §7.5.8).
 func TestToldToWhoTakesOver(t *testing.T) {
-	for _, state := range []string{"data", "device"} {
+	for _, state := range []string{"data", "stream", "device"} {
 		for _, end := range []string{"taken over", "aborted", "lost"} {
 			t.Run(state+", "+end, func(t *testing.T) {
 				g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
@@ -528,14 +528,28 @@ func TestToldToWhoTakesOver(t *testing.T) {
 					hold(t, dev, bdev.Read, 1)
 					flag, cdb = pdu.FlagRead, iscsitest.Read10(5, 1)
 				}
-				b := c.Command(1, flag, 512, cdb...)
+				size := uint32(512)
+				if state == "stream" { // it is aborted while a segment comes, of which the rest is lost
+					size, cdb = 65536, iscsitest.Write10(0, 128)
+				}
+				b := c.Command(1, flag, size, cdb...)
 				c.Send(b, nil, nil)
 				g.Settle()
+				fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+				if state == "stream" {
+					d := c.DataOutBHS(b.ITT(), c.Expect(pdu.R2T).BHS.TTT(), 0, 0, true)
+					d.SetDataLen(32768)
+					c.SendRaw(c.Frame(d, nil, pattern(32768, 1))[:10000])
+					g.Settle()
+					other.Send(fn, nil, nil)
+					g.Settle()
+				}
 				c.Peer.Reset()
 				g.Settle()
-				fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
-				other.Send(fn, nil, nil)
-				g.Settle()
+				if state != "stream" {
+					other.Send(fn, nil, nil)
+					g.Settle()
+				}
 				dev.ResumePending()
 				managed(t, other, fn.ITT(), pdu.TMFComplete)
 				if end == "lost" {

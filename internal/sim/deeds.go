@@ -282,7 +282,7 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
 	s.must(s.engine.AddMaps(nodeName, m))
 	busy := func(lu *lun) bool { return lu.resetting > 0 || !lu.object.Quiet() }
-	for n := range 100 { // units follow, behind what they are at
+	for n := range 2000 { // units follow, behind what they are at
 		if n > 0 && !slices.ContainsFunc(s.luns, busy) {
 			break
 		}

@@ -37,6 +37,7 @@ func (in *initiator) abortTask() {
 
 func (in *initiator) newManagement(fn uint8, lun int) (*task, pdu.BHS) {
 	t := in.newTask(kindManage)
+	t.crowd = in.managing()
 	t.fn, t.lun, t.expCmdSN = fn, lun, in.expCmdSN
 	b := in.request(t, pdu.TMFRequest, pdu.FlagFinal|fn, true)
 	if lun >= 0 {
@@ -193,10 +194,10 @@ func (in *initiator) managing() (n int) {
 	return n
 }
 
-// mayReject tells whether a function may be rejected: there are many at once,
-// or its time box has closed over the answers of a peer that does not read.
+// mayReject tells whether a function may be rejected: there are many at once, or
+// were when it was sent, or its time box has closed over the answers of a peer that does not read.
 func (s *run) mayReject(in *initiator, t *task) bool {
-	return in.managing() > 15 || in.mended || s.clk.T.Sub(t.at) >= 10*time.Second && (s.plan.slow || s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
+	return max(in.managing(), t.crowd) > 15 || in.mended || s.clk.T.Sub(t.at) >= 10*time.Second && (s.plan.slow || s.rep.States[Vanished] > 0 || s.w.Counts.Stall > 0)
 }
 
 // remapped tells whether some unit may not have been mapped since call.

@@ -91,6 +91,7 @@ type task struct {
 
 	// Task management.
 	fn       uint8
+	crowd    int    // functions outstanding when it was sent
 	expCmdSN uint32 // the target had received what was before it
 	resets   []int  // what it changes, by place in run.luns
 	refs     []*task

@@ -122,6 +122,7 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 	}
 	if u.seen[k]++; k == causeThreshold {
 		s.count(ThresholdsTold)
+		s.failedForGood(lu) // it may be told before the I/O that failed is answered
 	}
 	most := lu.begun[k] - u.base[k]
 	if k == causeAttach {

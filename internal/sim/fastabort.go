@@ -71,10 +71,13 @@ func (in *initiator) silence(place int, by uint64) {
 // heardOf takes an answer to t: whatever came before t on its connection has been
 // received. A function that was answered before t was sent has told of the tasks that
 // it ended by then, whatever TAS says of their own answers (RFC 7143 §4.2.3.4, d). Of several connections
-// a response fence may hold an answer while those of other units pass (§4.2.2.3.3).
+// a response fence may hold an answer (§4.2.2.3.3), and later ones pass it.
 func (in *initiator) heardOf(t *task) {
+	if len(in.conns) > 1 {
+		return
+	}
 	for _, o := range in.tasks {
-		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn && (o.lun == t.lun || len(in.conns) == 1) {
+		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn {
 			in.toldOf(o, "another session has")
 		}
 	}

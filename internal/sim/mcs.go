@@ -238,6 +238,7 @@ func (in *initiator) endTasks(v *conn, why string) {
 			in.adrift = append(in.adrift, t.victim)
 		}
 		if t.kind == kindManage {
+			in.mended = true
 			if in.maybeAll(t); t.forSet() {
 				in.overtakes(t)
 				in.overAll(t, false)

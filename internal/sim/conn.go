@@ -46,6 +46,7 @@ type conn struct {
 	before, events [numEvents]int // asynchronous messages ordered before, and received since
 
 	ends []int64 // when an end of tasks was told, by place of the unit
+	owed []owed  // ends of tasks that are yet to be told
 
 	joins    bool       // a session that exists
 	replaces *conn      // whose place it takes

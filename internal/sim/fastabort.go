@@ -38,6 +38,11 @@ func (in *initiator) terminated(b pdu.BHS) {
 		c.ends = make([]int64, len(in.s.luns))
 	}
 	c.ends[place] = in.s.now()
+	unpaid := len(c.owed)
+	c.owed = slices.DeleteFunc(c.owed, func(o owed) bool { return o.task.lun == place })
+	if len(c.owed) < unpaid {
+		return
+	}
 	ended := func(t *task) bool {
 		return t.conn == c && t.lun == place && t.kind == kindCommand && (t.maybe || t.excuses > 0)
 	}
@@ -77,8 +82,34 @@ func (in *initiator) heardOf(t *task) {
 		return
 	}
 	for _, o := range in.tasks {
-		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn {
-			in.toldOf(o, "another session has")
+		if o.silent != 0 && o.silent <= t.call && o.conn == in.conn && in.unannounced(o) {
+			in.conn.owe(o, in.s.now())
+		}
+	}
+}
+
+// owed is a message that another session has ended a task. It waits its turn among
+// what is not the response of a command, of which a connection keeps room for so many,
+// and those responses may pass it.
+type owed struct {
+	task  *task
+	since int64
+}
+
+// owe notes that c has to be told of the end of t.
+func (c *conn) owe(t *task, now int64) {
+	if !slices.ContainsFunc(c.owed, func(o owed) bool { return o.task == t }) {
+		c.owed = append(c.owed, owed{t, now})
+	}
+}
+
+// paid takes the answer to t, which is no command: what was owed before t was sent has
+// come by now.
+func (in *initiator) paid(t *task) {
+	for _, o := range in.conn.owed {
+		if o.since < t.call && !in.failing && in.phase == full {
+			in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", in.s.luns[o.task.lun].id, o.task.itt)
+			return
 		}
 	}
 }
@@ -87,22 +118,21 @@ func (in *initiator) heardOf(t *task) {
 // was told of, and that was acknowledged first (RFC 7143 §4.2.2.3.3 and §4.2.3.4, d).
 func (in *initiator) fanned(m, t *task) {
 	k := t.conn
-	if k != m.conn && k.phase == full && k.link != nil && k.excused == "" && !t.imm && pdu.SNLess(t.cmdSN, m.expCmdSN) && in.s.clk.T.Sub(m.at) < farewell {
-		in.toldOf(t, "its session has")
+	if k != m.conn && k.phase == full && k.link != nil && k.excused == "" && !t.imm && pdu.SNLess(t.cmdSN, m.expCmdSN) && in.s.clk.T.Sub(m.at) < farewell && in.unannounced(t) {
+		in.bad("FastAbort", "LUN %d: its session has ended task %#x, of which nothing was told", in.s.luns[t.lun].id, t.itt)
 	}
 }
 
-// toldOf fails when t was ended and nothing told of it on its connection. What a
+// unannounced tells whether t was ended and nothing told of it on its connection. What a
 // function of its own session may have ended that tells of itself: by its response, on
 // its own connection, or by TASK ABORTED.
-func (in *initiator) toldOf(t *task, who string) {
+func (in *initiator) unannounced(t *task) bool {
 	lu, ends := in.s.luns[t.lun], t.conn.ends
 	alone := func(o *task) bool { return o.fn == pdu.TMFAbortTask && slices.Contains(o.refs, t) }
 	if !in.sess.fastAbort || in.phase != full || in.sess.level > 0 || in.failing || len(in.adrift) > 0 ||
 		t.hushed || in.overtook(t) || slices.ContainsFunc(in.tasks, alone) || lu.doubtful(t.call) {
-		return
+		return false
 	}
-	if in.s.count(FastAbortsDue); len(ends) == 0 || ends[t.lun] < t.call {
-		in.bad("FastAbort", "LUN %d: %s ended task %#x, of which nothing was told", lu.id, who, t.itt)
-	}
+	in.s.count(FastAbortsDue)
+	return len(ends) == 0 || ends[t.lun] < t.call
 }

@@ -329,8 +329,12 @@ func (o *barred) by(in *initiator) bool {
 	return o.since != 0 && o.epoch == in.s.epoch && o.nexus == in.nexusName()
 }
 
-// provenIn is how long a session that has lost its peer may take to end, tasks and all.
-const provenIn = 20 * time.Second
+// provenIn is how long a session that has lost its peer may take to end, tasks and all;
+// on a slow disk, where an operation may take twenty seconds, several of a task.
+const (
+	provenIn     = 20 * time.Second
+	provenSlowIn = 2 * time.Minute
+)
 
 // keptOut takes a refusal for the sake of another user's session. The peer of that
 // was this initiator, which has dropped it: asked to prove that it lives, it cannot.
@@ -341,7 +345,11 @@ func (in *initiator) keptOut() {
 		*o = barred{nexus: in.nexusName(), since: s.clk.T, epoch: s.epoch}
 	}
 	o.user = in.loginUser()
-	if d := s.clk.T.Sub(o.since); d > time.Duration(s.plan.options.NopTimeout)*time.Second+provenIn {
+	most := provenIn
+	if s.plan.slow {
+		most = provenSlowIn
+	}
+	if d := s.clk.T.Sub(o.since); d > time.Duration(s.plan.options.NopTimeout)*time.Second+most {
 		in.bad("session", "user %q is kept out for %v by a session that has no peer", o.user, d)
 	}
 }

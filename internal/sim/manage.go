@@ -122,6 +122,7 @@ func (s *run) excuseTasks(lu *lun, by uint64, but *initiator) {
 // managed takes a Task Management Function Response.
 func (in *initiator) managed(t *task, resp uint8) {
 	s := in.s
+	in.paid(t)
 	switch t.fn {
 	case pdu.TMFReassign:
 		in.reassigned(t, resp)

@@ -329,6 +329,7 @@ func (in *initiator) nopIn(b pdu.BHS, data []byte) {
 		} else if len(data) == 0 && n > 0 && in.s.arenaFailures() == 0 {
 			in.bad("ping", "nothing came back of %d bytes", n)
 		}
+		in.paid(t)
 		in.remove(t)
 	case b.TTT() != pdu.ReservedTag:
 		in.statSN(b, false)

@@ -56,10 +56,11 @@ type initiator struct {
 	steppers []*conn   // scratch
 	replay   []byte    // a CHAP response that was right once
 
-	next  int // action
-	total int
-	limit int // tasks outstanding
-	wake  clock.Time
+	next   int // action
+	total  int
+	limit  int  // tasks outstanding
+	crowds bool // it has sent more than a window holds: immediate commands, or on several connections
+	wake   clock.Time
 }
 
 // grave is the tag of a command that a task management function has ended. When

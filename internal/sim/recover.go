@@ -152,7 +152,7 @@ func (in *initiator) snackRejected(b pdu.BHS, about pdu.BHS) {
 // before we acknowledge one; it counts what it gave up for that.
 func (in *initiator) keeps() bool {
 	gaveUp := func(c iscsi.Counter) bool { return c.Name == "limit_retained_data" && c.Value != 0 }
-	return in.s.depth >= 32 && in.s.arenaFailures() == 0 && !slices.ContainsFunc(in.s.engine.Counters(), gaveUp)
+	return in.s.depth >= 32 && in.s.arenaFailures() == 0 && !(in.crowds && slices.ContainsFunc(in.s.engine.Counters(), gaveUp))
 }
 
 // uncopied fails when something that was asked for has not come again.

@@ -173,6 +173,7 @@ func (in *initiator) request(t *task, op pdu.Opcode, flags byte, imm bool) pdu.B
 	b.SetCmdSN(in.cmdSN)
 	b.SetExpStatSN(in.acknowledged())
 	t.cmdSN, t.imm, t.call, t.at = in.cmdSN, imm, in.s.now(), in.s.clk.T
+	in.crowds = in.crowds || imm && t.kind == kindCommand || len(in.conns) > 1
 	if imm {
 		b.SetImmediate()
 	} else {

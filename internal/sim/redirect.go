@@ -109,7 +109,7 @@ func (s *run) someCID() (cid uint16) {
 // toDrop hears of an order to drop a connection: it has to end, and its session
 // only when no other is in full feature phase at the target.
 func (in *initiator) toDrop(cid uint16) {
-	if len(in.conns) == 1 || len(in.adrift) > 0 || slices.ContainsFunc(in.conns, func(c *conn) bool { return c.phase != full }) {
+	if len(in.conns) <= 1 || len(in.adrift) > 0 || slices.ContainsFunc(in.conns, func(c *conn) bool { return c.phase != full || !c.heard }) {
 		in.excuse("its only connection is dropped by order")
 	}
 	for _, c := range in.conns {

@@ -245,7 +245,7 @@ func TestBanner(t *testing.T) {
 	}
 }
 
-// TestLimitsTable: SECURITY.md tells the limits that there are, by their
+// TestLimitsTable: docs/hardening.md tells the limits that there are, by their
 // settings, defaults and counters.
 func TestLimitsTable(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s.sock")
@@ -263,7 +263,7 @@ func TestLimitsTable(t *testing.T) {
 	var counters map[string]uint64
 	call(t, c, "iscsi_get_options", nil, &options)
 	call(t, c, "iscsi_get_counters", nil, &counters)
-	text, err := os.ReadFile("../../../../SECURITY.md")
+	text, err := os.ReadFile("../../../../docs/hardening.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func (v *View) admit(t *Task) bool {
 		return false
 	}
 	t.flags |= taskAdmitted
-	if t.Attr == AttrOrdered && t.hold == nil {
+	if t.Attr == AttrOrdered && t.hold == nil && !plant.On(plant.OrderedIgnored) {
 		t.flags |= taskOrdered
 		return v.acquire(t)
 	}

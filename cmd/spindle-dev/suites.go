@@ -23,7 +23,11 @@ func wantedRuns() string {
 	}
 	var all []string
 	for _, f := range forms() {
-		if f.only == "" && f.paths == 0 && f.lun.Bdev == nil {
+		switch {
+		case f.only != "" || f.lun.Bdev != nil:
+		case f.paths > 0:
+			all = append(all, f.name+"@both")
+		default:
 			all = append(all, f.name+"@iser", f.name+"@tcp")
 		}
 	}

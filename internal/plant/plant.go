@@ -131,6 +131,7 @@ const (
 	ReferenceUnchecked     // ... nor a reference tag
 	PlainUnprotected       // ... what is written without leaves that of before
 	ShieldLate             // ... what is refused is written all the same
+	OrderedIgnored         // ORDERED is SIMPLE
 	NumBugs
 )
 
@@ -158,6 +159,7 @@ var names = [NumBugs]string{
 	"threshold untold", "threshold repeated", "usage kept",
 	"count missed", "counts kept", "counts forgotten", "log untold",
 	"guard unchecked", "reference unchecked", "plain unprotected", "shield late",
+	"ordered ignored",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -28,6 +28,7 @@ type operation struct {
 	tag       uint16  // the application tag of its blocks
 	tainted   bool    // its protection information is wrong: it is to be refused
 	atomic    bool    // others see all of it or nothing
+	ordered   bool    // it has the unit to itself
 	or        bool    // it merges its value into what is there
 	copied    *copied // EXTENDED COPY
 	wipe      bool    // SANITIZE, FORMAT UNIT: reservations do not keep it out once it has begun

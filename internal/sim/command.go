@@ -506,6 +506,10 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 		b = pdu.AppendExtCDB(b, c.b[:])
 		b.SetAHSLen(uint32(len(b) - pdu.HeaderLen))
 	}
+	if t.op != 0 && attr == pdu.AttrOrdered {
+		s.count(WritesOrdered)
+		s.book.ops[t.op].ordered = true
+	}
 	in.tasks = append(in.tasks, t)
 	s.rep.Commands++
 	if t.class == classChange {

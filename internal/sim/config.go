@@ -157,6 +157,7 @@ const (
 	WritesThrough
 	TasksAbortedTold
 	WritesAtomic
+	WritesOrdered
 	AtomicsCompared
 	UnmapsOfTwo
 	Loads
@@ -253,7 +254,7 @@ var stateNames = [numStates]string{
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
-	"TasksAbortedTold", "WritesAtomic", "AtomicsCompared", "UnmapsOfTwo",
+	"TasksAbortedTold", "WritesAtomic", "WritesOrdered", "AtomicsCompared", "UnmapsOfTwo",
 	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "Formats", "NotReadys", "NotReadysSanitize", "NotReadysFormat", "WipesFailed",
 	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",
 	"UnitAttentions", "MediumErrors", "AbortedCommands", "TaskSetFulls", "Busies", "AbortTask", "AbortTaskSet",

@@ -16,6 +16,7 @@ type probe struct {
 	lu      *lun
 	flushes int64 // when the last flush that ended well began; 0 is never
 	others  int   // I/Os under way, but for flushes and wipe
+	ordered int   // the last ORDERED write that has entered
 	wipe    *bdev.IO
 }
 
@@ -111,6 +112,21 @@ func (p *probe) begins(io *bdev.IO) {
 	}
 }
 
+// orderly judges an I/O that begins has seen, of write n, beside ORDERED writes: such
+// a one has the unit to itself at the medium (SAM-5 §8.6.3).
+func (p *probe) orderly(io *bdev.IO, n int) {
+	ops := p.s.book.ops
+	switch {
+	case io.Op == bdev.Flush || io == p.wipe:
+	case n != 0 && n < len(ops) && ops[n].ordered:
+		if p.ordered = n; p.others > ops[n].inside {
+			p.s.fail("ordered", "LUN %d: ORDERED write %d begins with %d I/Os of others under way", p.lu.id, n, p.others-ops[n].inside)
+		}
+	case p.ordered != 0 && ops[p.ordered].inside > 0:
+		p.s.fail("ordered", "LUN %d: blocks %d+%d are accessed beside ORDERED write %d", p.lu.id, io.LBA, io.Blocks, p.ordered)
+	}
+}
+
 // ends is the end of an I/O that begins has seen.
 func (p *probe) ends(io *bdev.IO) {
 	switch {
@@ -143,6 +159,7 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 		s.book.enter(n)
 		c.writes = append(c.writes, entered{at, n})
 	}
+	c.p.orderly(io, n)
 	io.Push(c, uint64(at))
 	c.inside = true
 	st := c.ch.Submit(io)

@@ -127,13 +127,17 @@ sg() {
     return 1
 }
 
-# suites FORM TRANSPORT LUN: those of SUITES run to their ends by SG_IO. What became
-# of their tests is in a log that the host compares with what is expected.
+# suites FORM TRANSPORT LUN: those of SUITES run to their ends by SG_IO, over iser, tcp
+# or both, which are two paths. What became of their tests is in a log that the host
+# compares with what is expected.
 suites() {
-    local suite dev log=/run/logs/$1@$2
-    dev=$(sg "$2" "$3") && mkdir -p /run/logs || return
+    local suite by dev devs=() log=/run/logs/$1@$2
+    for by in ${2/both/iser tcp}; do
+        dev=$(sg "$by" "$3") && devs+=("$dev") || return
+    done
+    mkdir -p /run/logs || return
     for suite in $SUITES; do
-        timeout 200 stdbuf -oL iscsi-test-cu --dataloss --test="SCSI.$suite" "$dev" >>"$log" 2>&1
+        timeout 200 stdbuf -oL iscsi-test-cu --dataloss --allow-sanitize --test="SCSI.$suite" "${devs[@]}" >>"$log" 2>&1
     done
     tail -n 3 "$log"
     [[ $(grep -c '^Run Summary' "$log") == $(wc -w <<<"$SUITES") ]]

@@ -1,7 +1,8 @@
 #!/bin/bash
 # libiscsi's suite through the kernel's initiator: SG_IO over iSER and over TCP, on
-# LUNs of every form. RIG_SUITES is a list of FORM@TRANSPORT, in the order of the
-# LUNs in suites.json; SUITES names the parts, all by default.
+# LUNs of every form. RIG_SUITES is a list of FORM@TRANSPORT, FORM-paths@both of those
+# that are reached by both; FORMS are the LUNs in suites.json. SUITES names the parts,
+# all by default.
 . ./lib.sh
 PORTAL=198.18.0.1:3260 CONFIG=suites.json
 FORMS=(malloc malloc-thick malloc-removable malloc-readonly malloc-4k file file-thick file-removable file-readonly file-4k)
@@ -21,8 +22,9 @@ check "iscsid starts" eval 'initiator_up && modprobe ib_iser max_sectors=4096'
 check "login over iSER and TCP" eval 'login_by iser && login_by default' || finish
 : "${SUITES:=$(all)}"
 for run in $RIG_SUITES; do
-    for n in "${!FORMS[@]}"; do [[ ${FORMS[n]} == "${run%@*}" ]] && break; done
-    check "iscsi-test-cu $run runs to its end" suites "${run%@*}" "${run#*@}" "$n"
+    form=${run%@*}
+    for n in "${!FORMS[@]}"; do [[ ${FORMS[n]} == "${form%-paths}" ]] && break; done
+    check "iscsi-test-cu $run runs to its end" suites "$form" "${run#*@}" "$n"
 done
 check "$TARGET still runs" kill -0 "$target_pid"
 check "logout" iscsiadm -m node --logoutall=all

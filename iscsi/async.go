@@ -42,7 +42,7 @@ func (e *Engine) SendAsync(c reactor.Caller, name string, m AsyncMessage) error 
 // sendAsync is SendAsync on one session.
 func (s *Session) sendAsync(m *AsyncMessage) {
 	c, q := s.serving(nil), &s.params
-	if c == nil {
+	if c == nil || plant.On(plant.AsyncLost) && m.Event != pdu.AsyncDropSession && m.Event != pdu.AsyncDropConnection {
 		return
 	}
 	switch m.Event {

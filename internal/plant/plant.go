@@ -132,6 +132,7 @@ const (
 	PlainUnprotected       // ... what is written without leaves that of before
 	ShieldLate             // ... what is refused is written all the same
 	OrderedIgnored         // ORDERED is SIMPLE
+	AsyncLost              // an Asynchronous Message that an operator orders is not sent
 	NumBugs
 )
 
@@ -159,7 +160,7 @@ var names = [NumBugs]string{
 	"threshold untold", "threshold repeated", "usage kept",
 	"count missed", "counts kept", "counts forgotten", "log untold",
 	"guard unchecked", "reference unchecked", "plain unprotected", "shield late",
-	"ordered ignored",
+	"ordered ignored", "async lost",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -44,6 +44,8 @@ type conn struct {
 	deaf                   clock.Time // it reads nothing before
 
 	before, events [numEvents]int // asynchronous messages ordered before, and received since
+	must           [numEvents]int // ... to be received
+	mustBy         clock.Time     // by the answer to a ping that is sent later
 
 	ends []int64 // when an end of tasks was told, by place of the unit
 	owed []owed  // ends of tasks that are yet to be told

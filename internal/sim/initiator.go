@@ -93,7 +93,7 @@ func (in *initiator) draw(n int) { in.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48
 func (in *initiator) roll() {
 	in.conn.pcg.Seed(in.s.cfg.Seed^uint64(in.id+1)<<48, uint64(in.logins)<<8|1)
 	in.logins++
-	in.before, in.events = in.s.done, [numEvents]int{}
+	in.before, in.events, in.must = in.s.done, [numEvents]int{}, [numEvents]int{}
 }
 
 // through tells whether the initiator has made its actions.

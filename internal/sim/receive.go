@@ -330,6 +330,7 @@ func (in *initiator) nopIn(b pdu.BHS, data []byte) {
 			in.bad("ping", "nothing came back of %d bytes", n)
 		}
 		in.paid(t)
+		in.informedBy(t)
 		in.remove(t)
 	case b.TTT() != pdu.ReservedTag:
 		in.statSN(b, false)

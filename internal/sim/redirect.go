@@ -78,9 +78,40 @@ func (s *run) order(c reactor.Caller) {
 		s.dropped = append(s.dropped, m.CID)
 	}
 	s.drops(&m)
+	hear := s.hearers(m.Event)
 	s.must(s.engine.SendAsync(c, nodeName, m))
 	s.done[m.Event]++
 	s.drops(&m) // those that came meanwhile
+	for _, k := range hear {
+		k.must[m.Event]++
+		k.mustBy = s.clk.T.Add(orderLimit)
+	}
+}
+
+// orderLimit is how long an order may be on its way from reactor to reactor.
+const orderLimit = 100 * time.Millisecond
+
+// hearers are the connections that will be told of an event, unless they end.
+func (s *run) hearers(e pdu.AsyncEvent) (list []*conn) {
+	for _, in := range s.inits {
+		single := len(in.conns) == 1
+		for _, k := range in.conns {
+			if (e == pdu.AsyncSCSI && single || e == pdu.AsyncRenegotiate) && k.phase == full && k.heard && !k.login.discovery {
+				list = append(list, k)
+			}
+		}
+	}
+	return list
+}
+
+// informedBy takes the answer to a ping, before which came what was ordered long ago.
+func (in *initiator) informedBy(t *task) {
+	c := in.conn
+	for e, n := range c.must {
+		if t.at > c.mustBy && c.events[e] < n && in.phase == full && !in.failing {
+			in.bad("async message", "event %d was ordered, and has not come on connection %d", e, c.cid)
+		}
+	}
 }
 
 // drops excuses those that may end by an order, which is given or was.

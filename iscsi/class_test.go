@@ -164,34 +164,9 @@ func TestClass13XcopyAuthority(t *testing.T) {
 	}})
 	all := dialAs(g, 1).Login()
 	ready(t, all, 1, 2)
-	name := func(lun uint16) []byte {
-		d := all.Do(all.Command(lun, pdu.FlagRead, 1024, 0x12, 1, 0x83, 4, 0, 0), nil, 0).Data
-		for d = d[4:]; len(d) > 4; d = d[4+int(d[3]):] {
-			if d[1]&0x3f == 3 { // NAA, of the logical unit
-				return d[:4+int(d[3])]
-			}
-		}
-		t.Fatal("no NAA designator")
-		return nil
-	}
-	list := make([]byte, 16+2*32+28)
-	binary.BigEndian.PutUint16(list[2:], 64)
-	binary.BigEndian.PutUint32(list[8:], 28)
-	for i, n := range [][]byte{name(2), name(1)} { // from 2 to 1
-		d := list[16+32*i:]
-		d[0] = 0xe4
-		copy(d[4:28], n)
-		binary.BigEndian.PutUint32(d[28:], 512)
-	}
-	seg := list[16+64:]
-	seg[0] = 0x02
-	binary.BigEndian.PutUint16(seg[2:], 24)
-	binary.BigEndian.PutUint16(seg[6:], 1)
-	binary.BigEndian.PutUint16(seg[10:], 1)
-	cdb := cdb(16, 0x83)
-	binary.BigEndian.PutUint32(cdb[10:], uint32(len(list)))
+	list := copyList(t, all, 2, 1)
 	xcopy := func(c *iscsitest.Conn) iscsitest.Result {
-		return c.Do(c.Command(1, pdu.FlagWrite, uint32(len(list)), cdb...), list, len(list))
+		return c.Do(extendedCopy(c, 1, list), list, len(list))
 	}
 	mark := pattern(512, 0x66)
 	if r := all.Do(all.Command(2, pdu.FlagWrite, 512, iscsitest.Write10(0, 1)...), mark, 512); r.Status != 0 {

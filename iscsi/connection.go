@@ -347,10 +347,10 @@ func (c *Connection) Closed(why error) {
 	over()
 }
 
-// settleTasks frees what only this connection kept: tasks that were aborted
-// while their data streamed in, unless whoever takes them over has to be told of
-// it, and an early command whose data was streaming in; and marks that nothing
-// streams any more.
+// settleTasks frees what only this connection kept: tasks that were aborted, while
+// their data streamed in or to be told to whoever takes them over, unless there
+// may still be somebody, and an early command whose data was streaming in; and marks
+// that nothing streams any more.
 func (c *Connection) settleTasks() {
 	kept := !c.sess.ending && !c.leaving && c.sess.recovers()
 	for t := range c.sess.claimed() {
@@ -366,6 +366,7 @@ func (c *Connection) settleTasks() {
 		case t.state == taskDraining && t.SCSI.View == nil && t.SCSI.Status == scsi.TaskAborted && kept:
 			t.state = taskParked
 		case t.state == taskHeld && streamed, // not on the session's list yet
+			t.state == taskParked && t.SCSI.View == nil && !kept,
 			t.state == taskDraining:
 			c.sess.unfile(t)
 			t.release()

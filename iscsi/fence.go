@@ -247,9 +247,11 @@ func (c *Connection) passFences() {
 	list := c.fences
 	c.fences = nil
 	for _, w := range list {
-		if w.left && !pdu.SNLess(c.acked, w.sn) {
+		switch {
+		case w.f.waits == 0: // its time was over
+		case w.left && !pdu.SNLess(c.acked, w.sn):
 			w.f.pass()
-		} else {
+		default:
 			c.fences = append(c.fences, w)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 )
@@ -222,4 +223,34 @@ func TestFencedCommands(t *testing.T) {
 		ack(a, a.ExpStatSN)
 		good(t, b, after, nil)
 	})
+}
+
+// TestFencedFunctionsBounded: functions whose answers wait for an acknowledgement are
+// outstanding: an initiator cannot have the target hold more and more of them.
+func TestFencedFunctionsBounded(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+	a, b := pair(g)
+	good(t, b, turSent(b, 1), nil)
+	const beyond = 40
+	var tags []uint32
+	for range iscsi.MaxManagement + beyond {
+		tags = append(tags, sent(a, tmf(a, pdu.TMFAbortTask, 1, 0xdead, 0)))
+	}
+	for _, itt := range tags[iscsi.MaxManagement:] {
+		managed(t, a, itt, pdu.TMFRejected)
+	}
+	silent(t, g, a)
+	for range iscsi.MaxManagement {
+		asked(t, b)
+	}
+	silent(t, g, b)
+	if n := count(t, g, "limit_tasks"); n != beyond {
+		t.Errorf("the limit was reached %d times, want %d", n, beyond)
+	}
+	ack(b, b.ExpStatSN)
+	for _, itt := range tags[:iscsi.MaxManagement] {
+		managed(t, a, itt, pdu.TMFNoTask)
+	}
+	alive(t, a)
+	alive(t, b)
 }

@@ -246,3 +246,40 @@ func sent(c *iscsitest.Conn, b pdu.BHS) uint32 {
 	c.Send(b, nil, nil)
 	return b.ITT()
 }
+
+// copyList is the parameter list of an EXTENDED COPY of block 0 from a unit to another.
+func copyList(t testing.TB, c *iscsitest.Conn, from, to uint16) []byte {
+	t.Helper()
+	name := func(lun uint16) []byte {
+		d := c.Do(c.Command(lun, pdu.FlagRead, 1024, 0x12, 1, 0x83, 4, 0, 0), nil, 0).Data
+		for d = d[4:]; len(d) > 4; d = d[4+int(d[3]):] {
+			if d[1]&0x3f == 3 { // NAA, of the logical unit
+				return d[:4+int(d[3])]
+			}
+		}
+		t.Fatal("no NAA designator")
+		return nil
+	}
+	list := make([]byte, 16+2*32+28)
+	be.PutUint16(list[2:], 64)
+	be.PutUint32(list[8:], 28)
+	for i, n := range [][]byte{name(from), name(to)} {
+		d := list[16+32*i:]
+		d[0] = 0xe4
+		copy(d[4:28], n)
+		be.PutUint32(d[28:], 512)
+	}
+	seg := list[16+64:]
+	seg[0] = 0x02
+	be.PutUint16(seg[2:], 24)
+	be.PutUint16(seg[6:], 1)
+	be.PutUint16(seg[10:], 1)
+	return list
+}
+
+// extendedCopy is the EXTENDED COPY, by way of lun, that list is for.
+func extendedCopy(c *iscsitest.Conn, lun uint16, list []byte) pdu.BHS {
+	b := cdb(16, 0x83)
+	be.PutUint32(b[10:], uint32(len(list)))
+	return c.Command(lun, pdu.FlagWrite, uint32(len(list)), b...)
+}

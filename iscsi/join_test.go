@@ -561,3 +561,25 @@ func TestLogoutWhileAnotherJoins(t *testing.T) {
 		t.Fatalf("joined %d times", joined)
 	}
 }
+
+// TestLogoutsBounded: an initiator cannot have more and more logouts wait for the end
+// of a connection whose tasks do not end.
+func TestLogoutsBounded(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+	a, b := pair(g, "ErrorRecoveryLevel=2")
+	hold(t, dev, bdev.Write, 1)
+	b.Send(b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 1))
+	g.Settle()
+	var tags []uint32
+	for range iscsi.MaxManagement {
+		tags = append(tags, sent(a, logoutOf(a, pdu.LogoutCloseConnection, b.CID)))
+	}
+	for _, reason := range []byte{pdu.LogoutCloseConnection, pdu.LogoutRemoveForReinst} {
+		loggedOut(t, a, sent(a, logoutOf(a, reason, b.CID)), pdu.LogoutCleanupFailed)
+	}
+	dev.ResumePending()
+	for _, itt := range tags {
+		loggedOut(t, a, itt, pdu.LogoutSuccess)
+	}
+	alive(t, a)
+}

@@ -47,10 +47,21 @@ func (c *Connection) logoutConnection(itt uint32, reason uint8, cid uint16) {
 		c.logoutSession(itt) // with its last connection it ends
 	case k == c:
 		c.logoutSelf(itt)
+	case c.tooManyLogouts(itt, k):
 	default:
 		k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
 		k.leave(errLoggedOut)
 	}
+}
+
+// tooManyLogouts refuses one logout too many that would wait for the end of k.
+func (c *Connection) tooManyLogouts(itt uint32, k *Connection) bool {
+	if len(k.onClosed) < MaxManagement {
+		return false
+	}
+	c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
+	c.logoutResponse(itt, pdu.LogoutCleanupFailed)
+	return true
 }
 
 // logoutSession ends the session on the initiator's word.
@@ -96,6 +107,7 @@ func (c *Connection) logoutToRecover(itt uint32, cid uint16) {
 		c.phase, c.recover = phaseLogout, true
 		c.logoutResponse(itt, pdu.LogoutSuccess)
 		c.closeAfterSend(errLoggedOut)
+	case k != nil && c.tooManyLogouts(itt, k):
 	case k != nil:
 		k.onClosed = append(k.onClosed, func() { c.logoutResponse(itt, pdu.LogoutSuccess) })
 		k.retire(errLoggedOut)

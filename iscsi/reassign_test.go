@@ -9,6 +9,7 @@ import (
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
+	"spindle/reactor/ring/simring"
 )
 
 // reassign asks for a task that another connection had.
@@ -446,6 +447,27 @@ func TestSessionEndsWithConnectionClosing(t *testing.T) {
 	event(t, a, pdu.AsyncDropConnection)
 	event(t, a, pdu.AsyncDropSession)
 	a.ExpectClosed()
+	g.Close() // all memory is home
+}
+
+// TestSessionEndsWithAbortedTask: nor is what another nexus has aborted kept to be told,
+// once the session ends before its own connection has closed.
+func TestSessionEndsWithAbortedTask(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: level(2), World: simring.Config{SocketBuffer: 2048}})
+	other := teller(t, g)
+	c := g.Dial().Login("ErrorRecoveryLevel=2", "InitialR2T=Yes", "ImmediateData=No")
+	attention(t, c, atPowerOn)
+	c.Send(c.Command(1, pdu.FlagWrite, 8192, iscsitest.Write10(9, 16)...), nil, nil)
+	c.Expect(pdu.R2T)
+	c.Send(c.Command(1, pdu.FlagRead, 32768, iscsitest.Read10(9, 64)...), nil, nil) // and it is not read
+	c.Send(logoutOf(c, pdu.LogoutRemoveForReinst, c.CID), nil, nil)
+	g.Settle()
+	fn := tmf(other, pdu.TMFClearTaskSet, 1, 0, 0)
+	other.Send(fn, nil, nil)
+	managed(t, other, fn.ITT(), pdu.TMFComplete)
+	n := g.Dial().Login()
+	attention(t, n, atPowerOn)
+	alive(t, n)
 	g.Close() // all memory is home
 }
 

@@ -21,8 +21,9 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 			c: c, lun: lun, every: fn == pdu.TMFWarmReset || fn == pdu.TMFColdReset,
 			both: fn != pdu.TMFAbortTask && resp == pdu.TMFComplete,
 		}
+		s.managing++ // until it is told
 		f.send = func() {
-			if c.closing != nil {
+			if s.managing--; c.closing != nil {
 				return // nothing follows a Logout Response (RFC 7143 §11.14)
 			}
 			c.withOut(func(o *Out) {
@@ -40,8 +41,10 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 		c.reject(b, pdu.RejectProtocol)
 		return
 	case s.managing >= MaxManagement:
+		// Nothing was done that others would have to be seen before; and what a fence
+		// holds back leaves its connection room for more of it.
 		c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
-		answer(pdu.TMFRejected)
+		c.tmfResponse(itt, pdu.TMFRejected)
 		return
 	}
 	if int(fn) < len(functionNames) {
@@ -143,11 +146,10 @@ func (f *setFunction) covers(t *Task) bool {
 	return pdu.SNLess(t.cmdSN, f.cmdSN) || t.conn == f.c && int32(t.order-f.order) < 0
 }
 
-// spares tells whether a task of its session is behind f, and none of its business: it
-// may come while f is at work (RFC 7143 §11.5).
+// spares tells whether a task of its session, or what it is a part of, is behind f and
+// none of its business: it may come while f is at work (RFC 7143 §11.5).
 func (f *setFunction) spares(q *scsi.Task) bool {
-	t, ok := q.Owner.(*Task) // or it is a part of one
-	return ok && !f.covers(t) && !plant.On(plant.LaterEnded)
+	return !f.covers(q.Arg.(*Task)) && !plant.On(plant.LaterEnded)
 }
 
 // tellOvertaking ends the commands that f does not cover, and yet finds: those that

@@ -207,6 +207,35 @@ func TestTMFSparesLater(t *testing.T) {
 	}
 }
 
+// TestTMFSparesParts: nor are the parts of such a command, if it is an EXTENDED COPY.
+func TestTMFSparesParts(t *testing.T) {
+	g, slow := stubborn(t, iscsitest.Options{})
+	c := g.Dial().Login("ImmediateData=Yes")
+	ready(t, c, 1)
+	list := copyList(t, c, 1, 1)
+	other := dialAs(g, 7).Login()
+	ready(t, other, 1)
+	slow.n = 2
+	other.Send(other.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...), nil, pattern(4096, 1))
+	first := tmf(other, pdu.TMFLUNReset, 1, 0, 0) // the unit is busy with it
+	other.Send(first, nil, nil)
+	g.Settle()
+	attention(t, c, deviceReset)
+	m := tmf(c, pdu.TMFClearTaskSet, 1, 0, 0)
+	c.Send(m, nil, nil)
+	behind := extendedCopy(c, 1, list)
+	c.Send(behind, nil, list)
+	g.Settle()
+	part := slow.held[1:]
+	slow.held = slow.held[:1]
+	slow.finish()
+	managed(t, other, first.ITT(), pdu.TMFComplete)
+	managed(t, c, m.ITT(), pdu.TMFComplete)
+	slow.held = part
+	slow.finish()
+	good(t, c, behind.ITT(), nil)
+}
+
 // TestWarmResetOfAbsent: a command to a unit that is not there, which waits for a
 // buffer, ends with a target reset as any other.
 func TestWarmResetOfAbsent(t *testing.T) {

@@ -111,7 +111,7 @@ type Task struct {
 	IO     bdev.IO
 
 	// What few commands touch.
-	Arg      any     // the engine's own task, set once when it is allocated
+	Arg      any     // the engine's own task, set once when it is allocated; of a part, the whole's
 	parkNext *Task   // the queue it waits in
 	hold     *hold   // granted to it
 	claim    *claim  // waits for one

@@ -17,6 +17,8 @@ var (
 	ErrGone = errors.New("bdev: being removed")
 	// ErrBusy is returned for closing a bdev that is open.
 	ErrBusy = errors.New("bdev: channels are open")
+	// ErrUnmetered is returned for asking a device that is no Meter.
+	ErrUnmetered = errors.New("bdev: device does not tell how much it uses")
 )
 
 // Bits of Bdev.state: anything but 0 takes Submit off its short path.
@@ -86,6 +88,9 @@ func (b *Bdev) Module() Device { return b.dev }
 
 // Info is the module's snapshot.
 func (b *Bdev) Info() *Info { return b.dev.Info() }
+
+// Usage implements Meter.
+func (b *Bdev) Usage() (Usage, error) { return usageOf(b.dev) }
 
 // Aliases are other names of the bdev.
 func (b *Bdev) Aliases() []string {

@@ -230,6 +230,41 @@ func TestResizeClimbs(t *testing.T) {
 	}
 }
 
+// meteredDevice tells how much it uses.
+type meteredDevice struct{ bdev.Device }
+
+func (meteredDevice) Info() *bdev.Info {
+	return &bdev.Info{BlockSize: 512, Blocks: 8, Metered: true}
+}
+
+func (meteredDevice) Usage() (bdev.Usage, error) { return bdev.Usage{Used: 3, Available: 4}, nil }
+
+// TestUsageClimbs: what a device uses is told by those on top of it.
+func TestUsageClimbs(t *testing.T) {
+	low := nullDevice(bdevtest.NewRig(t, 1, nil), 8)
+	for _, tc := range []struct {
+		name string
+		base bdev.Device
+		want bdev.Usage
+		err  error
+	}{{"metered", meteredDevice{low}, bdev.Usage{Used: 3, Available: 4}, nil}, {"unmetered", low, bdev.Usage{}, bdev.ErrUnmetered}} {
+		t.Run(tc.name, func(t *testing.T) {
+			mid, err := delay.New(delay.Config{Base: bdev.New("Base", bdev.UUID{}, tc.base)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			top, err := errinj.New(bdev.New("Mid", bdev.UUID{}, mid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := bdev.New("Top", bdev.UUID{}, top)
+			if u, err := b.Usage(); u != tc.want || !errors.Is(err, tc.err) || b.Info().Metered != (tc.err == nil) {
+				t.Errorf("usage %+v, %v; metered %v", u, err, b.Info().Metered)
+			}
+		})
+	}
+}
+
 func TestStats(t *testing.T) {
 	g := bdevtest.NewRig(t, 1, nil)
 	inj, err := errinj.New(slowDevice(g, 95*time.Microsecond, 95*time.Microsecond))

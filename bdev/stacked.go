@@ -24,6 +24,18 @@ func (s *Stacked) Stack(base Device, adapt func(*Info)) error {
 	return s.Update(follow)
 }
 
+// Usage implements Meter: the base knows, where Info.Metered says that it answers.
+func (s *Stacked) Usage() (Usage, error) { return usageOf(s.base) }
+
+// usageOf asks a device how much it uses.
+func usageOf(d Device) (Usage, error) {
+	m, ok := d.(Meter)
+	if !ok {
+		return Usage{}, ErrUnmetered
+	}
+	return m.Usage()
+}
+
 // Base is the device below.
 func (s *Stacked) Base() Device { return s.base }
 

@@ -42,15 +42,6 @@ func (m *modeValues) provisioning(b *[maxModePage]byte, changeable bool) {
 // usage is what a device last said of its resources, in threshold sets.
 type usage struct{ used, available uint64 }
 
-// meter is the device behind a bdev, when it says how much it uses; or nil.
-func meter(b *bdev.Bdev) bdev.Meter {
-	if !b.Info().Metered {
-		return nil
-	}
-	m, _ := b.Module().(bdev.Meter)
-	return m
-}
-
 // PollUsage asks the devices of thin units how much they use, and has units
 // whose threshold is reached tell so. It is for a control thread, now and then.
 func (d *Device) PollUsage(c reactor.Caller) {
@@ -60,7 +51,7 @@ func (d *Device) PollUsage(c reactor.Caller) {
 		}
 		var u bdev.Usage
 		var err error
-		c.Block(func() { u, err = meter(lu.bdev).Usage() })
+		c.Block(func() { u, err = lu.bdev.Usage() })
 		if err != nil {
 			continue // what was known stays
 		}

@@ -144,7 +144,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 	if lu.opt.Thick {
 		s.caps &^= bdev.CapUnmap
 	}
-	s.metered = s.caps&bdev.CapUnmap != 0 && meter(lu.bdev) != nil
+	s.metered = s.caps&bdev.CapUnmap != 0 && info.Metered
 	if s.shielded = info.Protected; s.shielded {
 		s.maxBlocks = min(s.maxBlocks, maxShielded>>s.shift)
 		s.lend, s.live = false, false

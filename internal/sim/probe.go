@@ -34,9 +34,6 @@ func (p *probe) Open(r *reactor.Reactor) (bdev.Channel, error) {
 	return &probeChannel{p: p, r: r, ch: ch, epoch: p.s.epoch}, nil
 }
 
-// Usage implements bdev.Meter.
-func (p *probe) Usage() (bdev.Usage, error) { return p.lu.file.Usage() }
-
 type probeChannel struct {
 	p      *probe
 	r      *reactor.Reactor

@@ -19,6 +19,10 @@ type lostConn struct {
 	timer reactor.Timer
 }
 
+// MaxLost is how many connections that were lost a session keeps for the initiator to
+// log out or recover, beyond MaxConnections; the oldest goes first.
+const MaxLost = 8
+
 // A Resender is a Conn that can send the rest of a Reply: from Reply.Off on, with
 // Reply.DataSN as its first number.
 type Resender interface{ Resend(p *Reply) }
@@ -42,6 +46,10 @@ func (s *Session) lose(c *Connection) {
 		s.maybeClosed()
 	}
 	s.sh.r.Arm(&l.timer, s.sh.r.Now().Add(seconds(uint32(q.time2Wait)+uint32(q.time2Retain))))
+	if len(s.rec.lost) > int(s.params.maxConnections)+MaxLost {
+		s.e.reached(limitSessionConns, s.sh.r.Now(), "initiator", s.initiator)
+		s.forget(s.rec.lost[0], func() {})
+	}
 	if k := s.serving(c); k != nil && !told {
 		// It tells of the window, too: what did last may have died with the connection.
 		k.async(pdu.AsyncDropConnection, c.cid, q.time2Wait, q.time2Retain)

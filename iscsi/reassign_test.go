@@ -501,6 +501,43 @@ func TestReassignAfterSecondLoss(t *testing.T) {
 	alive(t, c)
 }
 
+// TestLostBounded: a session keeps so many lost connections and no more, however long
+// DefaultTime2Wait is.
+func TestLostBounded(t *testing.T) {
+	for _, beyond := range []int{0, 1} {
+		g := iscsitest.New(t, iscsitest.Options{Engine: level(2)})
+		a, b := pair(g, "ErrorRecoveryLevel=2", "DefaultTime2Wait=3600", "InitialR2T=Yes", "ImmediateData=No")
+		w := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(5, 1)...)
+		b.Send(w, nil, nil)
+		b.Expect(pdu.R2T)
+		lose := func() {
+			b.Peer.Reset()
+			event(t, a, pdu.AsyncDropConnection)
+		}
+		for range 4 + iscsi.MaxLost - 1 + beyond {
+			lose()
+			b = a.DialInto(2).Login()
+		}
+		lose()
+		b = a.DialInto(1).Login() // an implicit logout of the first
+		want := uint8(pdu.TMFComplete)
+		if beyond > 0 {
+			want = pdu.TMFNoTask
+		}
+		m := reassign(b, w.ITT(), 0)
+		b.Send(m, nil, nil)
+		managed(t, b, m.ITT(), want)
+		if n := counter(g, "limit_connections_per_session"); n != uint64(beyond) {
+			t.Errorf("connections_per_session counted %d times", n)
+		}
+		if beyond == 0 {
+			b.DataOut(b.Expect(pdu.R2T).BHS, pattern(512, 1))
+			good(t, b, w.ITT(), nil)
+		}
+		alive(t, b)
+	}
+}
+
 // teller is another nexus, which has set TAS.
 func teller(t *testing.T, g *iscsitest.Target) *iscsitest.Conn {
 	t.Helper()

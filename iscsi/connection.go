@@ -444,12 +444,12 @@ func (c *Connection) Received(p *PDU) bool {
 		return true // after logout nothing is taken, and nothing answered
 	}
 	c.lastRx = c.sh.r.Now()
-	if c.acks {
-		c.acknowledge(p.BHS.ExpStatSN())
-	}
 	if c.outCount < outReserve {
 		c.blocked = true
 		return false
+	}
+	if c.acks { // no sooner: what that lets go takes Outs, and commandHeader has looked at those
+		c.acknowledge(p.BHS.ExpStatSN())
 	}
 	switch p.BHS.Opcode() {
 	case pdu.SCSICommand:

@@ -12,6 +12,7 @@ import (
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 	"spindle/iscsi/tcp"
+	"spindle/reactor/ring/simring"
 )
 
 // allocs is how many buffers reactor i has given out so far.
@@ -239,6 +240,51 @@ func TestInlineWriteRefused(t *testing.T) {
 		c.ExpStatSN++
 	}
 	good(t, c, b.ITT(), nil)
+	written(t, c, 7, pattern(512, 1))
+}
+
+// TestInlineWriteAcknowledges: a WRITE that lets go of answers by what it acknowledges,
+// and so takes the room to answer in, is written as it came.
+func TestInlineWriteAcknowledges(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: several(2), World: simring.Config{SocketBuffer: 4096}})
+	c, b := pair(g)
+	ack(b, b.ExpStatSN)
+	other := dialAs(g, 7).Login()
+	attention(t, other, atPowerOn)
+	m := tmf(c, pdu.TMFAbortTaskSet, 1, 0, 0)
+	c.Send(m, nil, nil)
+	managed(t, c, m.ITT(), pdu.TMFComplete)
+	acked := c.ExpStatSN
+	c.ExpStatSN-- // for now
+	last := tmf(c, pdu.TMFAbortTask, 1, 0xdead, 0)
+	c.Send(last, nil, nil) // which waits for that
+	asked(t, c)
+	read := c.Command(1, pdu.FlagRead, 32<<10, iscsitest.Read10(7, 64)...)
+	c.Send(read, nil, nil) // and for now nothing more leaves
+	g.Settle()
+	var w []byte
+	const pings = iscsi.ConnectionOuts - 2
+	for range pings {
+		nop := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+		nop.SetTTT(pdu.ReservedTag)
+		w = append(w, c.Frame(nop, nil, nil)...)
+	}
+	c.ExpStatSN = acked
+	cmd := c.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(7, 1)...)
+	c.SendRaw(append(w, framed(c, cmd, pattern(512, 1))...))
+	g.Settle()
+	for i := range uint32(100) { // the receive buffer is used again
+		o := other.Command(1, pdu.FlagWrite, 1536, iscsitest.Write10(100+3*i, 3)...)
+		other.Send(o, nil, pattern(1536, 0xee))
+		good(t, other, o.ITT(), nil)
+	}
+	good(t, c, read.ITT(), nil)
+	for range pings {
+		c.Expect(pdu.NopIn)
+		c.ExpStatSN++
+	}
+	managed(t, c, last.ITT(), pdu.TMFNoTask)
+	good(t, c, cmd.ITT(), nil)
 	written(t, c, 7, pattern(512, 1))
 }
 

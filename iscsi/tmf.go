@@ -41,8 +41,7 @@ func (c *Connection) manage(b pdu.BHS, order uint32) {
 		c.reject(b, pdu.RejectProtocol)
 		return
 	case s.managing >= MaxManagement:
-		// Nothing was done that others would have to be seen before; and what a fence
-		// holds back leaves its connection room for more of it.
+		// No fence: what that holds back leaves its connection room for more of it.
 		c.e.reached(limitTasks, c.sh.r.Now(), "peer", c.peer)
 		c.tmfResponse(itt, pdu.TMFRejected)
 		return

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"net/netip"
+	"slices"
 
 	"spindle/internal/plant"
 	"spindle/iscsi/login"
@@ -358,7 +359,8 @@ func (c *Connection) Targets(name string) []login.Target {
 		}
 		t := login.Target{Name: n.cfg.Name}
 		for _, m := range n.cfg.Maps {
-			if !inv.admits(m, c.sess.initiator, c.peer.Addr()) {
+			told := slices.ContainsFunc(t.Portals, func(p login.Portal) bool { return p.Tag == m.PortalTag })
+			if told || !inv.admits(m, c.sess.initiator, c.peer.Addr()) {
 				continue
 			}
 			for _, a := range inv.addresses(m.PortalTag, c.local, c.tp.Traits().Name) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"spindle/internal/plant"
 	"spindle/iscsi/login"
 	"spindle/iscsi/pdu"
 	"spindle/reactor"
@@ -98,7 +99,7 @@ func (v *inventory) admits(m Map, initiator string, peer netip.Addr) bool {
 func (v *inventory) access(n *Node, tag uint16, initiator string, peer netip.Addr) pdu.LoginStatus {
 	status := pdu.LoginNotFound // not through this portal group
 	for _, m := range n.cfg.Maps {
-		if m.PortalTag != tag {
+		if m.PortalTag != tag && !plant.On(plant.PortalIgnored) {
 			continue
 		}
 		if v.admits(m, initiator, peer) {

@@ -133,6 +133,7 @@ const (
 	ShieldLate             // ... what is refused is written all the same
 	OrderedIgnored         // ORDERED is SIMPLE
 	AsyncLost              // an Asynchronous Message that an operator orders is not sent
+	PortalIgnored          // a login by a portal group that has no map is let in
 	NumBugs
 )
 
@@ -161,6 +162,7 @@ var names = [NumBugs]string{
 	"count missed", "counts kept", "counts forgotten", "log untold",
 	"guard unchecked", "reference unchecked", "plain unprotected", "shield late",
 	"ordered ignored", "async lost",
+	"portal ignored",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -18,6 +18,7 @@ type deedState struct {
 	leaving     bool  // a LUN is being removed
 	changing    int   // deeds at work that change who may log in
 	steadySince int64 // the last one ended
+	unmapped    int64 // instant since which the second portal group leads to no node; 0 when it does
 	coldOpen    int   // cold resets sent and not answered
 	coldOver    int64 // instant of the last answer to one
 }
@@ -279,7 +280,9 @@ func (s *run) cycleMaps(c reactor.Caller) {
 	}
 	m := []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}
 	s.must(s.engine.RemoveMaps(nodeName, m))
+	s.unmapped = s.now()
 	c.(*coroutine).pause(time.Duration(s.rng.IntN(3000)) * time.Microsecond)
+	s.unmapped = 0
 	s.must(s.engine.AddMaps(nodeName, m))
 	busy := func(lu *lun) bool { return lu.resetting > 0 || !lu.object.Quiet() }
 	for n := range 2000 { // units follow, behind what they are at

@@ -473,6 +473,9 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 	if !in.mayBeSent(false) {
 		in.bad("redirection", "let in by a portal that sends logins away")
 	}
+	if s.unmapped != 0 && s.unmapped < in.dialled && in.portal == 1 && !l.discovery {
+		in.bad("access", "let in by a portal group without a map")
+	}
 	if l.proof.method == "CHAP" {
 		in.penance.sure, in.penance.from, in.penance.passed = 0, 0, true
 	}

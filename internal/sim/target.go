@@ -385,6 +385,7 @@ func (s *run) addNode(c reactor.Caller) {
 	}
 	s.redirected = append(s.redirected, false)
 	s.must(s.engine.AddNode(c, cfg))
+	s.unmapped = 0
 	s.nodeUp = true
 }
 

@@ -30,8 +30,8 @@ func (l listener) Read(hopeful bool) ([]byte, error) {
 	return b, err
 }
 
-// played plays a script over a socket and returns what the target said.
-func played(t *testing.T, target *testbed.Target, node, initiator, script string) []byte {
+// played plays a script over a socket to a portal and returns what the target said.
+func played(t *testing.T, addr, node, initiator, script string) []byte {
 	t.Helper()
 	s, err := dialogue.Parse(t.Name(), script)
 	if err != nil {
@@ -40,7 +40,7 @@ func played(t *testing.T, target *testbed.Target, node, initiator, script string
 	var heard bytes.Buffer
 	p := &dialogue.Player{
 		Dial: func() (dialogue.Link, error) {
-			l, err := linktest.DialSocket(target.Addr(), 5*time.Second)
+			l, err := linktest.DialSocket(addr, 5*time.Second)
 			return listener{l, &heard}, err
 		},
 		Wait: time.Sleep,
@@ -101,7 +101,7 @@ func TestSocketClass05CHAPEntropy(t *testing.T) {
 			fmt.Fprintf(&script, "conn c%d\n> login csg=0\n\tInitiatorName=$initiator\n\tTargetName=$target\n\tAuthMethod=CHAP\n"+
 				"< login-response csg=0 nsg=0 status=0\n\t...\n> login csg=0\n\tCHAP_A=7\n< login-response csg=0 nsg=0 status=0\n\t...\nclose\n", i)
 		}
-		for _, m := range challenge.FindAllSubmatch(played(t, target, testbed.IQN, iscsitest.Initiator, script.String()), -1) {
+		for _, m := range challenge.FindAllSubmatch(played(t, target.Addr(), testbed.IQN, iscsitest.Initiator, script.String()), -1) {
 			seen[string(m[1])] = true
 		}
 	}
@@ -114,7 +114,7 @@ func TestSocketClass05CHAPEntropy(t *testing.T) {
 // of its EXTENDED COPY, by its true name neither.
 func TestSocketClass13XcopyAuthority(t *testing.T) {
 	target, node, first, second := serveTwo(t)
-	naa := regexp.MustCompile(`(?s)\x01\x03\x00\x10(.{16})`).FindAllSubmatch(played(t, target, node, first, `
+	naa := regexp.MustCompile(`(?s)\x01\x03\x00\x10(.{16})`).FindAllSubmatch(played(t, target.Addr(), node, first, `
 login
 ready
 > scsi F R lun=1 edtl=255 cdb=12018300ff00
@@ -141,15 +141,15 @@ logout
 		"02 00 0018 0000 0001 0000 0001 0000000000000000 0000000000000000\n"
 	const send = "\n> scsi F W lun=1 edtl=108 cdb=830000000000000000000000006c0000\n"
 	const read = "> scsi F R lun=1 edtl=512 cdb=28000000000000000100\n< data-in F S status=0\n\tfill "
-	played(t, target, node, second, "login\nready"+send+list+"< scsi-response status=2\n\tsense a/0d02\n"+read+"0 512\nlogout\n")
-	played(t, target, node, first, "login\nready"+send+list+"< scsi-response F status=0\n"+read+"0x66 512\nlogout\n")
+	played(t, target.Addr(), node, second, "login\nready"+send+list+"< scsi-response status=2\n\tsense a/0d02\n"+read+"0 512\nlogout\n")
+	played(t, target.Addr(), node, first, "login\nready"+send+list+"< scsi-response F status=0\n"+read+"0x66 512\nlogout\n")
 }
 
 // TestSocketClass21PeerSide: no descriptor of GET LBA STATUS reaches beyond the unit,
 // no data beyond what was expected.
 func TestSocketClass21PeerSide(t *testing.T) {
 	target, node, first, _ := serveTwo(t)
-	played(t, target, node, first, `
+	played(t, target.Addr(), node, first, `
 login
 ready
 > scsi F R lun=1 edtl=4096 cdb=9e120000000000000000000010000000

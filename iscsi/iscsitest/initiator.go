@@ -45,7 +45,18 @@ func (g *Target) Dial() *Conn {
 // DialFrom connects to the portal from an address.
 func (g *Target) DialFrom(from netip.Addr) *Conn {
 	g.T.Helper()
-	p, err := g.World.DialFrom(from, g.Portal)
+	return g.dial(from, g.Portal)
+}
+
+// DialTo connects to a portal of another group.
+func (g *Target) DialTo(portal netip.AddrPort) *Conn {
+	g.T.Helper()
+	return g.dial(netip.AddrFrom4([4]byte{127, 0, 0, 1}), portal)
+}
+
+func (g *Target) dial(from netip.Addr, portal netip.AddrPort) *Conn {
+	g.T.Helper()
+	p, err := g.World.DialFrom(from, portal)
 	g.must(err)
 	return &Conn{g: g, Peer: p, CmdSN: 1, ISID: [6]byte{0x80, 1, 2, 3, 4, 5}, Answered: map[string]string{}}
 }

@@ -165,10 +165,19 @@ func New(t testing.TB, o Options) *Target {
 	return g
 }
 
-// AddNode serves one more node on the portal.
+// AddPortalGroup listens on more portals.
+func (g *Target) AddPortalGroup(p iscsi.PortalGroup) {
+	g.T.Helper()
+	g.must(g.Engine.AddPortalGroup(g, p))
+}
+
+// AddNode serves one more node: to anybody on the portal, unless its maps say
+// otherwise.
 func (g *Target) AddNode(n iscsi.NodeConfig) {
 	g.T.Helper()
-	n.Maps = []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}
+	if n.Maps == nil {
+		n.Maps = []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}
+	}
 	g.must(g.Engine.AddNode(g, n))
 }
 

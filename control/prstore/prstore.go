@@ -22,14 +22,32 @@ import (
 const maxSize = 1 << 20
 
 // Store implements scsi.Store.
-type Store struct{ dir string }
+type Store struct {
+	dir  string
+	disk disk
+}
+
+// disk are the calls of a save; tests count them and let them fail.
+type disk struct {
+	open   func(path string, flags int) (file, error)
+	rename func(from, to string) error
+	remove func(path string) error
+}
+
+type file interface {
+	Write(b []byte) (int, error)
+	Sync() error
+	Close() error
+}
+
+func openFile(path string, flags int) (file, error) { return os.OpenFile(path, flags, 0o600) }
 
 // Open makes the folder if it is not there.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("persistent reservations: %w", err)
 	}
-	return &Store{dir}, nil
+	return &Store{dir, disk{openFile, os.Rename, os.Remove}}, nil
 }
 
 // path is the file of a unit, called by a hash: a unit's name may hold anything
@@ -56,24 +74,37 @@ func (s *Store) Load(name string) ([]byte, error) {
 // Save replaces what is kept of the unit; after a power cut it is the old or
 // the new, whole. nil forgets.
 func (s *Store) Save(name string, data []byte) error {
+	old, err := s.Load(name)
+	if err != nil {
+		return err
+	}
 	path := s.path(name)
-	if data == nil {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return syncPath(s.dir)
+	if err := s.put(path, data); err != nil {
+		// The unit goes on with the old, so that is what a restart must find.
+		return errors.Join(err, s.put(path, old))
 	}
-	if err := write(path+".new", data); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncPath(s.dir) // the rename is in the folder
+	return nil
 }
 
-func write(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+// put has data in the file at path, or no file for nil, durably.
+func (s *Store) put(path string, data []byte) error {
+	if data == nil {
+		if err := s.disk.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return s.sync(s.dir)
+	}
+	if err := s.write(path+".new", data); err != nil {
+		return err
+	}
+	if err := s.disk.rename(path+".new", path); err != nil {
+		return err
+	}
+	return s.sync(s.dir) // the rename is in the folder
+}
+
+func (s *Store) write(path string, data []byte) error {
+	f, err := s.disk.open(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -81,10 +112,10 @@ func write(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func syncPath(path string) error {
-	d, err := os.Open(path)
+func (s *Store) sync(path string) error {
+	f, err := s.disk.open(path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }

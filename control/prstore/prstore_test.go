@@ -2,8 +2,10 @@ package prstore
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,4 +88,136 @@ func TestErrors(t *testing.T) {
 	if _, err := Open(file); err == nil {
 		t.Error("a file is no folder")
 	}
+}
+
+// faulty are calls on a real disk: they are noted, and one of them fails.
+type faulty struct {
+	disk
+	calls  []string
+	fail   string // the call that fails
+	always bool   // and not only once
+}
+
+type faultyFile struct {
+	file
+	d    *faulty
+	name string
+}
+
+var errDisk = errors.New("disk error")
+
+func (d *faulty) call(what, path string) error {
+	what += " " + kind(path)
+	d.calls = append(d.calls, what)
+	if what != d.fail {
+		return nil
+	}
+	if !d.always {
+		d.fail = ""
+	}
+	return errDisk
+}
+
+// kind is what a path of the store is.
+func kind(path string) string {
+	switch filepath.Ext(path) {
+	case ".new":
+		return "temporary"
+	case ".json":
+		return "file"
+	}
+	return "folder"
+}
+
+func (f *faultyFile) Write(b []byte) (int, error) {
+	if err := f.d.call("write", f.name); err != nil {
+		n, _ := f.file.Write(b[:len(b)/2])
+		return n, err
+	}
+	return f.file.Write(b)
+}
+
+func (f *faultyFile) Sync() error {
+	if err := f.d.call("sync", f.name); err != nil {
+		return err
+	}
+	return f.file.Sync()
+}
+
+func (f *faultyFile) Close() error { return errors.Join(f.file.Close(), f.d.call("close", f.name)) }
+
+// inject has the store make its calls by way of d.
+func (d *faulty) inject(s *Store) {
+	d.disk = s.disk
+	s.disk = disk{
+		open: func(path string, flags int) (file, error) {
+			if err := d.call("open", path); err != nil {
+				return nil, err
+			}
+			f, err := d.disk.open(path, flags)
+			return &faultyFile{f, d, path}, err
+		},
+		rename: func(from, to string) error {
+			if err := d.call("rename", from); err != nil {
+				return err
+			}
+			return d.disk.rename(from, to)
+		},
+		remove: func(path string) error {
+			if err := d.call("remove", path); err != nil {
+				return err
+			}
+			return d.disk.remove(path)
+		},
+	}
+}
+
+// TestDurable: what is saved is on the disk before its name is, and that before
+// Save returns. A call that fails is told of and leaves what was kept before.
+func TestDurable(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		old   []byte
+		data  []byte
+		calls []string
+	}{
+		{"first", nil, []byte("new"), replaces},
+		{"again", []byte("old"), []byte("new"), replaces},
+		{"forget", []byte("old"), nil, []string{"remove file", "open folder", "sync folder", "close folder"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			run := func(d *faulty) (*Store, error) {
+				s, err := Open(t.TempDir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Save("unit", tc.old); err != nil {
+					t.Fatal(err)
+				}
+				d.inject(s)
+				return s, s.Save("unit", tc.data)
+			}
+			var d faulty
+			if _, err := run(&d); err != nil || !slices.Equal(d.calls, tc.calls) {
+				t.Errorf("%v: %v, want %v", err, d.calls, tc.calls)
+			}
+			for _, call := range tc.calls {
+				for _, always := range []bool{false, true} {
+					s, err := run(&faulty{fail: call, always: always})
+					if !errors.Is(err, errDisk) {
+						t.Errorf("%s fails: %v", call, err)
+					}
+					if got, err := s.Load("unit"); err != nil || !bytes.Equal(got, tc.old) {
+						t.Errorf("%s fails, always %v: kept %q, %v", call, always, got, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// replaces are the calls of a save that keeps something.
+var replaces = []string{
+	"open temporary", "write temporary", "sync temporary", "close temporary", "rename temporary",
+	"open folder", "sync folder", "close folder",
 }

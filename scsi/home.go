@@ -143,6 +143,7 @@ func (lu *LogicalUnit) initHome(s *snapshot) {
 	h.homeIndex.Store(-1)
 	h.current = s
 	h.latest.Store(s)
+	h.resize.lu, h.resize.kind = lu, callResize
 	h.resize.msg.Run = func(*reactor.Reactor) {
 		h.resizing.Store(false)
 		if !h.queued {
@@ -163,7 +164,6 @@ func (lu *LogicalUnit) claimHome(i int) *View {
 func (lu *LogicalUnit) resized() {
 	h := lu.claimHome(0)
 	if lu.resizing.CompareAndSwap(false, true) {
-		lu.home.resize.lu, lu.home.resize.kind = lu, callResize
 		h.r.Post(&lu.home.resize.msg)
 	}
 }

@@ -77,6 +77,8 @@ type Options struct {
 	Listen      string // address to serve it on
 	ISER        bool   // over RDMA too
 	Log         *control.Log
+	// UsageTicks is when thin units are asked how much they use; nil is every usagePeriod.
+	UsageTicks <-chan time.Time
 	// RDMATOS is the type of service of iSER connections, RDMAAckTimeout their ACK
 	// timeout of 4.096 µs * 2^n; 0 leaves the system's.
 	RDMATOS, RDMAAckTimeout uint8
@@ -314,13 +316,17 @@ const usagePeriod = 5 * time.Second
 // watchUsage looks after the thresholds of thin units until Stop.
 func (d *Daemon) watchUsage() {
 	defer close(d.watched)
-	tick := time.NewTicker(usagePeriod)
-	defer tick.Stop()
+	ticks := d.opt.UsageTicks
+	if ticks == nil {
+		t := time.NewTicker(usagePeriod)
+		defer t.Stop()
+		ticks = t.C
+	}
 	for {
 		select {
 		case <-d.ending:
 			return
-		case <-tick.C:
+		case <-ticks:
 			d.engine.PollUsage(reactor.Blocking{})
 		}
 	}

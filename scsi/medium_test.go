@@ -125,6 +125,7 @@ func TestRemovable(t *testing.T) {
 		{"sanitize", b, "48 03", "02/3A00"},
 		{"inquiry", b, "12 00 00 00 24", "good"},
 		{"mode sense", b, "1a 00 3f 00 ff", "good"},
+		{"self-test", b, "1d 04", "good"},
 		{"read keys", b, "5e 00 00 00 00 00 00 00 08", "good"},
 		{"prevent without a medium", a, prevent, "good"},
 		{"load prevented", a, load, "05/5302"},

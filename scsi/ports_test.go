@@ -147,7 +147,7 @@ func TestPortStates(t *testing.T) {
 				}
 			}
 			for _, c := range []struct{ cdb, want string }{
-				{"00", tc.tur}, {"28 00 00 00 00 00 00 00 01", tc.read}, {"1a 00 3f 00 ff", tc.modeSense},
+				{"00", tc.tur}, {"28 00 00 00 00 00 00 00 01", tc.read}, {"1a 00 3f 00 ff", tc.modeSense}, {"1d 04", tc.modeSense},
 				{"5e 00 00 00 00 00 00 00 08", tc.keys}, {"a3 0c 00 00 00 00 00 00 00 ff", tc.opcode},
 				{rtpg, "good"}, {"12 00 00 00 24", "good"}, {"03 00 00 00 ff", "good"}, {"a0 00 00 00 00 00 00 00 00 ff", "good"},
 			} {

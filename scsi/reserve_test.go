@@ -39,7 +39,7 @@ func (s *session) keys() (generation uint32, keys []uint64) {
 
 // TestReservationAccess is who may do what under each type (SPC-5 table 66).
 func TestReservationAccess(t *testing.T) {
-	const read, write, tur, inq = "28 00 00 00 00 00 00 00 01", "2a 00 00 00 00 00 00 00 01", "00", "12 00 00 00 24"
+	const read, write, tur, inq, test = "28 00 00 00 00 00 00 00 01", "2a 00 00 00 00 00 00 00 01", "00", "12 00 00 00 24", "1d 04"
 	tests := []struct {
 		name                 string
 		kind                 prType
@@ -81,6 +81,9 @@ func TestReservationAccess(t *testing.T) {
 			check(reg, write, tc.regWrite)
 			check(other, read, tc.otherRead)
 			check(other, write, tc.otherWrit)
+			check(holder, test, true)
+			check(reg, test, tc.regWrite)
+			check(other, test, false)
 			check(other, tur, true)
 			check(other, inq, true)
 			key := uint64(1)

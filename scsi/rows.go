@@ -35,6 +35,7 @@ func primaryRows() []row {
 		{"160000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeReserve},
 		{"170000000004", cmdUnready | cmdBusy, gateCommand, quick, prepReserve, doAtHome, homeRelease},
 		{"1a08ffffff04", looks, gatesWrite, quick, prepModeSense, doModeSense, nil},
+		{"1d0400000004", changes, gatesWrite, quick, prepDiagnostic, doNothing, nil},
 		{"4c02ffff000000ffff04", changes, gatesWrite, quick, prepLogSelect, doAtHome, homeLogSelect},
 		{"4d00ffff00ffffffff04", looks, gatesOther, quick, prepLogSense, doLogSense, nil},
 		{"55110000000000ffff04", changes, gatesWrite, quick, prepModeSelect, doAtHome, homeModeSelect},

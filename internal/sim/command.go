@@ -182,6 +182,10 @@ func (in *initiator) command() {
 		c = in.verify(t, lu)
 	case k < 91:
 		t.class, t.access = classNothing, accessUnit
+		if r.IntN(3) == 0 { // the default self-test
+			t.access, t.needs = accessWrite, needQuiet|needPath
+			c = cdb{b: [32]byte{0x1d, 0x04}}
+		}
 	case k < 96:
 		c = in.inquire(t, lu)
 	case k < 97:

@@ -105,7 +105,7 @@ others() {
     local dev
     dev=$(at $ONE $MEMORY) || return
     sg_readcap --long "$dev" && sg_luns "$dev" && sg_modes "$dev" && sg_sync "$dev" && sg_verify --lba=0 --count=64 "$dev" &&
-        sg_requests "$dev" && sg_start --stop "$dev" && sg_start --start "$dev" && until_true 10 sg_turs "$dev" && sg_ident "$dev" &&
+        sg_requests "$dev" && sg_senddiag --test "$dev" && sg_start --stop "$dev" && sg_start --start "$dev" && until_true 10 sg_turs "$dev" && sg_ident "$dev" &&
         sg_dd if="$dev" of=/run/sg bs=512 count=256 blk_sgio=1 fua=1 && cmp -n 131072 /run/sg <(reads "$dev" 0 256)
 }
 groups() { # STATE1 STATE2: of the target port groups, the same by each path
@@ -256,7 +256,7 @@ check "sg_compare_and_write" compare_and_write
 check "sg_unmap, sg_get_lba_status" unmap
 check "sg_write_same" write_same
 check "sg_xcopy between LUNs" xcopy
-check "sg_readcap, sg_luns, sg_modes, sg_sync, sg_verify, sg_requests, sg_start, sg_ident, sg_dd" others
+check "sg_readcap, sg_luns, sg_modes, sg_sync, sg_verify, sg_requests, sg_senddiag, sg_start, sg_ident, sg_dd" others
 check "sg_rtpg: two groups" groups active/optimized active/optimized
 check "sg_stpg: the second is not optimized" sg_stpg --tp=2 --state=an "$(at $ONE $MEMORY)"
 check "settled" is_usable

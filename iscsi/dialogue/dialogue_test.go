@@ -2,11 +2,11 @@ package dialogue_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +116,7 @@ func TestSimulated(t *testing.T) {
 }
 
 // TestDissector has Wireshark, which shares no code with us, judge all that was
-// said. It may fault what a script says is malformed.
+// said. It may fault the PDUs that a script says are malformed.
 func TestDissector(t *testing.T) {
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
@@ -125,10 +125,11 @@ func TestDissector(t *testing.T) {
 	var capture bytes.Buffer
 	w := pcap.NewWriter(&capture)
 	scripts := load(t)
-	const streams = 16 // of a script, at most
+	frames := map[int]dialogue.Frame{}
+	const streams = 32 // of a script, at most
 	for i, s := range scripts {
 		p := newSim(t).player()
-		p.Capture, p.Port = w, uint16(40000+streams*i)
+		p.Capture, p.Port, p.Frames = w, uint16(40000+streams*i), frames
 		if err := p.Play(s); err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +140,7 @@ func TestDissector(t *testing.T) {
 	}
 	ask := func(filter string) []string {
 		out, err := exec.Command(tshark, "-n", "-o", "iscsi.bogus_pdu_max_data_len:16777216", "-r", file, "-Y", filter,
-			"-T", "fields", "-E", "separator=;", "-e", "tcp.srcport", "-e", "tcp.dstport", "-e", "frame.number", "-e", "iscsi.opcode", "-e", "_ws.expert.message").Output()
+			"-T", "fields", "-E", "separator=;", "-e", "frame.number", "-e", "tcp.srcport", "-e", "iscsi.opcode", "-e", "_ws.expert.message").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,12 +150,15 @@ func TestDissector(t *testing.T) {
 		t.Fatalf("%d frames of iSCSI in %d dialogues", n, len(scripts))
 	}
 	for _, line := range ask("iscsi.keyvalue.invalid || iscsi.opcode.invalid || _ws.malformed") {
-		ports := strings.SplitN(line, ";", 3)
-		a, _ := strconv.Atoi(ports[0])
-		b, _ := strconv.Atoi(ports[1])
-		s := scripts[(max(a, b)-40000)/streams]
-		if why := map[bool]string{false: s.Malformed, true: s.MalformedReply}[a == 3260]; why == "" {
-			t.Errorf("%s: frame %s", s.Name, line)
+		var n, source int
+		if _, err := fmt.Sscanf(line, "%d;%d;", &n, &source); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		f, ok := frames[n]
+		if !ok {
+			t.Errorf("no step has frame %s", line)
+		} else if why := map[bool]string{false: f.Malformed, true: f.Script.MalformedReply}[source == 3260]; why == "" {
+			t.Errorf("%s:%d: frame %s", f.Script.Name, f.Line, line)
 		}
 	}
 }

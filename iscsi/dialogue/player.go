@@ -35,10 +35,19 @@ type Player struct {
 	// Capture, when not nil, takes all that is said, from port Port on.
 	Capture *pcap.Writer
 	Port    uint16
+	// Frames tells which step each frame of Capture is of, by its number.
+	Frames map[int]Frame
 
 	conns []*conn
 	cur   *conn
 	itt   uint32
+}
+
+// Frame is where a frame of a capture comes from.
+type Frame struct {
+	Script    *Script
+	Line      int
+	Malformed string // why a dissector may find fault with it, when it was sent
 }
 
 // conn is one connection of a script.
@@ -93,11 +102,25 @@ func (p *Player) Play(s *Script) error {
 	}
 	for i := range s.steps {
 		st := &s.steps[i]
-		if err := p.step(st); err != nil {
+		if err := p.captured(s, st); err != nil {
 			return &Departure{s.Name, strings.Join(append([]string{st.verb}, st.words...), " "), st.line, err}
 		}
 	}
 	return nil
+}
+
+// captured plays a step and notes which frames of the capture are of it.
+func (p *Player) captured(s *Script, st *step) error {
+	if p.Capture == nil {
+		return p.step(st)
+	}
+	n := p.Capture.Frames()
+	err := p.step(st)
+	for n < p.Capture.Frames() {
+		n++
+		p.Frames[n] = Frame{s, st.line, st.malformed}
+	}
+	return err
 }
 
 func (p *Player) hangUp(c *conn) {

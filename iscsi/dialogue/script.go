@@ -11,10 +11,7 @@ import (
 // Script is a parsed dialogue.
 type Script struct {
 	Name string
-	// Malformed is why a dissector may find fault with what is sent; "" for a
-	// dialogue in which every PDU is well formed.
-	Malformed string
-	// MalformedReply is why it may find fault with what is answered.
+	// MalformedReply is why a dissector may find fault with what is answered.
 	MalformedReply string
 	// Needs are the variables that must be set for the script to make sense.
 	Needs []string
@@ -27,6 +24,9 @@ type step struct {
 	verb  string
 	words []string
 	data  []string
+	// malformed is why a dissector may find fault with what is sent; "" where the
+	// PDU is well formed.
+	malformed string
 }
 
 // verbs and whether lines of data may follow.
@@ -39,6 +39,7 @@ var verbs = map[string]bool{
 // Parse reads a script.
 func Parse(name, text string) (*Script, error) {
 	s := &Script{Name: name}
+	malformed := ""
 	for i, line := range strings.Split(text, "\n") {
 		bad := func(format string, args ...any) error {
 			return fmt.Errorf("%s:%d: %s", name, i+1, fmt.Sprintf(format, args...))
@@ -58,7 +59,7 @@ func Parse(name, text string) (*Script, error) {
 		words := strings.Fields(line)
 		switch verb := words[0]; verb {
 		case "malformed:":
-			s.Malformed = strings.Join(words[1:], " ")
+			malformed = strings.Join(words[1:], " ")
 		case "malformed-reply:":
 			s.MalformedReply = strings.Join(words[1:], " ")
 		case "needs:":
@@ -67,7 +68,8 @@ func Parse(name, text string) (*Script, error) {
 			if _, ok := verbs[verb]; !ok {
 				return nil, bad("unknown verb %q", verb)
 			}
-			st := step{line: i + 1, verb: verb, words: words[1:]}
+			st := step{line: i + 1, verb: verb, words: words[1:], malformed: malformed}
+			malformed = ""
 			if err := st.check(); err != nil {
 				return nil, bad("%v", err)
 			}
@@ -82,6 +84,9 @@ func Parse(name, text string) (*Script, error) {
 
 // check finds the mistakes that need no variables.
 func (s *step) check() error {
+	if s.malformed != "" && s.verb != ">" && s.verb != "raw" {
+		return fmt.Errorf("malformed: above a step that sends no PDU of its own")
+	}
 	if s.verb != ">" && s.verb != "<" {
 		return nil
 	}

@@ -49,6 +49,9 @@ func NewWriter(w io.Writer) *Writer {
 	return pw
 }
 
+// Frames is how many frames there are: the number of the last.
+func (w *Writer) Frames() int { return int(w.ticks) }
+
 // Err is the first error of the underlying writer.
 func (w *Writer) Err() error { return w.err }
 

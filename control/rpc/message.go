@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"spindle/control"
 )
@@ -148,7 +152,8 @@ func (m *message) response(result any, e *Error) []byte {
 	return b.Bytes()
 }
 
-// marshal encodes without escaping what only HTML needs escaped.
+// marshal encodes without escaping what only HTML needs escaped, but escapes what a
+// terminal might obey: initiators choose their names.
 func marshal(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -156,7 +161,25 @@ func marshal(v any) []byte {
 	if err := e.Encode(v); err != nil {
 		panic(err) // results are plain values made in this package
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	text := bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	if !bytes.ContainsFunc(text, obeyed) {
+		return text
+	}
+	var out []byte
+	for _, r := range string(text) {
+		if !obeyed(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, u := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, u)
+		}
+	}
+	return out
 }
+
+// obeyed tells whether a character that JSON lets through in a string is not one to
+// print: DEL, the controls behind ASCII, what turns the direction of writing.
+func obeyed(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
 
 var errInvalidRequest = &Error{Code: codeInvalidRequest, Message: "Invalid request"}

@@ -3,16 +3,21 @@ package dialogue_test
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"spindle/internal/testbed"
 	"spindle/iscsi/dialogue"
 	"spindle/iscsi/dialogue/linktest"
 	"spindle/iscsi/iscsitest"
+	"spindle/iscsi/pdu"
 )
 
 // What the dialogues named for the classes of faults cannot say without knowing the
@@ -143,6 +148,115 @@ logout
 	const read = "> scsi F R lun=1 edtl=512 cdb=28000000000000000100\n< data-in F S status=0\n\tfill "
 	played(t, target.Addr(), node, second, "login\nready"+send+list+"< scsi-response status=2\n\tsense a/0d02\n"+read+"0 512\nlogout\n")
 	played(t, target.Addr(), node, first, "login\nready"+send+list+"< scsi-response F status=0\n"+read+"0x66 512\nlogout\n")
+}
+
+// TestSocketClass18AdminOutput: what initiators call themselves comes out of the RPC
+// methods that tell of sessions, and of the log, as text: it forges no JSON, no line
+// and no command to a terminal. A name with a control character is none (RFC 7143
+// §6.1).
+func TestSocketClass18AdminOutput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and starts a target")
+	}
+	const forged = "forged-by-a-name"
+	names := []string{
+		`iqn.2026-11.x:"}],"` + forged + `":[{"`,
+		`iqn.2026-11.x:\\" level=ERROR msg=` + forged,
+		`iqn.2026-11.x:\n\u000a\x1b[2j`,
+		"iqn.2026-11.x:\u009b2J\u0085time=0 msg=" + forged,
+		"iqn.2026-11.x:\u2028\u202e\U000e0001" + forged,
+		"iqn.2026-11.x:\xff\xc0\x8a\x9b2J",
+		"iqn.2026-11.x:<script>%s%n",
+		"iqn.2026-11.x:" + strings.Repeat("n", pdu.MaxName-14),
+	}
+	target := linktest.Serve(t, testbed.Options{})
+	var script strings.Builder
+	login := func(conn int, name, response string) {
+		fmt.Fprintf(&script, "conn c%d\n> login T csg=1 nsg=3 isid=%#x\n\t%q\n\tTargetName=$target\n< login-response %s\n\t%s\n",
+			conn, 0x800000000100+conn, "InitiatorName="+name+"\x00", response, map[bool]string{true: "...", false: "none"}[response[0] == 'T'])
+	}
+	for i, name := range names {
+		login(i, name, "T csg=1 nsg=3 status=0")
+	}
+	for i, c := range []string{"\n", "\r", "\x1b", "\x7f", "\b"} {
+		login(100+i, "iqn.2026-11.x:"+c+"time=0 level=ERROR msg="+forged, "class=2")
+		script.WriteString("expect-close silent\n")
+	}
+	script.WriteString("wait 0s\n")
+	s, err := dialogue.Parse(t.Name(), script.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	p := &dialogue.Player{
+		Dial: func() (dialogue.Link, error) { return linktest.DialSocket(target.Addr(), 5*time.Second) },
+		Wait: func(time.Duration) { asked = true; told(t, target, names) },
+		Vars: map[string]string{"target": testbed.IQN, "initiator": iscsitest.Initiator, "lun": "0"},
+	}
+	if err := p.Play(s); err != nil || !asked {
+		t.Fatal(err)
+	}
+	printable(t, "the log", target.Log())
+	for line := range strings.Lines(target.Log()) {
+		if strings.Contains(line, forged) && !strings.Contains(line, `msg=login `) && !strings.Contains(line, `msg="connection closed"`) {
+			t.Errorf("a line is forged: %q", line)
+		}
+	}
+}
+
+// told asks the RPC methods that tell of sessions while those of names are there.
+func told(t *testing.T, target *testbed.Target, names []string) {
+	t.Helper()
+	var stats struct {
+		Nodes []struct {
+			Sessions []struct {
+				Initiator string `json:"initiator_name"`
+			}
+		}
+	}
+	var conns []struct{ ID int }
+	for _, ask := range []struct {
+		method string
+		into   any
+	}{{"iscsi_target_node_get_stats", &stats}, {"iscsi_get_connections", &conns}} {
+		out, err := target.RPC(t.Context(), ask.method)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := json.NewDecoder(bytes.NewReader(out))
+		if err := d.Decode(ask.into); err != nil || d.More() {
+			t.Errorf("%s: %v: %s", ask.method, err, out)
+		}
+		printable(t, ask.method, string(out))
+	}
+	var said, want []string
+	for _, n := range stats.Nodes {
+		for _, s := range n.Sessions {
+			said = append(said, s.Initiator)
+		}
+	}
+	for _, n := range names {
+		want = append(want, strings.ToLower(string([]rune(n)))) // what is no UTF-8 is replaced
+	}
+	slices.Sort(said)
+	slices.Sort(want)
+	if !slices.Equal(said, want) || len(conns) != len(names) {
+		t.Errorf("%d connections of %q, want %q", len(conns), said, want)
+	}
+}
+
+// printable fails when text has what a terminal would take for a command.
+func printable(t *testing.T, what, text string) {
+	t.Helper()
+	if !utf8.ValidString(text) {
+		t.Errorf("%s is no UTF-8: %q", what, text)
+	}
+	for _, r := range text {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%s has %q: %q", what, r, text)
+			return
+		}
+	}
 }
 
 // TestSocketClass21PeerSide: no descriptor of GET LBA STATUS reaches beyond the unit,

@@ -39,7 +39,7 @@ func play(t *testing.T, class string) {
 			t.Fatal(err)
 		}
 		const node = "iqn.2026-11.dev.spindle:chap"
-		g := iscsitest.New(t, iscsitest.Options{Blocks: 204800})
+		g := iscsitest.New(t, iscsitest.Options{Blocks: 204800, Engine: level(2)})
 		g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1, Secrets: []iscsi.Secret{{User: chapUser, Secret: chapSecret, MUser: "target", MSecret: "the-targets-secret"}}})
 		must(t, g.Engine.AddNode(g, iscsi.NodeConfig{Name: node, RequireCHAP: true, CHAPGroup: 1, Maps: []iscsi.Map{{PortalTag: 1, InitiatorTag: 1}}}))
 		busy := dialAs(g, 99).Login()
@@ -48,7 +48,7 @@ func play(t *testing.T, class string) {
 			Dial: func() (script.Link, error) { return linktest.DialSim(g) },
 			Wait: func(d time.Duration) { g.Advance(d) },
 			Vars: map[string]string{"target": iscsitest.Node, "initiator": iscsitest.Initiator, "lun": "1", "portal": g.Portal.String(),
-				"virtual": "yes", "chapnode": node, "chapuser": chapUser, "chapsecret": chapSecret},
+				"virtual": "yes", "erl": "2", "chapnode": node, "chapuser": chapUser, "chapsecret": chapSecret},
 		}
 		if err := p.Play(s); err != nil {
 			t.Fatalf("%s: %v", s.Name, err)

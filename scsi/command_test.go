@@ -79,7 +79,7 @@ func TestOutcome(t *testing.T) {
 		{"eject", "1b 00 00 00 02", nil, 0, "05/2400"},
 		{"mode sense saved", "1a 00 ff 00 ff", nil, 255, "05/3900"},
 		{"mode sense unknown page", "1a 00 05 00 ff", nil, 255, "05/2400"},
-		{"mode sense unknown subpage", "1a 00 0a 01 ff", nil, 255, "05/2400"},
+		{"mode sense unknown subpage", "1a 00 0a 02 ff", nil, 255, "05/2400"},
 		{"mode select save", "15 11 00 00 04", fill(0, 4), 0, "05/2400"},
 		{"mode select without pf", "15 00 00 00 04", fill(0, 4), 0, "05/2400"},
 		{"mode select short header", "15 10 00 00 02", fill(0, 2), 0, "05/1A00"},

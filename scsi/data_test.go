@@ -151,7 +151,13 @@ func TestModeSense(t *testing.T) {
 		{"caching without a cache", 1, "1a 08 08 00 ff", "17 00 90 00 0812 0000 00000000 00000000 00000000 00000000"},
 		{"long descriptor", 1, "5a 10 1c 00 00 00 00 00 ff", "0022 00 90 01 00 0010 00000000000003e8 00000000 00001000 1c0a 0000 00000000 00000000"},
 		{"recovery ten", 0, "5a 08 01 00 00 00 00 00 ff", "0012 00 10 00 00 0000 010a 0000 00000000 00000000"},
-		{"truncated", 0, "1a 08 3f ff 04", "3b 00 10 00"},
+		{"truncated", 0, "1a 08 3f ff 04", "6b 00 10 00"},
+		{"disconnect-reconnect", 0, "1a 08 02 00 ff", "13 00 10 00 020e 0000 00000000 00000000 00000000"},
+		{"disconnect-reconnect changeable", 0, "1a 08 42 00 ff", "13 00 10 00 020e 0000 00000000 00000000 00000000"},
+		{"control extension", 0, "1a 08 0a 01 ff", "23 00 10 00 4a01 001c 0100 6000" + strings.Repeat("00", 24)},
+		{"control extension changeable", 0, "1a 08 4a 01 ff", "23 00 10 00 4a01 001c" + strings.Repeat("00", 28)},
+		{"control and its extension", 0, "1a 08 0a ff ff", "2f 00 10 00 0a0a 0010 0000 0000 ffff 0000 4a01 001c 0100 6000" + strings.Repeat("00", 24)},
+		{"all pages without subpages", 0, "1a 08 3f 00 04", "4b 00 10 00"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -394,7 +400,14 @@ func TestModeSelectList(t *testing.T) {
 		{"descriptor cut", false, "00 00 00 08 00 00 00 00", "05/1A00"},
 		{"long descriptor", true, "00 00 00 00 01 00 00 10 00 00 00 00 00 00 03 e8 00 00 00 00 00 00 02 00" + page, "good"},
 		{"unknown page", false, "00 00 00 00 05 0a 00 00 00 00 00 00 00 00 00 00", "05/2600"},
-		{"subpage", false, "00 00 00 00 4a 01 00 0c", "05/2600"},
+		{"subpage", false, "00 00 00 00 4a 02 00 0c", "05/2600"},
+		{"disconnect-reconnect", false, "00 00 00 00 02 0e" + strings.Repeat("00", 14), "good"},
+		{"disconnect-reconnect, a burst size", false, "00 00 00 00 02 0e 00 00 00 00 00 00 00 00 00 10 00 00 00 00", "05/2600"},
+		{"disconnect-reconnect cut", false, "00 00 00 00 02 0e 00 00", "05/1A00"},
+		{"control extension", false, "00 00 00 00 4a 01 00 1c 01 00 60" + strings.Repeat("00", 25), "good"},
+		{"control extension, another sense length", false, "00 00 00 00 4a 01 00 1c 01 00 20" + strings.Repeat("00", 25), "05/2600"},
+		{"control extension, a priority", false, "00 00 00 00 4a 01 00 1c 01 01 60" + strings.Repeat("00", 25), "05/2600"},
+		{"control extension cut", false, "00 00 00 00 4a 01 00 1c 01 00 60", "05/1A00"},
 		{"page length", false, "00 00 00 00 0a 0b 00 10 00 00 00 00 ff ff 00 00 00", "05/2600"},
 		{"page cut", false, "00 00 00 00 0a 0a 00 10", "05/1A00"},
 	}

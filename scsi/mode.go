@@ -33,12 +33,15 @@ func (lu *LogicalUnit) setMode(s *snapshot, m modeValues) {
 // Mode pages (SPC-5 §7.5, SBC-4 §6.5).
 const (
 	pageRecovery   = 0x01
+	pageDisconnect = 0x02
 	pageCaching    = 0x08
 	pageControl    = 0x0a
 	pageExceptions = 0x1c
 	pageAll        = 0x3f
 	pageSPF        = 0x40 // subpage format
 	subpageAll     = 0xff
+	// subpageExtension is the control extension page (SPC-5 §7.5.9).
+	subpageExtension = 0x01
 	// subpageProvisioning is the logical block provisioning page (SBC-4 §6.5.9).
 	subpageProvisioning = 0x02
 	selectSave          = 0x01 // SP of MODE SELECT
@@ -56,10 +59,11 @@ const (
 type modePageID struct{ page, sub byte }
 
 var modePages = [...]modePageID{
-	{pageRecovery, 0}, {pageCaching, 0}, {pageControl, 0}, {pageExceptions, 0}, {pageExceptions, subpageProvisioning},
+	{pageRecovery, 0}, {pageDisconnect, 0}, {pageCaching, 0}, {pageControl, 0}, {pageControl, subpageExtension},
+	{pageExceptions, 0}, {pageExceptions, subpageProvisioning},
 }
 
-const maxModePage = 24 // bytes, header included
+const maxModePage = 32 // bytes, header included
 
 // modePage makes a mode page with its header and returns its length, 0 when
 // the unit has no such page. For pcChangeable it has ones where MODE SELECT may
@@ -78,6 +82,9 @@ func modePage(b *[maxModePage]byte, id modePageID, pc byte, s *snapshot) int {
 	switch id {
 	case modePageID{pageRecovery, 0}, modePageID{pageExceptions, 0}:
 		return 12
+	case modePageID{pageDisconnect, 0}: // no limits but those of the session
+		b[1] = 14
+		return 16
 	case modePageID{pageCaching, 0}:
 		b[1] = 18
 		b[2] = bit(m.wce, 2)
@@ -91,6 +98,14 @@ func modePage(b *[maxModePage]byte, id modePageID, pc byte, s *snapshot) int {
 			b[8], b[9] = 0xff, 0xff
 		}
 		return 12
+	case modePageID{pageControl, subpageExtension}:
+		b[0], b[1] = pageControl|pageSPF, subpageExtension
+		be.PutUint16(b[2:], 28)
+		if pc != pcChangeable {
+			b[4] = 0x01 // IALUAE, as TPGS of INQUIRY says
+			b[6] = MaxSense
+		}
+		return 32
 	case modePageID{pageExceptions, subpageProvisioning}:
 		if !s.metered {
 			return 0

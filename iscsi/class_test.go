@@ -18,7 +18,7 @@ import (
 )
 
 // The tests of this file are named for the classes of faults that targets have
-// been attacked by. Those that are dialogues are played here against the target
+// been attacked by; classes has what tests each. Those that are dialogues are played here against the target
 // in this goroutine, and by the dialogue package over sockets against the
 // daemon; the others run what tests there are of the class, and what they miss.
 
@@ -194,7 +194,7 @@ func TestClass13XcopyAuthority(t *testing.T) {
 }
 
 // TestClass14PRParse: PERSISTENT RESERVE OUT parameters whose TransportIDs lie
-// about their lengths are refused; scsi.FuzzPROut goes on from there.
+// about their lengths are refused; scsi.FuzzPersistentOut goes on from there.
 func TestClass14PRParse(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{})
 	c := g.Dial().Login()
@@ -297,8 +297,9 @@ func TestClass17Format(t *testing.T) {
 	}
 }
 
-// TestClass18AdminOutput: the longest names are shown whole. That secrets are
-// not, and who may ask, is tested in control/rpc.
+// TestClass18AdminOutput: the longest names are shown whole. What the RPC methods and
+// the log make of hostile ones is dialogue.TestSocketClass18AdminOutput; that secrets
+// are not told, and who may ask, is tested in control/rpc.
 func TestClass18AdminOutput(t *testing.T) {
 	g := iscsitest.New(t, iscsitest.Options{})
 	name := "iqn.2026-11.x:" + strings.Repeat("n", pdu.MaxName-14)

@@ -378,3 +378,43 @@ func telling(t *testing.T, g *iscsitest.Target, a *iscsitest.Conn) *iscsitest.Co
 	attention(t, a, 0x2a01)
 	return other
 }
+
+// TestAbortWhileDataOfHeldCommandComes: a command that waits for its turn is aborted by
+// another connection before its data has come whole: its CmdSN counts as received (RFC
+// 7143 §11.6.1), what comes still goes nowhere.
+func TestAbortWhileDataOfHeldCommandComes(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		filled bool // the gap before it, ahead of the function
+	}{{"before its turn", false}, {"after its turn", true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Engine: several(2)})
+			a, b := pair(g)
+			first := a.Command(1, 0, 0, 0)
+			held := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(8, 1)...)
+			held.SetDataLen(512)
+			w := b.Frame(held, nil, pattern(512, 1))
+			b.SendRaw(w[:100])
+			g.Settle()
+			fill := func() {
+				a.Send(first, nil, nil)
+				good(t, a, first.ITT(), nil)
+			}
+			if tc.filled {
+				fill()
+			}
+			m := tmf(a, pdu.TMFAbortTask, 1, held.ITT(), held.CmdSN())
+			a.Send(m, nil, nil)
+			managed(t, a, m.ITT(), pdu.TMFComplete)
+			if !tc.filled {
+				fill()
+			}
+			alive(t, a)
+			b.SendRaw(w[100:])
+			silent(t, g, b)
+			written(t, a, 8, make([]byte, 512))
+			alive(t, b)
+			g.Close() // all memory is home
+		})
+	}
+}

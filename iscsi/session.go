@@ -156,17 +156,18 @@ func (s *Session) hold(t *Task) {
 	*p = t
 }
 
-// unhold takes an aborted task out; its CmdSN counts as received.
+// unhold takes an aborted task out; its CmdSN counts as received. One whose data still
+// comes is not there yet: its CmdSN may have come by another connection meanwhile.
 func (s *Session) unhold(t *Task) {
 	for p := &s.held; *p != nil; p = &(*p).heldNext {
 		if *p == t {
 			*p = t.heldNext
 			t.heldNext = nil
-			if !t.uncounted() {
-				s.skip(t.cmdSN)
-			}
-			return
+			break
 		}
+	}
+	if sn := t.cmdSN; !t.uncounted() && !pdu.SNLess(sn, s.window.ExpCmdSN) && !s.isHeld(sn) {
+		s.skip(sn)
 	}
 }
 

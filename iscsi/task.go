@@ -282,8 +282,10 @@ func (t *Task) vanish() {
 			c.unwaitR2T(t)
 		}
 		t.state = taskDraining
-		t.SCSI.End()
-		t.SCSI.View = nil
+		if t.SCSI.View != nil { // nil: its turn had not come
+			t.SCSI.End()
+			t.SCSI.View = nil
+		}
 	default:
 		t.release()
 	}

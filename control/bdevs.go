@@ -178,7 +178,11 @@ func (l Latencies) check() error {
 // CreateError stacks a bdev that makes faults on request. Its name is its
 // base's with the prefix that SPDK gives it.
 func (c *Control) CreateError(base string, id bdev.UUID) (string, error) {
-	return c.stack(kindError, "EE_"+base, id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
+	name := base
+	if b, err := c.Bdev(base); err == nil { // by an alias or its UUID
+		name = b.Name()
+	}
+	return c.stack(kindError, "EE_"+name, id, base, func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error) {
 		d, err := c.Modules.Error(on)
 		return d, Call{"bdev_error_create", Obj{{"base_name", on.Name()}, {"uuid", id.String()}}}, err
 	})

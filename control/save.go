@@ -47,9 +47,13 @@ func (c *Control) Save() []Subsystem { return c.SaveWith(SaveOptions{}) }
 
 // SaveWith is Save with options.
 func (c *Control) SaveWith(o SaveOptions) []Subsystem {
+	options := c.Options()
+	// All of it at once: a node that is made meanwhile may be on a bdev that is.
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	var out []Subsystem
 	for _, s := range Subsystems {
-		calls, _ := c.SaveSubsystem(s.Name, o)
+		calls, _ := c.saveSubsystem(s.Name, o, options)
 		out = append(out, Subsystem{s.Name, calls})
 	}
 	return out
@@ -64,30 +68,54 @@ func (c *Control) Omits(o SaveOptions) bool {
 
 // SaveSubsystem returns the calls of one subsystem; nil when it has none.
 func (c *Control) SaveSubsystem(name string, o SaveOptions) ([]Call, error) {
+	options := c.Options()
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.saveSubsystem(name, o, options)
+}
+
+// saveSubsystem is SaveSubsystem. Preconditions: mu is held.
+func (c *Control) saveSubsystem(name string, o SaveOptions, options iscsi.Options) ([]Call, error) {
 	switch name {
 	case "bdev":
 		return c.saveBdevs(), nil
 	case "scsi":
 		return nil, nil
 	case "iscsi":
-		return c.saveISCSI(o), nil
+		return c.saveISCSI(o, options), nil
 	}
 	return nil, refuse(syscall.EINVAL, "Subsystem '%s' not found", name)
 }
 
 // saveBdevs emits bdevs in the order they were made, so that bases come before
-// what stands on them, each followed by its limits.
+// what stands on them, each followed by its limits. Preconditions: mu is held.
 func (c *Control) saveBdevs() []Call {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
 	var calls []Call
 	for _, b := range c.bdevs {
-		calls = append(calls, b.call)
+		calls = append(calls, b.remake()...)
 		if l := b.Limits(); l != (bdev.Limits{}) {
 			calls = append(calls, Call{"bdev_set_qos_limit", append(Obj{{"name", b.Name()}}, LimitParams(l)...)})
 		}
 	}
 	return append(calls, Call{Method: "bdev_wait_for_examine"})
+}
+
+// remake are the calls that make b again. The latencies of a delay bdev, changed
+// one by one, may have become what bdev_delay_create refuses.
+func (b *Bdev) remake() []Call {
+	calls := []Call{b.call}
+	if b.kind != kindDelay {
+		return calls
+	}
+	for _, way := range []string{"read", "write"} {
+		avg, _ := b.call.Params.Get("avg_" + way + "_latency").(int64)
+		p99, _ := b.call.Params.Get("p99_" + way + "_latency").(int64)
+		if avg > p99 {
+			calls[0].Params = calls[0].Params.set("p99_"+way+"_latency", avg)
+			calls = append(calls, Call{"bdev_delay_update_latency", Obj{{"delay_bdev_name", b.Name()}, {"latency_type", "p99_" + way}, {"latency_us", p99}}})
+		}
+	}
+	return calls
 }
 
 // LimitParams are QoS limits under their RPC names.
@@ -97,11 +125,9 @@ func LimitParams(l bdev.Limits) Obj {
 }
 
 // saveISCSI emits options, auth groups, portal groups, initiator groups and nodes, in the
-// order in which they need each other.
-func (c *Control) saveISCSI(o SaveOptions) []Call {
-	calls := []Call{{"iscsi_set_options", OptionParams(c.Options())}}
-	c.mu.RLock()
-	defer c.mu.RUnlock()
+// order in which they need each other. Preconditions: mu is held.
+func (c *Control) saveISCSI(o SaveOptions, options iscsi.Options) []Call {
+	calls := []Call{{"iscsi_set_options", OptionParams(options)}}
 	for _, g := range c.auth.list {
 		if !o.Secrets {
 			g.Secrets = nil
@@ -122,7 +148,12 @@ func (c *Control) saveISCSI(o SaveOptions) []Call {
 		calls = append(calls, Call{"iscsi_create_initiator_group", InitiatorParams(g)})
 	}
 	for _, n := range c.nodes {
-		calls = append(calls, Call{"iscsi_create_target_node", NodeParams(n)})
+		given := n
+		given.LUNs = n.LUNs[:min(len(n.LUNs), MaxLUNsGiven)]
+		calls = append(calls, Call{"iscsi_create_target_node", NodeParams(given)})
+		for _, l := range n.LUNs[len(given.LUNs):] {
+			calls = append(calls, Call{"iscsi_target_node_add_lun", append(Obj{{"name", n.Name}}, lunParams(l)...)})
+		}
 		for _, r := range n.Redirects {
 			calls = append(calls, Call{"iscsi_target_node_set_redirect", Obj{{"name", n.Name}, {"pg_tag", r.PortalTag},
 				{"redirect_host", r.Addr.Addr().String()}, {"redirect_port", strconv.Itoa(int(r.Addr.Port()))}}})
@@ -235,17 +266,7 @@ func NodeParams(n Node) Obj {
 		maps = append(maps, p)
 	}
 	for _, l := range n.LUNs {
-		lun := Obj{{"bdev_name", l.Bdev.Name()}, {"lun_id", l.ID}}
-		if l.ReadOnly {
-			lun = append(lun, Member{"read_only", true})
-		}
-		if l.Removable {
-			lun = append(lun, Member{"removable", true})
-		}
-		if l.Thick {
-			lun = append(lun, Member{"thick", true})
-		}
-		luns = append(luns, lun)
+		luns = append(luns, lunParams(l))
 	}
 	return append(o, Obj{
 		{"pg_ig_maps", maps},
@@ -258,6 +279,21 @@ func NodeParams(n Node) Obj {
 		{"header_digest", n.HeaderDigest},
 		{"data_digest", n.DataDigest},
 	}...)
+}
+
+// lunParams are a LUN under its RPC names.
+func lunParams(l iscsi.LUN) Obj {
+	lun := Obj{{"bdev_name", l.Bdev.Name()}, {"lun_id", l.ID}}
+	if l.ReadOnly {
+		lun = append(lun, Member{"read_only", true})
+	}
+	if l.Removable {
+		lun = append(lun, Member{"removable", true})
+	}
+	if l.Thick {
+		lun = append(lun, Member{"thick", true})
+	}
+	return lun
 }
 
 // Empty tells whether nothing is configured.

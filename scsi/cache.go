@@ -44,17 +44,22 @@ func (f *flusher) start(v *View) bool {
 		f.again = true
 		return true
 	}
+	s := f.submit(v)
+	return s == bdev.Pending || s == bdev.OK
+}
+
+// submit gives the device a flush.
+func (f *flusher) submit(v *View) bdev.Status {
 	f.v, f.io.Op = v, bdev.Flush
 	f.io.Push(f, 0)
-	switch s := v.ch.Submit(&f.io); s {
-	case bdev.Pending:
-		f.running = true
+	s := v.ch.Submit(&f.io)
+	if s == bdev.Pending {
+		f.running, f.again = true, false
 		v.busy++
-		return true
-	default:
+	} else {
 		f.io.Pop()
-		return s == bdev.OK
 	}
+	return s
 }
 
 // IODone implements bdev.Completer.
@@ -62,13 +67,24 @@ func (f *flusher) IODone(io *bdev.IO) {
 	io.Pop()
 	f.running = false
 	f.v.busy--
-	if f.again && !f.v.closing {
-		f.again = false
-		if f.start(f.v) {
-			return
-		}
-	}
+	f.resume()
 	f.v.kick() // who waits for the channel to fall idle
+}
+
+// resume starts the flush that was asked for during the last one. It has been
+// answered, so it waits for memory here.
+func (f *flusher) resume() {
+	v := f.v
+	if !f.again || f.running {
+		return
+	}
+	if f.again = false; v.closing {
+		return
+	}
+	if f.submit(v) == bdev.NoMem {
+		f.again = true
+		v.retrySoon()
+	}
 }
 
 // doFlush makes everything durable: the whole unit, whatever range was asked.

@@ -49,6 +49,29 @@ func TestCacheImmediate(t *testing.T) {
 	}
 }
 
+// TestCacheImmediateAgain: the flush that was answered during another one is made,
+// though the device has no memory for it when that ends.
+func TestCacheImmediateAgain(t *testing.T) {
+	g := newBench(t, 1)
+	d := newDisk(512, 100, allCaps|bdev.CapFlush)
+	g.add(0, d, LUNOptions{})
+	s := g.ready("a", 0)
+	d.stuck = true
+	s.start(0, cdb("35 02"), nil, 0, AttrSimple)
+	s.issue(write5, fill(1, 512))
+	if q := s.start(0, cdb("35 02"), nil, 0, AttrSimple); q.outcome() != "good" {
+		t.Fatal(q.outcome())
+	}
+	d.noMem = 2
+	d.finish()
+	g.Until("the second flush", func() bool { return len(d.fly) == 1 })
+	d.finish()
+	g.turns(4)
+	if s.n.existing(0).view.busy != 0 || len(d.fly) != 0 || d.log[len(d.log)-1].Op != bdev.Flush {
+		t.Errorf("%d at work, %d in flight, the last was %v", s.n.existing(0).view.busy, len(d.fly), d.log[len(d.log)-1].Op)
+	}
+}
+
 // TestReferrals: the page, and one segment with every port group.
 func TestReferrals(t *testing.T) {
 	g := newBench(t, 1)

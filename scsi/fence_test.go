@@ -109,6 +109,54 @@ func TestOrderedBeforeItsHold(t *testing.T) {
 	}
 }
 
+// TestOrderedFlush: an ORDERED SYNCHRONIZE CACHE covers the writes that came before it
+// on whichever reactor, and one behind an ORDERED write covers that.
+func TestOrderedFlush(t *testing.T) {
+	g, d, s := trioOf(t, allCaps|bdev.CapFlush)
+	d.stuck = true
+	first := func() string {
+		ops := ""
+		for _, io := range d.fly {
+			ops += io.Op.String() + " "
+		}
+		return ops
+	}
+	s[0].issue(write5, fill(1, 512))
+	s[1].issue(read50, nil)
+	flush := s[0].start(0, cdb("35"), nil, 0, AttrOrdered)
+	g.turns(5)
+	young := s[2].issue(write5, fill(2, 512))
+	g.turns(6)
+	if len(d.fly) != 2 || flush.done || young.done {
+		t.Fatalf("with older commands in the backend: %s", first())
+	}
+	d.finish()
+	g.turns(6)
+	if len(d.fly) != 1 || d.fly[0].Op != bdev.Flush {
+		t.Fatalf("after the older commands: %s", first())
+	}
+	d.finish()
+	g.turns(8)
+	d.finish() // the newer write
+	g.turns(6)
+	if flush.outcome() != "good" || young.outcome() != "good" {
+		t.Fatalf("flush %s, newer write %s", flush.outcome(), young.outcome())
+	}
+	w := s[1].start(0, cdb(write5), fill(3, 512), 0, AttrOrdered)
+	flush = s[1].issue("35", nil)
+	g.turns(6)
+	if len(d.fly) != 1 || d.fly[0].Op != bdev.Write {
+		t.Fatalf("beside an ORDERED write: %s", first())
+	}
+	d.finish()
+	g.turns(6)
+	d.finish()
+	g.turns(6)
+	if w.outcome() != "good" || flush.outcome() != "good" {
+		t.Errorf("ORDERED write %s, flush %s", w.outcome(), flush.outcome())
+	}
+}
+
 // TestPreemptAbortTellsTAS: with TAS, tasks that PREEMPT AND ABORT ends have the
 // status TASK ABORTED.
 func TestPreemptAbortTellsTAS(t *testing.T) {

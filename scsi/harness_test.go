@@ -15,16 +15,17 @@ import (
 // disk is an in-memory device whose I/Os can be kept in flight.
 type disk struct {
 	bdev.Listeners
-	info  bdev.Info
-	data  []byte
-	stuck bool // I/Os wait for finish
-	noMem int  // submissions still to refuse
-	fail  bdev.Status
-	fly   []*bdev.IO
-	log   []bdev.IO // what was submitted
-	lent  int
-	queue []*bdev.IO // spare for fly
-	keep  bool       // log
+	info   bdev.Info
+	data   []byte
+	stuck  bool // I/Os wait for finish
+	noMem  int  // submissions still to refuse
+	fail   bdev.Status
+	fly    []*bdev.IO
+	log    []bdev.IO // what was submitted
+	lent   int
+	aborts int
+	queue  []*bdev.IO // spare for fly
+	keep   bool       // log
 }
 
 func newDisk(blockSize uint32, blocks uint64, caps bdev.Caps) *disk {
@@ -99,7 +100,7 @@ func (d *disk) finish() {
 	d.queue = fly
 }
 
-func (c *diskChannel) Abort(*bdev.IO)   {}
+func (c *diskChannel) Abort(*bdev.IO)   { c.d.aborts++ }
 func (c *diskChannel) Release(*bdev.IO) { c.d.lent-- }
 func (c *diskChannel) Close()           {}
 

@@ -40,9 +40,11 @@ const (
 )
 
 // trio is a unit viewed by three reactors, one session on each.
-func trio(t *testing.T) (*bench, *disk, [3]*session) {
+func trio(t *testing.T) (*bench, *disk, [3]*session) { return trioOf(t, allCaps) }
+
+func trioOf(t *testing.T, caps bdev.Caps) (*bench, *disk, [3]*session) {
 	g := newBench(t, 3)
-	d := newDisk(512, 100, allCaps)
+	d := newDisk(512, 100, caps)
 	g.add(0, d, LUNOptions{})
 	var s [3]*session
 	for i := range s {

@@ -173,7 +173,7 @@ func (t *Task) Execute() Result {
 	if t.keptOut() {
 		return Done
 	}
-	if t.op.flags&cmdMedium != 0 && (v.guarded || t.Attr == AttrOrdered) {
+	if t.op.flags&(cmdMedium|cmdOrdered) != 0 && (v.guarded || t.Attr == AttrOrdered) {
 		if !v.admit(t) {
 			return Waiting
 		}
@@ -379,6 +379,9 @@ func (t *Task) abort(tas bool) {
 		t.View.later(t)
 	case taskReady, taskHome:
 		// Its turn or its answer comes, and finds the mark.
+		if t.copy != nil {
+			t.copy.child.abort(false)
+		}
 	}
 }
 

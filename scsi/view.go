@@ -232,6 +232,11 @@ func (v *View) later(t *Task) {
 func (v *View) starved(t *Task) {
 	t.state = taskReady
 	v.retry.push(t)
+	v.retrySoon()
+}
+
+// retrySoon has process run after retryDelay.
+func (v *View) retrySoon() {
 	if !v.timer.Armed() {
 		v.r.Arm(&v.timer, v.r.Now().Add(retryDelay))
 	}
@@ -276,6 +281,7 @@ func (v *View) process() {
 			v.retry.push(o)
 		}
 	}
+	v.flusher.resume()
 	v.checkWatches()
 }
 

@@ -344,3 +344,22 @@ func TestCopyRemoved(t *testing.T) {
 		t.Errorf("%s", q.outcome())
 	}
 }
+
+// TestCopyAbortReachesItsPiece: who aborts a copy does not wait for a device that
+// would only end the I/O at work when it is told that nobody wants it.
+func TestCopyAbortReachesItsPiece(t *testing.T) {
+	g, disks := copyBench(t, 1)
+	s := g.ready("a", 0)
+	disks[1].stuck = true
+	q := s.startCopy(0, copyList{cscds: [][]byte{g.naaOf(0), g.naaOf(1)}, segs: [][]byte{byteSegment(0, 1, 2<<20, 0, 0)}}.bytes())
+	g.Until("the write", func() bool { return len(disks[1].fly) == 1 })
+	q.Abort()
+	if disks[1].aborts != 1 {
+		t.Errorf("the write was aborted %d times", disks[1].aborts)
+	}
+	disks[1].finish()
+	g.turns(4)
+	if q.outcome() != "aborted" || len(disks[1].fly) != 0 {
+		t.Errorf("%s, %d in flight", q.outcome(), len(disks[1].fly))
+	}
+}

@@ -242,10 +242,9 @@ func (e *Engine) PortGroupStates(name string) ([]scsi.PortGroup, error) {
 	return n.dev.PortGroups(), nil
 }
 
-// PollUsage has thin units look at how much of their resources is in use.
+// PollUsage has thin units look at how much of their resources is in use. A file
+// system that does not answer holds up no other call, but the removal of its LUN.
 func (e *Engine) PollUsage(c reactor.Caller) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	for _, n := range e.inventory.Load().nodes {
 		n.dev.PollUsage(c)
 	}

@@ -1,7 +1,6 @@
 package scsi
 
 import (
-	"spindle/bdev"
 	"spindle/internal/plant"
 	"spindle/reactor"
 )
@@ -43,23 +42,30 @@ func (m *modeValues) provisioning(b *[maxModePage]byte, changeable bool) {
 type usage struct{ used, available uint64 }
 
 // PollUsage asks the devices of thin units how much they use, and has units
-// whose threshold is reached tell so. It is for a control thread, now and then.
+// whose threshold is reached tell so. It is for a control thread, now and then,
+// beside other control calls: a file system may take its time to answer.
 func (d *Device) PollUsage(c reactor.Caller) {
 	for _, lu := range d.inventory.Load().all {
-		if !lu.latest.Load().metered {
-			continue
+		if lu.latest.Load().metered {
+			c.Block(lu.pollUsage)
 		}
-		var u bdev.Usage
-		var err error
-		c.Block(func() { u, err = lu.bdev.Usage() })
-		if err != nil {
-			continue // what was known stays
-		}
-		if !plant.On(plant.UsageKept) || lu.usage.Load() == nil {
-			lu.usage.Store(&usage{(u.Used + setBytes - 1) / setBytes, u.Available / setBytes})
-		}
-		lu.resized()
 	}
+}
+
+func (lu *LogicalUnit) pollUsage() {
+	lu.asking.Lock()
+	defer lu.asking.Unlock()
+	if lu.closed {
+		return
+	}
+	u, err := lu.bdev.Usage()
+	if err != nil {
+		return // what was known stays
+	}
+	if !plant.On(plant.UsageKept) || lu.usage.Load() == nil {
+		lu.usage.Store(&usage{(u.Used + setBytes - 1) / setBytes, u.Available / setBytes})
+	}
+	lu.resized()
 }
 
 // applyUsage tells that the threshold is reached: once, until usage has been

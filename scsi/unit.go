@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"crypto/sha1"
+	"sync"
 
 	"spindle/bdev"
 	"spindle/internal/plant"
@@ -65,6 +66,10 @@ type LogicalUnit struct {
 	ident identity
 	views []*View  // one for each of the device's reactors
 	stops []func() // end the subscriptions to the bdev's changes
+
+	asking sync.Mutex // held while the bdev is asked for its usage
+	closed bool       // the bdev may not be asked any more
+
 	home
 }
 
@@ -165,6 +170,11 @@ const (
 
 // close gives the bdev back. Nothing runs on the unit.
 func (lu *LogicalUnit) close(c reactor.Caller) {
+	c.Block(func() {
+		lu.asking.Lock()
+		lu.closed = true
+		lu.asking.Unlock()
+	})
 	for _, stop := range lu.stops {
 		stop()
 	}

@@ -239,10 +239,18 @@ func (c *Connection) leave(why error) {
 }
 
 // quiesce ends the tasks of a connection and calls done once none of them is
-// with the device server. Preconditions: phaseLogout, so that none comes.
+// with the device server, behind what waits for that already. Preconditions:
+// phaseLogout, so that none comes.
 func (c *Connection) quiesce(done func()) {
 	s := c.sess
-	c.onQuiet = done
+	if first := c.onQuiet; first != nil {
+		c.onQuiet = func() {
+			first()
+			done()
+		}
+	} else {
+		c.onQuiet = done
+	}
 	if plant.On(plant.EarlyLogout) {
 		c.onQuiet = nil
 		done()

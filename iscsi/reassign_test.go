@@ -635,3 +635,21 @@ func TestToldToWhoTakesOver(t *testing.T) {
 		}
 	}
 }
+
+// TestLogoutOutlivesTime2Wait: the logout of a connection whose tasks do not end is
+// answered when they have, and none that is asked for meanwhile takes its place, although
+// what a lost connection leaves is given up before.
+func TestLogoutOutlivesTime2Wait(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+	a, b := pair(g, "ErrorRecoveryLevel=2", "DefaultTime2Wait=2", "DefaultTime2Retain=0")
+	hold(t, dev, bdev.Write, 1)
+	b.Send(b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...), nil, pattern(512, 1))
+	g.Settle()
+	first := sent(a, logoutOf(a, pdu.LogoutRemoveForReinst, b.CID))
+	b.ExpectClosed()
+	g.Advance(3 * time.Second)
+	silent(t, g, a)
+	dev.ResumePending()
+	loggedOut(t, a, first, pdu.LogoutSuccess)
+	alive(t, a)
+}

@@ -5,9 +5,11 @@ import (
 	"time"
 
 	"spindle/bdev"
+	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
 	"spindle/iscsi/tcp"
+	"spindle/reactor/ring/simring"
 )
 
 // dialogue is what a small session sends without waiting for answers: login, a
@@ -231,4 +233,37 @@ func TestChurn(t *testing.T) {
 	if n := g.Engine.Stats.Logins.Load(); n != 200 {
 		t.Fatalf("%d logins", n)
 	}
+}
+
+// TestReceivesBeyondHeld: what arrives at once fills all receive buffers of a reactor,
+// while the connection holds some that it has not read yet: none of it is lost.
+func TestReceivesBeyondHeld(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{World: simring.Config{SocketBuffer: 16 << 20}})
+	c := g.Dial().Login()
+	const (
+		answered = iscsi.ConnectionOuts   // more than leaves a turn room
+		silent   = tcp.MaxPDUsPerTurn - 1 // what the rest of a turn's budget reads
+		size     = 3 * tcp.RecvBuffers * tcp.RecvBufferSize
+	)
+	var w []byte
+	var tags []uint32
+	for len(w) < size {
+		for i := range answered + silent {
+			b := c.Immediate(pdu.NopOut, pdu.FlagFinal)
+			b.SetTTT(pdu.ReservedTag)
+			if i < answered {
+				tags = append(tags, b.ITT())
+			} else {
+				b.SetITT(pdu.ReservedTag)
+			}
+			w = append(w, c.Frame(b, nil, nil)...)
+		}
+	}
+	if n := c.Peer.Write(w); n != len(w) {
+		t.Fatalf("%d bytes of %d written", n, len(w))
+	}
+	for _, itt := range tags {
+		responded(t, c, pdu.NopIn, itt, 0)
+	}
+	g.Close() // all memory is home
 }

@@ -54,7 +54,9 @@ type receiver struct {
 	blocked  bool
 	decoding bool // inside the recover frame's parse part
 
-	bufs  [RecvBuffers]held // a ring, oldest first
+	// A ring, oldest first. All receive buffers of the shard may come at once, although
+	// some that were spilled are held.
+	bufs  [2 * RecvBuffers]held
 	bufAt int
 	bufN  int
 
@@ -210,6 +212,9 @@ func (x *receiver) streamed(e ring.CQE) {
 	}
 	if e.Flags&ring.FlagBuffer != 0 {
 		c.t.shards[c.r.ID].out++
+		if e.Res > 0 && x.bufN == len(x.bufs) {
+			c.Close(errNoMemory) // its receive does not stop: it cannot be asked to
+		}
 		if e.Res <= 0 || c.closing {
 			c.t.shards[c.r.ID].recycle(e.BufferID())
 		} else {

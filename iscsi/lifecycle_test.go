@@ -147,6 +147,9 @@ func TestReinstatementWaits(t *testing.T) {
 		t.Fatalf("% x", p.BHS)
 	}
 	second.ExpectClosed()
+	if n := g.Engine.Waiting(); n != 0 {
+		t.Errorf("%d logins that were refused are kept", n)
+	}
 	third := g.Dial()
 	login1(third)
 	g.Advance(time.Second)

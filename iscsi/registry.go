@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"slices"
 	"time"
 
 	"spindle/iscsi/login"
@@ -126,6 +127,7 @@ func (g *registry) enter(q *registration) {
 		old.waiting = append(old.waiting, q)
 		q.timer.Fire = func(clock.Time) {
 			if !q.over {
+				old.waiting = slices.DeleteFunc(old.waiting, func(o *registration) bool { return o == q })
 				q.answer(pdu.LoginUnavailable, "the session it replaces did not end in time")
 			}
 		}

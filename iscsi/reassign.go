@@ -161,12 +161,17 @@ func (c *Connection) reassign(b pdu.BHS) {
 	case l == nil || l.conn != t.conn || !l.ready:
 		c.tmfResponse(itt, pdu.TMFTaskAllegiant)
 	default:
-		// The answer goes first; only then is the task this connection's.
+		// The answer goes first; only then is the task this connection's. It may have
+		// been given up by the time that there is room for that.
 		exp, gen := b.ExpDataSN(), t.gen
 		c.withOut(func(o *Out) {
-			fillTMFResponse(o, itt, pdu.TMFComplete)
+			resp := uint8(pdu.TMFNoTask)
+			if t.gen == gen && t.conn == l.conn && slices.Contains(s.rec.lost, l) {
+				resp = pdu.TMFComplete
+			}
+			fillTMFResponse(o, itt, resp)
 			c.tp.Queue(o)
-			if t.gen == gen && t.conn == l.conn {
+			if resp == pdu.TMFComplete {
 				s.e.Stats.Reassigned.Add(1)
 				t.takeOver(c, exp)
 			}

@@ -653,3 +653,44 @@ func TestLogoutOutlivesTime2Wait(t *testing.T) {
 	loggedOut(t, a, first, pdu.LogoutSuccess)
 	alive(t, a)
 }
+
+// TestReassignBehindLogout: a task whose reassignment waits for room to answer in, and
+// whose connection is logged out for good meanwhile, is not there any more; the logout is
+// answered when it has ended.
+func TestReassignBehindLogout(t *testing.T) {
+	g, dev := unhearing(t, iscsitest.Options{Engine: level(2)})
+	a, b := pair(g, "ErrorRecoveryLevel=2")
+	hold(t, dev, bdev.Write, 1)
+	w := b.Command(1, pdu.FlagWrite, 512, iscsitest.Write10(9, 1)...)
+	b.Send(w, nil, pattern(512, 1))
+	g.Settle()
+	loggedOut(t, a, sent(a, logoutOf(a, pdu.LogoutRemoveForReinst, b.CID)), pdu.LogoutSuccess)
+	gap := a.Command(1, 0, 0, 0)
+	var pings []uint32
+	ordered := func(b pdu.BHS) {
+		b[0] &^= 0x40
+		b.SetCmdSN(a.CmdSN)
+		a.CmdSN++
+		a.Send(b, nil, nil)
+	}
+	for range iscsi.ConnectionOuts {
+		nop := a.Request(pdu.NopOut, pdu.FlagFinal)
+		nop.SetTTT(pdu.ReservedTag)
+		a.Send(nop, nil, nil)
+		pings = append(pings, nop.ITT())
+	}
+	m, out := reassign(a, w.ITT(), 0), logoutOf(a, pdu.LogoutCloseConnection, b.CID)
+	ordered(m)
+	ordered(out)
+	silent(t, g, a)
+	a.Send(gap, nil, nil)
+	g.Settle()
+	dev.ResumePending()
+	good(t, a, gap.ITT(), nil)
+	for _, itt := range pings {
+		responded(t, a, pdu.NopIn, itt, 0)
+	}
+	managed(t, a, m.ITT(), pdu.TMFNoTask)
+	loggedOut(t, a, out.ITT(), pdu.LogoutSuccess)
+	alive(t, a)
+}

@@ -55,6 +55,7 @@ func TestParseTransportID(t *testing.T) {
 	}{
 		{"good", transport(good), 32},
 		{"upper case digits", transport("iqn.a:b,I,0X40010203040A"), 32},
+		{"upper case name", transport("IQN.a:B,i,0x400102030405"), 32},
 		{"more behind it", append(transport(good), 1, 2, 3), 32},
 		{"whole initiator", alter(0, 0x05), 0},
 		{"another protocol", alter(0, 0x40), 0},
@@ -210,6 +211,8 @@ func TestRegisterAndMove(t *testing.T) {
 		keys []uint64
 	}{
 		{"move", moveList(7, 8, 0, 1, transport(b)), "good", []uint64{7, 8}},
+		{"a name in capitals", moveList(7, 8, 0, 1, transport("iqn.2026-01.TEST:B,i,0x400102030401")), "good", []uint64{7, 8}},
+		{"to itself in capitals", moveList(7, 8, 0, 1, transport("iqn.2026-01.TEST:A,i,0x400102030400")), "05/2600", []uint64{7}},
 		{"move and leave", moveList(7, 8, prMoveUnreg, 1, transport(b)), "good", []uint64{8}},
 		{"to another port", moveList(7, 8, 0, 2, transport(b)), "good", []uint64{7, 8}},
 		{"to no port", moveList(7, 8, 0, 3, transport(b)), "05/2600", []uint64{7}},

@@ -36,7 +36,8 @@ func (id *NexusID) transportID(p *reply) {
 
 // parseTransportID reads the TransportID at the start of b and returns its
 // length; 0: it is not one. A registration belongs to an initiator port, so the
-// format without a session id, which names a whole initiator, is none.
+// format without a session id, which names a whole initiator, is none. The name
+// comes back in the normal form that sessions have it in (RFC 7143 §4.2.7.1).
 func parseTransportID(b []byte) (name string, isid [6]byte, n int) {
 	if len(b) < transportHeader || b[0] != transportSession {
 		return "", isid, 0
@@ -62,7 +63,7 @@ func parseTransportID(b []byte) (name string, isid [6]byte, n int) {
 		}
 		isid[k] = hi<<4 | lo
 	}
-	return text[:at], isid, transportHeader + size
+	return strings.ToLower(text[:at]), isid, transportHeader + size
 }
 
 // nibble is the value of a hexadecimal digit, above 15 when it is none.

@@ -57,3 +57,19 @@ func (q *taskQueue) pop() *Task {
 	}
 	return t
 }
+
+func (q *taskQueue) remove(t *Task) {
+	var prev *Task
+	at := &q.head
+	for *at != nil && *at != t {
+		prev = *at
+		at = &prev.parkNext
+	}
+	if *at == nil {
+		return
+	}
+	*at, t.parkNext = t.parkNext, nil
+	if q.tail == t {
+		q.tail = prev
+	}
+}

@@ -201,16 +201,9 @@ func overlap(a, n, b, m uint64) bool {
 	return a-b < m
 }
 
-// unpark takes t out of the parked queue.
-func (v *View) unpark(t *Task) {
-	q := v.parked
-	v.parked = taskQueue{}
-	for o := q.pop(); o != nil; o = q.pop() {
-		if o != t {
-			v.parked.push(o)
-		}
-	}
-}
+// unpark takes t out of the parked queue. Who aborts all begins with the oldest,
+// which is in front.
+func (v *View) unpark(t *Task) { v.parked.remove(t) }
 
 // reconsider has parked tasks try again.
 func (v *View) reconsider() {

@@ -199,7 +199,9 @@ func (in *initiator) unsettled() {
 	if p.waits(in.login.sent) { // its end may come late
 		s.count(AddressesMadeToWait)
 		in.conn.excuse("its address has to wait")
-		return
+		if in.login.sent < p.from {
+			return // for certain
+		}
 	}
 	if (in.login.proof.list != nil || in.any(in.denies)) && in.login.requests > 0 && in.excused != "login refused" {
 		p.most++

@@ -49,6 +49,7 @@ type conn struct {
 
 	ends []int64 // when an end of tasks was told, by place of the unit
 	owed []owed  // ends of tasks that are yet to be told
+	late []bool  // ... and may be, by place of the unit: TASK ABORTED came before
 
 	joins    bool       // a session that exists
 	replaces *conn      // whose place it takes

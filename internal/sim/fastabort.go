@@ -38,17 +38,21 @@ func (in *initiator) terminated(b pdu.BHS) {
 		c.ends = make([]int64, len(in.s.luns))
 	}
 	c.ends[place] = in.s.now()
-	unpaid := len(c.owed)
+	due := len(c.owed)
 	c.owed = slices.DeleteFunc(c.owed, func(o owed) bool { return o.task.lun == place })
-	if len(c.owed) < unpaid {
+	late := len(c.late) > 0 && c.late[place]
+	if late {
+		c.late[place] = false
+	}
+	if late || len(c.owed) < due {
 		return
 	}
 	ended := func(t *task) bool {
 		return t.conn == c && t.lun == place && t.kind == kindCommand && (t.maybe || t.excuses > 0)
 	}
 	own := func(t *task) bool { return t.forSet() && t.conn != c && (t.lun < 0 || t.lun == place) }
-	late := func(g grave) bool { return g.late }
-	if !slices.ContainsFunc(in.tasks, ended) && !slices.ContainsFunc(in.tasks, own) && !slices.ContainsFunc(in.graves, late) {
+	buried := func(g grave) bool { return g.late }
+	if !slices.ContainsFunc(in.tasks, ended) && !slices.ContainsFunc(in.tasks, own) && !slices.ContainsFunc(in.graves, buried) {
 		in.bad("FastAbort", "LUN %d: the end of tasks is told, and nobody can have ended one", in.s.luns[place].id)
 	}
 }
@@ -101,6 +105,15 @@ func (c *conn) owe(t *task, now int64) {
 	if !slices.ContainsFunc(c.owed, func(o owed) bool { return o.task == t }) {
 		c.owed = append(c.owed, owed{t, now})
 	}
+}
+
+// endsLate notes that TASK ABORTED has told of the end of t: what tells of it, unless
+// it was told before, may still come.
+func (c *conn) endsLate(t *task, units int) {
+	if len(c.late) == 0 {
+		c.late = make([]bool, units)
+	}
+	c.late[t.lun] = len(c.ends) == 0 || c.ends[t.lun] < t.call
 }
 
 // paid takes the answer to t, which is no command: what was owed before t was sent has

@@ -165,6 +165,9 @@ func (in *initiator) taskAborted(t *task, lu *lun) {
 	if in.unannounced(t) {
 		in.conn.owe(t, in.s.now())
 	}
+	if in.sess.fastAbort {
+		in.conn.endsLate(t, len(in.s.luns))
+	}
 	if !in.overtook(t) && !in.failing && !lu.doubtful(t.call) && !((t.excuses > 0 || t.at < lu.stray) && lu.object.Any(t.call, func(st *shared) bool { return st.modes.tas })) {
 		in.bad("modes", "LUN %d: task %#x ends with TASK ABORTED, and nobody has aborted it with TAS set", lu.id, t.itt)
 	}

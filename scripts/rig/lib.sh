@@ -133,7 +133,8 @@ sg() {
 suites() {
     local suite by dev devs=() log=/run/logs/$1@$2
     for by in ${2/both/iser tcp}; do
-        dev=$(sg "$by" "$3") && devs+=("$dev") || return
+        # The runs before have left unit attentions, and the suite gives up at them.
+        dev=$(sg "$by" "$3") && until_true 20 sg_turs "$dev" && devs+=("$dev") || return
     done
     mkdir -p /run/logs || return
     for suite in $SUITES; do

@@ -128,7 +128,7 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 	if k == causeAttach {
 		most++
 	}
-	if u.seen[k] > most {
+	if u.seen[k] > most && !(k == causeAttach && u.crowded(lu)) {
 		in.bad("unit attention", "LUN %d: %04x for the %d. time, of %d", lu.id, uint16(code), u.seen[k], most)
 	}
 	u.first = true
@@ -143,6 +143,18 @@ func (in *initiator) attention(t *task, lu *lun, code scsi.Code) {
 	if k == causeResize || code == scsi.PowerOnReset {
 		u.resized = s.now()
 	}
+}
+
+// crowded tells whether more conditions may have waited than are kept, in whose place
+// power on is told again.
+func (u *unit) crowded(lu *lun) bool {
+	kinds := 0
+	for k, n := range lu.begun {
+		if n > u.base[k] {
+			kinds++
+		}
+	}
+	return kinds > scsi.MaxUA
 }
 
 // unanswered notes that t has ended without an answer, which may have told of

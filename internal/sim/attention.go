@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"spindle/iscsi/pdu"
 	"spindle/reactor/clock"
 	"spindle/scsi"
 )
@@ -173,7 +174,7 @@ func (in *initiator) unanswered(t *task, until int64) {
 func (in *initiator) mayTell(t *task) bool {
 	return slices.ContainsFunc(in.tasks, func(o *task) bool {
 		tells := o.lun == t.lun && (o.gated || o.class == classSense) || o.class == classList || t.class == classList
-		return tells && (o.call < t.call || o.conn != t.conn)
+		return tells && (o.call < t.call || o.conn != t.conn || pdu.SNLess(o.cmdSN, t.cmdSN)) // or was sent out of order
 	})
 }
 

@@ -39,7 +39,7 @@ func (in *initiator) terminated(b pdu.BHS) {
 	}
 	c.ends[place] = in.s.now()
 	due := len(c.owed)
-	c.owed = slices.DeleteFunc(c.owed, func(o owed) bool { return o.task.lun == place })
+	c.owed = slices.DeleteFunc(c.owed, func(o owed) bool { return o.lun == place })
 	late := len(c.late) > 0 && c.late[place]
 	if late {
 		c.late[place] = false
@@ -96,14 +96,15 @@ func (in *initiator) heardOf(t *task) {
 // what is not the response of a command, of which a connection keeps room for so many,
 // and those responses may pass it.
 type owed struct {
-	task  *task
+	lun   int
+	itt   uint32
 	since int64
 }
 
 // owe notes that c has to be told of the end of t.
 func (c *conn) owe(t *task, now int64) {
-	if !slices.ContainsFunc(c.owed, func(o owed) bool { return o.task == t }) {
-		c.owed = append(c.owed, owed{t, now})
+	if !slices.ContainsFunc(c.owed, func(o owed) bool { return o.itt == t.itt }) {
+		c.owed = append(c.owed, owed{t.lun, t.itt, now})
 	}
 }
 
@@ -121,7 +122,7 @@ func (c *conn) endsLate(t *task, units int) {
 func (in *initiator) paid(t *task) {
 	for _, o := range in.conn.owed {
 		if o.since < t.call && !in.failing && in.phase == full {
-			in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", in.s.luns[o.task.lun].id, o.task.itt)
+			in.bad("FastAbort", "LUN %d: another session has ended task %#x, of which nothing was told", in.s.luns[o.lun].id, o.itt)
 			return
 		}
 	}

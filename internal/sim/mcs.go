@@ -168,7 +168,7 @@ func (in *initiator) mayRefuseJoin(st pdu.LoginStatus) bool {
 	for _, k := range in.conns {
 		if k != in.conn && k != in.replaces {
 			others++
-			shaky = shaky || k.excused != ""
+			shaky = shaky || k.excused != "" || k.failures != in.s.arenaFailures()
 		}
 	}
 	switch st {
@@ -373,6 +373,9 @@ func (in *initiator) doom(c *conn, why string) {
 	c.excuse(why)
 	c.bursts = c.bursts[:0]
 	c.doomed = in.s.clk.T.Add(closeLimit)
+	if len(in.adrift) > 0 { // what is being sent to that one ends when it is given up
+		c.doomed = c.doomed.Add(time.Duration(in.s.plan.options.SendTimeout) * time.Second)
+	}
 	if c.phase == full {
 		c.phase, c.parting = loggingOut, in.s.clk.T
 	}

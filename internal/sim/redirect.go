@@ -94,7 +94,7 @@ const orderLimit = 100 * time.Millisecond
 // hearers are the connections that will be told of an event, unless they end.
 func (s *run) hearers(e pdu.AsyncEvent) (list []*conn) {
 	for _, in := range s.inits {
-		single := len(in.conns) == 1
+		single := len(in.conns) == 1 && !in.conns[0].joins && len(in.adrift) == 0 // at the target, too
 		for _, k := range in.conns {
 			if (e == pdu.AsyncSCSI && single || e == pdu.AsyncRenegotiate) && k.phase == full && k.heard && !k.login.discovery {
 				list = append(list, k)

@@ -133,12 +133,13 @@ sg() {
 suites() {
     local suite by dev devs=() log=/run/logs/$1@$2
     for by in ${2/both/iser tcp}; do
-        # The runs before have left unit attentions, and the suite gives up at them.
-        dev=$(sg "$by" "$3") && until_true 20 sg_turs "$dev" && devs+=("$dev") || return
+        dev=$(sg "$by" "$3") && devs+=("$dev") || return
     done
     mkdir -p /run/logs || return
     for suite in $SUITES; do
-        timeout 200 stdbuf -oL iscsi-test-cu --dataloss --allow-sanitize --test="SCSI.$suite" "${devs[@]}" >>"$log" 2>&1
+        # What ran before has left unit attentions, at which the suite gives up.
+        for dev in "${devs[@]}"; do until_true 20 sg_turs "$dev"; done
+        timeout 200 stdbuf -oL iscsi-test-cu --dataloss --test="SCSI.$suite" "${devs[@]}" >>"$log" 2>&1
     done
     tail -n 3 "$log"
     [[ $(grep -c '^Run Summary' "$log") == $(wc -w <<<"$SUITES") ]]

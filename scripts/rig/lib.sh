@@ -138,7 +138,7 @@ suites() {
     mkdir -p /run/logs || return
     for suite in $SUITES; do
         # What ran before has left unit attentions, at which the suite gives up.
-        for dev in "${devs[@]}"; do until_true 20 sg_turs "$dev"; done
+        for dev in "${devs[@]}"; do until_true 5 sg_turs "$dev"; done
         timeout 200 stdbuf -oL iscsi-test-cu --dataloss --test="SCSI.$suite" "${devs[@]}" >>"$log" 2>&1
     done
     tail -n 3 "$log"

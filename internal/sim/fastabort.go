@@ -40,11 +40,7 @@ func (in *initiator) terminated(b pdu.BHS) {
 	c.ends[place] = in.s.now()
 	due := len(c.owed)
 	c.owed = slices.DeleteFunc(c.owed, func(o owed) bool { return o.lun == place })
-	late := len(c.late) > 0 && c.late[place]
-	if late {
-		c.late[place] = false
-	}
-	if late || len(c.owed) < due {
+	if len(c.owed) < due || len(c.late) > 0 && c.late[place] {
 		return
 	}
 	ended := func(t *task) bool {
@@ -108,13 +104,13 @@ func (c *conn) owe(t *task, now int64) {
 	}
 }
 
-// endsLate notes that TASK ABORTED has told of the end of t: what tells of it, unless
-// it was told before, may still come.
+// endsLate notes that TASK ABORTED has told of the end of t: what tells of it may still
+// come, though that of an earlier function has.
 func (c *conn) endsLate(t *task, units int) {
 	if len(c.late) == 0 {
 		c.late = make([]bool, units)
 	}
-	c.late[t.lun] = len(c.ends) == 0 || c.ends[t.lun] < t.call
+	c.late[t.lun] = true
 }
 
 // paid takes the answer to t, which is no command: what was owed before t was sent has

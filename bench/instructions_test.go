@@ -28,7 +28,8 @@ const (
 // TestTargetInstructionsPerIO holds what the target executes for an I/O, outside
 // of the kernel, to a number: a change that adds to the path of every command is
 // seen here, whatever the machine is doing. Whoever makes the path shorter
-// lowers the number.
+// lowers the number, to some 100 above what it is: a processor's choice of copy
+// loops and a patch of the Go release move it by ten or twenty.
 func TestTargetInstructionsPerIO(t *testing.T) {
 	if invariants.Enabled {
 		t.Skip("the race detector adds instructions of its own")
@@ -40,8 +41,8 @@ func TestTargetInstructionsPerIO(t *testing.T) {
 		size          uint32
 		depth, most   int
 	}{
-		{"null read 4K", peer.Null, "randread", 4096, 32, 2000},
-		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3000},
+		{"null read 4K", peer.Null, "randread", 4096, 32, 1900},
+		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3100},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)

@@ -41,13 +41,13 @@ type homeCall struct {
 	kind callKind
 	back bool // on its way back
 
-	task    *Task  // callCommand, callHold
-	itl     *ITL   // callLost, callPass
-	reset   *reset // callReset
-	want    bool   // callLink
-	bounced bool   // answer: not done, ask again
-	claim   *claim // callHold
-	hold    *hold  // answer to callHold
+	task    *Task      // callCommand, callHold
+	itl     *ITL       // callLost, callPass
+	reset   *unitReset // callReset
+	want    bool       // callLink
+	bounced bool       // answer: not done, ask again
+	claim   *claim     // callHold
+	hold    *hold      // answer to callHold
 	snap    *snapshot
 	done    func() // of control: in place of an answer
 }
@@ -231,7 +231,7 @@ func (lu *LogicalUnit) apply(c *homeCall, r *round) {
 			t.op.home(lu, t, r)
 		}
 	case callReset:
-		lu.applyReset(c.reset, r)
+		lu.applyReset(c.reset.x, r)
 	case callLost:
 		lu.applyRelease(c.itl.nexus.ID, r)
 		lu.prevent = remove(lu.prevent, c.itl.nexus.ID)

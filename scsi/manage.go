@@ -30,6 +30,10 @@ const (
 	managementBudget = 10 * time.Second
 )
 
+// maxResets bounds the functions of a nexus that have not ended, those with a closed
+// time box among them: more are rejected at once.
+const maxResets = 64
+
 // Management is a task management function. Done is called once, never inside
 // Manage: after the affected tasks have ended on every reactor, or with
 // RespRejected when they have not within the time box; then the nexus stays
@@ -52,12 +56,20 @@ type reset struct {
 	m     *Management // nil once answered
 	fn    uint8
 	spare func(*Task) bool // Management.Spares
-	units []*LogicalUnit   // still to reset; the first is being reset
-	itl   *ITL             // to fence when the time box closes
-	shut  *ITL             // fenced
-	code  Code             // unit attention of a reset
-	call  homeCall
+	units []unitReset
+	left  int          // units that are not done
+	one   [1]unitReset // units of a function for one
+	code  Code         // unit attention of a reset
 	timer reactor.Timer
+}
+
+// unitReset is the part of a reset that one unit has.
+type unitReset struct {
+	x    *reset
+	v    *View
+	done bool
+	shut *ITL // fenced, since the time box has closed
+	call homeCall
 }
 
 // Manage runs a task management function.
@@ -67,30 +79,35 @@ func (n *Nexus) Manage(m *Management) {
 	x.timer.Fire = x.expired
 	n.managing++
 	n.resets++
-	if m.Fn != FnTargetWarmReset && m.Fn != FnTargetColdReset {
-		if m.Fn == FnAbortTask && m.Ref != nil {
-			x.itl = m.Ref.itl
-		} else if x.itl = n.find(decodeLUN(m.LUN)); x.itl == nil {
+	if n.resets > maxResets {
+		x.finish(RespRejected)
+		return
+	}
+	var itl *ITL // of the one unit that it is for
+	switch {
+	case m.Fn == FnTargetWarmReset || m.Fn == FnTargetColdReset:
+		n.absent.abortTasks(nil, nil, false, x) // they wait for nothing but a buffer
+	case m.Fn == FnAbortTask && m.Ref != nil:
+		itl = m.Ref.itl
+	default:
+		if itl = n.find(decodeLUN(m.LUN)); itl == nil {
 			x.finish(RespNoLUN)
 			return
 		}
-	}
-	if m.Fn == FnTargetWarmReset || m.Fn == FnTargetColdReset {
-		n.absent.abortTasks(nil, nil, false, x) // they wait for nothing but a buffer
 	}
 	n.side.r.Arm(&x.timer, n.side.r.Now().Add(managementBudget))
 	switch m.Fn {
 	case FnAbortTask:
 		x.abortTask(m.Ref)
 	case FnAbortTaskSet:
-		v := x.itl.view
-		v.abortTasks(x.itl, nil, false, x)
-		v.watch(watch{seq: v.seq, itl: x.itl, reset: x, done: x.local})
+		v, u := itl.view, x.single(itl)
+		v.abortTasks(itl, nil, false, x)
+		v.watch(watch{seq: v.seq, itl: itl, reset: x, done: u.end})
 	case FnClearTaskSet:
-		x.start(x.itl.view.lu)
+		x.start(itl.view.lu)
 	case FnLUNReset:
 		x.code = DeviceReset
-		x.start(x.itl.view.lu)
+		x.start(itl.view.lu)
 	case FnTargetWarmReset:
 		x.code = BusReset
 		x.start(n.seen()...)
@@ -110,17 +127,22 @@ func (x *reset) abortTask(ref *Task) {
 		x.finish(RespNoTask)
 		return
 	}
-	v, seq := ref.View, ref.seq
+	v, seq, u := ref.View, ref.seq, x.single(ref.itl)
 	ref.abort(false)
-	v.watch(watch{seq: v.seq, ref: ref, refSeq: seq, done: x.local})
+	v.watch(watch{seq: v.seq, ref: ref, refSeq: seq, done: u.end})
+}
+
+// single has x concern the one unit of i.
+func (x *reset) single(i *ITL) *unitReset {
+	x.one[0] = unitReset{x: x, v: i.view}
+	x.units, x.left = x.one[:], 1
+	return &x.one[0]
 }
 
 // spares tells whether t is behind x, which leaves it alone; nil spares none.
 func (x *reset) spares(t *Task) bool {
 	return x != nil && t.Nexus == x.n && x.spare != nil && x.spare(t)
 }
-
-func (x *reset) local() { x.finish(RespComplete) }
 
 // everything is what a target reset resets (SAM-5 §7.8, RFC 7143 §11.5.1): a
 // task that was begun before its unit was unpublished is one of the target's
@@ -152,33 +174,34 @@ func (n *Nexus) sees(lu *LogicalUnit) bool {
 	return n.visible == nil || n.visible(lu.lun)
 }
 
-// start resets units one after the other.
+// start resets units, all at once: one with a task that hangs keeps none of the
+// others, and what the nexus sends next comes behind the reset of its unit.
 func (x *reset) start(units ...*LogicalUnit) {
-	x.units = units
-	x.call.reset = x
-	x.unit()
+	x.units = x.one[:]
+	if len(units) != 1 {
+		x.units = make([]unitReset, len(units))
+	}
+	x.left = len(units) + 1 // one of our own, since units may be done in here
+	for k, lu := range units {
+		u := &x.units[k]
+		u.x, u.v, u.call.reset = x, lu.views[x.n.side.index], u
+		lu.claimHome(u.v.index)
+		u.v.call(&u.call, callReset)
+	}
+	x.ended()
 }
 
-func (x *reset) unit() {
-	if len(x.units) == 0 {
+// end is home's answer for a unit.
+func (u *unitReset) end() {
+	u.done = true
+	u.unfence()
+	u.x.ended()
+}
+
+func (x *reset) ended() {
+	if x.left--; x.left == 0 {
 		x.finish(RespComplete)
-		return
 	}
-	v := x.units[0].views[x.n.side.index]
-	if x.fn == FnTargetWarmReset || x.fn == FnTargetColdReset {
-		if x.itl = x.n.existing(int(v.lu.lun)); x.itl != nil && x.itl.view != v {
-			x.itl = nil // of the unit that took the place of one that is leaving
-		}
-	}
-	v.lu.claimHome(v.index)
-	v.call(&x.call, callReset)
-}
-
-// unitDone is home's answer for the first unit.
-func (x *reset) unitDone() {
-	x.units = x.units[1:]
-	x.unfence()
-	x.unit()
 }
 
 // applyReset is the reset at home: all tasks end; what a reset clears is
@@ -203,22 +226,33 @@ func (lu *LogicalUnit) applyReset(x *reset, r *round) {
 }
 
 // expired closes the time box. The answer is a failure: an affected write may
-// still reach the medium. The nexus is fenced until it cannot.
+// still reach the medium. The nexus is fenced, at the units that have not ended
+// their tasks, until it cannot.
 func (x *reset) expired(clock.Time) {
-	if x.itl != nil {
-		x.shut = x.itl
-		x.shut.fences++
-		x.shut.gate |= gateFence
+	for k := range x.units {
+		if u := &x.units[k]; !u.done {
+			u.fence()
+		}
 	}
 	x.conclude(RespRejected)
 }
 
-func (x *reset) unfence() {
-	i := x.shut
+func (u *unitReset) fence() {
+	i := u.x.n.existing(int(u.v.lu.lun))
+	if i == nil || i.view != u.v { // of the unit that took the place of one that is leaving
+		return
+	}
+	u.shut = i
+	i.fences++
+	i.gate |= gateFence
+}
+
+func (u *unitReset) unfence() {
+	i := u.shut
 	if i == nil {
 		return
 	}
-	x.shut = nil
+	u.shut = nil
 	if i.fences--; i.fences == 0 {
 		i.gate &^= gateFence
 	}
@@ -227,11 +261,9 @@ func (x *reset) unfence() {
 // finish ends the function, now or after its time box.
 func (x *reset) finish(resp uint8) {
 	x.n.resets--
-	if x.m == nil {
-		x.unfence()
-		return
+	if x.m != nil {
+		x.conclude(resp)
 	}
-	x.conclude(resp)
 }
 
 // conclude has the side answer, outside the engine's call.

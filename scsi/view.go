@@ -386,7 +386,7 @@ func (v *View) answered(c *homeCall) {
 		v.reconsider()
 		return
 	case callReset:
-		c.reset.unitDone()
+		c.reset.end()
 		return
 	case callPass:
 		c.itl.move.passed()

@@ -366,7 +366,8 @@ func (s *run) beginReset(t *task, place int) {
 	}
 	c := change{kind: doReset}
 	t.resets[place] = lu.object.Call(t.call, func(st shared) (shared, uint8) {
-		return st, c.apply(&st, nil)
+		res := c.apply(&st, nil)
+		return st, res
 	})
 }
 

@@ -37,6 +37,7 @@ type View struct {
 	holds    []*hold
 	claims   []*claim // of tasks that wait for a hold of their own
 	spare    []*claim
+	forsaken int // claims whose task was aborted, and that home has not answered
 	parked   taskQueue
 	ready    taskQueue // go on at the next process
 	retry    taskQueue // the device had no memory, or home sent the call back
@@ -148,12 +149,13 @@ func (v *View) soil() {
 // could go before but what waits for a hold, and holds keep their promise. An
 // ORDERED task waits for a hold on the whole unit (SAM-5 §8.3).
 func (v *View) admit(t *Task) bool {
-	if v.blocked(t) {
+	ordered := t.Attr == AttrOrdered && t.hold == nil && !plant.On(plant.OrderedIgnored)
+	if v.blocked(t) || v.forsaken >= maxForsaken && (ordered || t.op.flags&cmdHolds != 0) {
 		v.park(t)
 		return false
 	}
 	t.flags |= taskAdmitted
-	if t.Attr == AttrOrdered && t.hold == nil && !plant.On(plant.OrderedIgnored) {
+	if ordered {
 		t.flags |= taskOrdered
 		return v.acquire(t)
 	}

@@ -85,6 +85,7 @@ type Conn struct {
 
 	slot        uint32
 	gen         uint16
+	placed      bool // Start gave it its slot
 	started     bool // Start succeeded: Closed is owed
 	accepted    bool // the control thread has accepted
 	established bool
@@ -247,10 +248,15 @@ func (c *Conn) Traits() iscsi.Traits {
 func (c *Conn) Addrs() (local, peer netip.AddrPort) { return c.local, c.peer }
 
 // Start implements iscsi.Conn. The login's receive is posted before the request
-// is accepted: the peer may send at once.
+// is accepted: the peer may send at once. The engine may have kept the connection
+// waiting, for its configuration say: one that ended meanwhile is not started.
 func (c *Conn) Start(h iscsi.Handler, seq *iscsi.Sequence) error {
+	if c.step != stepOpen {
+		return c.why
+	}
 	c.h, c.seq = h, seq
 	c.slot, c.gen = c.s.addConn(c)
+	c.placed = true
 	c.tx.open()
 	if !c.s.open() || !c.rx.open() {
 		c.end(errNoMemory)
@@ -384,7 +390,9 @@ func (c *Conn) finish() {
 	}
 	c.step = stepDead
 	c.r.Disarm(&c.timer)
-	c.s.dropConn(c)
+	if c.placed {
+		c.s.dropConn(c)
+	}
 	c.rx.drop()
 	c.tx.drop()
 	c.r.AddLoad(-1)

@@ -91,7 +91,7 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 	}
 	c := newConn(m.t, s, l, d, q, ev)
 	c.promised = cfg.MaxSend + cfg.MaxRecv
-	c.setQP(qp)
+	c.setQP(qp, &cfg)
 	d.conns = append(d.conns, c)
 	m.conns++
 	m.name(ev.ID, owner{conn: c})

@@ -142,8 +142,12 @@ func wantsInvalidate(private []byte) bool {
 	return len(private) > 0 && private[0]&pdu.ISERNoZBVA != 0 && private[0]&pdu.ISERNoInvalidate == 0
 }
 
-func (c *Conn) setQP(qp verbs.QP) {
+// setQP gives the connection its queue pair. A device may grant longer queues than
+// it was asked for: the completion queue has no room for what more they hold, nor
+// a WRID for its index.
+func (c *Conn) setQP(qp verbs.QP, asked *verbs.QPConfig) {
 	c.qp, c.qph, c.caps = qp, qp.Handle(), qp.Caps()
+	c.caps.MaxSend, c.caps.MaxRecv = min(c.caps.MaxSend, asked.MaxSend), min(c.caps.MaxRecv, asked.MaxRecv)
 }
 
 // signal tells the connection something, from any thread.

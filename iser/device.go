@@ -55,11 +55,13 @@ type registration struct {
 
 // queue is a completion queue of a device on a reactor.
 type queue struct {
-	d    *device
-	s    *shard
-	cq   verbs.CQ
-	ch   verbs.CompChannel
-	free int // entries not promised to a queue pair; the control thread's
+	d  *device
+	s  *shard
+	cq verbs.CQ
+	ch verbs.CompChannel
+	// The control thread's.
+	free int  // entries not promised to a queue pair
+	bad  bool // it failed: nothing more comes out of it
 
 	watch *watch // the reactor's
 }
@@ -207,7 +209,7 @@ func (d *device) sweep() {
 // queueFor finds a completion queue of s with n entries to promise, or makes one.
 func (d *device) queueFor(s *shard, n int) (*queue, error) {
 	for _, q := range d.queues[s.r.ID] {
-		if q.free >= n {
+		if q.free >= n && !q.bad {
 			q.free -= n
 			return q, nil
 		}
@@ -230,6 +232,21 @@ func (d *device) queueFor(s *shard, n int) (*queue, error) {
 	d.queues[s.r.ID] = append(d.queues[s.r.ID], q)
 	s.r.Post(&reactor.Msg{Run: func(*reactor.Reactor) { s.addQueue(q) }})
 	return q, nil
+}
+
+// failQueue ends the connections of a completion queue that failed. It is given
+// back with the device: no connection gets it any more.
+func (d *device) failQueue(h verbs.CQHandle) {
+	for _, list := range d.queues {
+		for _, q := range list {
+			q.bad = q.bad || q.cq.Handle() == h
+		}
+	}
+	for _, c := range d.conns {
+		if c.q.bad {
+			c.signal(sigFatal)
+		}
+	}
 }
 
 // ready takes the announcements; the turn's poll takes what they announce.

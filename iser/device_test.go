@@ -186,6 +186,20 @@ func TestGrantedReceives(t *testing.T) {
 	}
 }
 
+// TestFailedQueue: a completion queue that failed ends its connections, and the next
+// ones get another.
+func TestFailedQueue(t *testing.T) {
+	g := isertest.New(t, isertest.Options{})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	g.Node.BreakQueues()
+	c.ExpectClosed()
+	g.Wait("end of the connection", 10*time.Second, func() bool { return len(links(g)) == 0 })
+	c = g.Dial().Login()
+	ready(t, c, 1)
+	alive(t, c)
+}
+
 // TestFaults runs mixed reads and writes over a fabric that does everything it
 // may, seed after seed, and verifies every byte. ISER_SEEDS sets how many.
 func TestFaults(t *testing.T) {

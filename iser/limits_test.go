@@ -141,6 +141,48 @@ func TestZombie(t *testing.T) {
 	g.Wait("end of the connection", time.Second, func() bool { return len(links(g)) == 0 })
 }
 
+// TestRequestFlood: requests for connections that come all the time, one a step, do
+// not keep a portal that waits from being tried again, nor any number of them at
+// once keep what else the control thread has to do waiting.
+func TestRequestFlood(t *testing.T) {
+	s := &slow{}
+	g := isertest.New(t, isertest.Options{ISER: iser.Options{Offload: s}})
+	if err := g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: addr("127.0.1.1:3260"), ISER: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	g.Node.AddDevice("rxe1", addr("127.0.1.1:1").Addr())
+	waits := func() string { return g.Engine.PortalGroups()[1].Portals[0].ISERWait }
+	if waits() == "" {
+		t.Fatal("the portal does not wait")
+	}
+	for end := g.Clock.T.Add(5 * time.Second); waits() != "" && g.Clock.T < end; {
+		c := g.DialWith(isertest.Dial{NoReads: true}) // is rejected
+		c.Vanish()
+		g.World.Advance(200 * time.Millisecond)
+	}
+	if w := waits(); w != "" {
+		t.Errorf("the portal waits after 5 s: %s", w)
+	}
+
+	s.held = true
+	var conns []*isertest.Conn
+	for range 50 {
+		conns = append(conns, g.Ask(isertest.Dial{}))
+	}
+	before := g.Node.Live().QPs
+	g.Until("a step", func() bool { return len(s.jobs) > 0 })
+	g.World.Advance(time.Millisecond)
+	g.Turn()
+	s.jobs[0]()
+	if n := g.Node.Live().QPs - before; n == 0 || n >= 50 {
+		t.Errorf("%d of 50 requests were taken in one step", n)
+	}
+	s.held = false
+	for _, c := range conns {
+		g.Until("connection", func() bool { c.TryRecv(); return c.Up })
+	}
+}
+
 // TestNoMemory: a login without memory for its receives is refused, and the
 // others go on.
 func TestNoMemory(t *testing.T) {

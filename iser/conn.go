@@ -363,6 +363,8 @@ func (c *Conn) advance() {
 	switch c.step {
 	case stepClosing:
 		c.step, c.connected = stepDisconnect, c.accepted || c.established
+		// Of a failed queue pair receives that come later may not flush by themselves.
+		c.s.post()
 		c.ask(c.doDisconnect)
 	case stepDisconnect:
 		c.step = stepDrain

@@ -96,11 +96,20 @@ func (m *manager) find(v verbs.Device) *device {
 		return nil
 	}
 	for _, d := range m.devices {
-		if d.v.Info().Index == v.Info().Index {
+		if same(d.v, v) {
 			return d
 		}
 	}
 	return nil
+}
+
+// same tells whether two values are of one device. Libraries before rdma-core 33
+// give it no number.
+func same(a, b verbs.Device) bool {
+	if i := a.Info().Index; i != 0 {
+		return i == b.Info().Index
+	}
+	return a == b
 }
 
 // conn is the connection of a queue pair.

@@ -1,7 +1,9 @@
 package iser_test
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +182,100 @@ func TestRequestFlood(t *testing.T) {
 	s.held = false
 	for _, c := range conns {
 		g.Until("connection", func() bool { c.TryRecv(); return c.Up })
+	}
+}
+
+// TestRejectionsAreLoggedOnce: what anybody can have us log is logged once a second,
+// with how often it was.
+func TestRejectionsAreLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	g := isertest.New(t, isertest.Options{ISER: iser.Options{Log: slog.New(slog.NewTextHandler(&out, nil))}})
+	for range 5 {
+		g.DialWith(isertest.Dial{NoReads: true}).Vanish()
+	}
+	if n := strings.Count(out.String(), "connection rejected"); n != 1 {
+		t.Errorf("%d lines for 5 rejections at once", n)
+	}
+	g.World.Advance(time.Second)
+	g.DialWith(isertest.Dial{NoReads: true}).Vanish()
+	if !strings.Contains(out.String(), "times=5") {
+		t.Errorf("the log does not tell how often:\n%s", &out)
+	}
+}
+
+// changed is a provider that differs from the one in process.
+type changed struct {
+	verbs.Provider
+	hide  int                // looks at the devices that find none
+	event func(*verbs.Event) // on its way to the target
+}
+
+func (p *changed) Devices() ([]verbs.Device, error) {
+	if p.hide > 0 {
+		p.hide--
+		return nil, nil
+	}
+	return p.Provider.Devices()
+}
+
+func (p *changed) NewEventChannel() (verbs.EventChannel, error) {
+	ch, err := p.Provider.NewEventChannel()
+	return changedChannel{ch, p}, err
+}
+
+type changedChannel struct {
+	verbs.EventChannel
+	p *changed
+}
+
+func (c changedChannel) Next(ev *verbs.Event) (bool, error) {
+	ok, err := c.EventChannel.Next(ev)
+	if ok && c.p.event != nil {
+		c.p.event(ev)
+	}
+	return ok, err
+}
+
+// TestUnknownIdentifier: events of identifiers that are not known any more are
+// nobody's, and a request to a listener that is gone is rejected.
+func TestUnknownIdentifier(t *testing.T) {
+	p := &changed{}
+	g := isertest.New(t, isertest.Options{Wrap: func(in verbs.Provider) verbs.Provider { p.Provider = in; return p }})
+	p.event = func(ev *verbs.Event) { ev.Listener = nil }
+	if c := g.Dial(); c.Up {
+		t.Error("connected")
+	}
+	p.event = func(ev *verbs.Event) {
+		if ev.Type == verbs.EventEstablished {
+			ev.ID = nil
+		}
+	}
+	c := g.Dial()
+	g.Wait("end of the login", 20*time.Second, func() bool { return len(links(g)) == 0 })
+	c.ExpectClosed()
+	p.event = nil
+	ready(t, g.Dial().Login(), 1)
+}
+
+// TestDeviceOfListener: a portal bound to a device that came after the last look
+// does not keep it when it is removed, and its connections find it.
+func TestDeviceOfListener(t *testing.T) {
+	p := &changed{}
+	g := isertest.New(t, isertest.Options{Wrap: func(in verbs.Provider) verbs.Provider { p.Provider = in; return p }})
+	p.hide = 1
+	g.Node.AddDevice("rxe1", addr("127.0.1.1:1").Addr())
+	if err := g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: addr("127.0.1.1:3260"), ISER: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	p.event = func(ev *verbs.Event) { // is late
+		if ev.Type == verbs.EventDeviceRemoval {
+			ev.ID = nil
+		}
+	}
+	g.Node.RemoveDevice("rxe1")
+	g.Wait("release", 5*time.Second, func() bool { return g.Node.Removing() == 0 })
+	if w := g.Engine.PortalGroups()[1].Portals[0].ISERWait; w == "" {
+		t.Error("the portal is served without a device")
 	}
 }
 

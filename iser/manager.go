@@ -36,6 +36,9 @@ type manager struct {
 	owners    map[uint64]owner // of connection manager identifiers, by their key
 	lastKey   uint64
 	more      bool // events were left for the next step
+	now       clock.Time
+	rejected  uint64     // requests, when that was logged last
+	complain  clock.Time // when it may be logged again
 	stopping  func()
 	ev        verbs.Event
 	async     verbs.AsyncEvent
@@ -81,6 +84,7 @@ func (m *manager) kick() {
 		return
 	}
 	m.running, m.again = true, false
+	m.now = m.home.Now()
 	m.jobs, m.queue = m.queue, nil
 	m.t.opt.Offload.Go(m.step, m.home, &m.ended)
 }
@@ -197,6 +201,14 @@ func (m *manager) name(id verbs.ID, o owner) {
 	m.owners[m.lastKey] = o
 }
 
+// ownerOf is whose identifier it is: nobody's when it is not known any more.
+func (m *manager) ownerOf(id verbs.ID) owner {
+	if id == nil {
+		return owner{}
+	}
+	return m.owners[id.Key()]
+}
+
 // destroy gives an identifier back. Its queue pair is closed.
 func (m *manager) destroy(id verbs.ID) {
 	delete(m.owners, id.Key())
@@ -246,9 +258,9 @@ func (m *manager) bind(l *listener) error {
 	if err == nil && m.t.opt.AckTimeout != 0 {
 		err = id.SetAckTimeout(m.t.opt.AckTimeout)
 	}
-	var v verbs.Device
+	var dev *device
 	if err == nil {
-		v, err = id.Device()
+		dev, err = m.deviceOf(id)
 	}
 	if err == nil {
 		err = id.Listen(listenBacklog)
@@ -257,8 +269,24 @@ func (m *manager) bind(l *listener) error {
 		m.destroy(id)
 		return err
 	}
-	l.id, l.dev = id, m.find(v)
+	l.id, l.dev = id, dev
 	return nil
+}
+
+// deviceOf is the device that an identifier is bound to, which may have come since
+// the last look; nil for a wildcard address.
+func (m *manager) deviceOf(id verbs.ID) (*device, error) {
+	v, err := id.Device()
+	if err != nil || v == nil {
+		return nil, err
+	}
+	if m.find(v) == nil {
+		m.scan()
+	}
+	if d := m.find(v); d != nil {
+		return d, nil
+	}
+	return nil, verbs.ErrNoDevice
 }
 
 // listenBacklog is how many connection requests may wait for the control thread.
@@ -308,7 +336,7 @@ func (m *manager) event(ev *verbs.Event) {
 		m.request(ev)
 		return
 	}
-	o := m.owners[ev.ID.Key()]
+	o := m.ownerOf(ev.ID)
 	switch {
 	case o.conn != nil:
 		m.connEvent(o.conn, ev)

@@ -170,8 +170,8 @@ func TestDiscoveryAuth(t *testing.T) {
 	mutual(t, dialAs(g, 7), discovery...)
 }
 
-// TestRotateSecrets: a secret that is replaced counts from the next login on, a
-// login that is under way has the group it began with, and sessions stay.
+// TestRotateSecrets: a secret that is replaced counts from the next login on, and
+// sessions stay.
 func TestRotateSecrets(t *testing.T) {
 	const fresh = "a-new-secret-of-24-bytes"
 	g := iscsitest.New(t, iscsitest.Options{Node: iscsi.NodeConfig{RequireCHAP: true, CHAPGroup: 1}})
@@ -224,4 +224,93 @@ func TestRedirect(t *testing.T) {
 	}
 	must(t, g.Engine.SetNodeRedirect(iscsitest.Node, 1, netip.AddrPort{}))
 	ready(t, dialAs(g, 3).Login(), 1)
+}
+
+// TestLoginHalfOpen: a login that was begun before a change does not pass by what
+// held then. Whoever knows a secret that leaked could keep logins half open, and
+// have a session when the secret has been replaced and the sessions by it ended.
+func TestLoginHalfOpen(t *testing.T) {
+	const fresh = "a-new-secret-of-24-bytes"
+	node := func(a iscsi.CHAPPolicy) func(*testing.T, *iscsitest.Target) {
+		return func(t *testing.T, g *iscsitest.Target) {
+			t.Helper()
+			must(t, g.Engine.SetNodeAuth(iscsitest.Node, a))
+		}
+	}
+	group := func(names ...string) func(*testing.T, *iscsitest.Target) {
+		return func(t *testing.T, g *iscsitest.Target) {
+			t.Helper()
+			must(t, g.Engine.SetInitiatorGroup(iscsi.InitiatorGroup{Tag: 1, Initiators: names, Netmasks: []string{"ANY"}}))
+		}
+	}
+	for _, tc := range []struct {
+		name string
+		chap bool
+		then func(*testing.T, *iscsitest.Target)
+		want pdu.LoginStatus
+	}{
+		{"nothing changes", true, func(*testing.T, *iscsitest.Target) {}, pdu.LoginSuccess},
+		{"nothing changes, no CHAP", false, func(*testing.T, *iscsitest.Target) {}, pdu.LoginSuccess},
+		{"another secret", true, func(_ *testing.T, g *iscsitest.Target) { secretGroup(g, fresh) }, pdu.LoginAuthFailed},
+		{"the user is gone", true, func(_ *testing.T, g *iscsitest.Target) { g.Engine.SetAuthGroup(iscsi.AuthGroup{Tag: 1}) }, pdu.LoginAuthFailed},
+		{"the group is gone", true, func(_ *testing.T, g *iscsitest.Target) { g.Engine.RemoveAuthGroup(1) }, pdu.LoginAuthFailed},
+		{"CHAP is required", false, node(iscsi.CHAPPolicy{Require: true, Group: 1}), pdu.LoginAuthFailed},
+		{"mutual CHAP is required", true, node(iscsi.CHAPPolicy{Require: true, Mutual: true, Group: 1}), pdu.LoginAuthFailed},
+		{"CHAP is not asked for any more", true, node(iscsi.CHAPPolicy{Disable: true}), pdu.LoginSuccess},
+		{"the initiator is not admitted", true, group("!"+iscsitest.Initiator, "ANY"), pdu.LoginForbidden},
+		{"it still is", true, group(iscsitest.Initiator), pdu.LoginSuccess},
+		{"redirection", true, func(t *testing.T, g *iscsitest.Target) {
+			must(t, g.Engine.SetNodeRedirect(iscsitest.Node, 1, netip.MustParseAddrPort("192.0.2.7:3261")))
+		}, pdu.LoginMovedTemporarily},
+		{"another node of the name", false, func(t *testing.T, g *iscsitest.Target) {
+			must(t, g.Engine.RemoveNode(g, iscsitest.Node))
+			g.AddNode(iscsi.NodeConfig{Name: iscsitest.Node, RequireCHAP: true, CHAPGroup: 1})
+		}, pdu.LoginAuthFailed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Reactors: 2, Node: iscsi.NodeConfig{RequireCHAP: tc.chap, CHAPGroup: 1}})
+			secretGroup(g, chapSecret)
+			c := g.Dial()
+			if tc.chap {
+				security(t, c, chapUser, chapSecret, pdu.LoginSuccess, who...)
+			} else {
+				c.Send(c.LoginBHS(1<<2), nil, iscsitest.Keys(who...))
+				c.ExpStatSN = c.Expect(pdu.LoginResponse).BHS.StatSN() + 1
+			}
+			tc.then(t, g)
+			c.Send(c.LoginBHS(pdu.FlagTransit|1<<2|3), nil, nil)
+			p := c.Expect(pdu.LoginResponse)
+			if s := p.BHS.LoginStatus(); s != tc.want {
+				t.Fatalf("status %04x, want %04x", s, tc.want)
+			}
+			if to := pairs(p.Data)["TargetAddress"]; (to != "") != (tc.want == pdu.LoginMovedTemporarily) {
+				t.Fatalf("sent to %q", to)
+			}
+			if tc.want != pdu.LoginSuccess {
+				c.ExpectClosed()
+			}
+		})
+	}
+}
+
+// TestRedirectArrives: a portal group on the wildcard address may send logins from
+// one of its addresses to another, and those that have come there stay.
+func TestRedirectArrives(t *testing.T) {
+	for _, tc := range []struct{ name, bound, here, there string }{
+		{"IPv4", "0.0.0.0:3261", "10.0.0.1:3261", "10.0.0.2:3261"},
+		{"IPv6", "[::]:3261", "[2001:db8::1]:3261", "[2001:db8::2]:3261"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{})
+			g.AddPortalGroup(iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: netip.MustParseAddrPort(tc.bound)}}})
+			must(t, g.Engine.AddMaps(iscsitest.Node, []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}))
+			to := netip.MustParseAddrPort(tc.there)
+			must(t, g.Engine.SetNodeRedirect(iscsitest.Node, 2, to))
+			c := g.DialTo(netip.MustParseAddrPort(tc.here))
+			if s := c.LoginStatus(who...); s != uint16(pdu.LoginMovedTemporarily) || c.Answered["TargetAddress"] != tc.there {
+				t.Fatalf("status %04x, answered %v", s, c.Answered)
+			}
+			ready(t, g.DialTo(to).Login(), 1)
+		})
+	}
 }

@@ -332,7 +332,7 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 		if p.Status = inv.access(n, c.portalTag, id.InitiatorName, c.peer.Addr()); p.Status != pdu.LoginSuccess {
 			return p
 		}
-		if p.Redirect = n.cfg.redirect(c.portalTag); p.Redirect != "" && !plant.On(plant.RedirectionIgnored) {
+		if p.Redirect = n.cfg.redirect(c.portalTag, c.local); p.Redirect != "" && !plant.On(plant.RedirectionIgnored) {
 			p.Status = pdu.LoginMovedTemporarily
 			return p
 		}

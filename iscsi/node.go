@@ -237,14 +237,21 @@ func (v *inventory) discoveryAuth(tag uint16) CHAPPolicy {
 	return CHAPPolicy{Disable: o.DisableCHAP, Require: o.RequireCHAP, Mutual: o.MutualCHAP, Group: o.CHAPGroup}
 }
 
-// redirect is where logins by a portal group are sent, "" when they stay.
-func (n *NodeConfig) redirect(tag uint16) string {
+// redirect is where logins by a portal group are sent that came to local, "" when
+// they stay: they have come to where they are sent. A portal group that is bound to
+// the wildcard address has addresses that its configuration does not tell.
+func (n *NodeConfig) redirect(tag uint16, local netip.AddrPort) string {
 	for _, r := range n.Redirects {
-		if r.PortalTag == tag {
+		if r.PortalTag == tag && plain(r.Addr) != plain(local) {
 			return r.Addr.String()
 		}
 	}
 	return ""
+}
+
+// plain is an address without what the same one may be written with.
+func plain(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 func (a CHAPPolicy) apply(p *login.Policy, v *inventory, entropy io.Reader) {

@@ -107,9 +107,26 @@ func (g *registry) join(q *registration, tsih uint16) {
 		q.answer(pdu.LoginNoSession, "no such session")
 	case g.e.down.Load():
 		q.answer(pdu.LoginUnavailable, "target is shutting down")
+	case q.stale():
 	default:
 		g.to(en, func() { en.s.join(q) })
 	}
+}
+
+// stale judges a login by the configuration of now, and answers one that it would
+// not let in. Here is where that has to be: what is done to sessions after a change
+// comes by here, too, and finds the session or is before it.
+// Preconditions: runs on the registry's reactor; the connection waits for it.
+func (q *registration) stale() bool {
+	m := q.c.login.m
+	id := m.Identity()
+	p := q.c.Resolve(&id)
+	status, why := m.Holds(&p)
+	if status == pdu.LoginSuccess {
+		return false
+	}
+	q.answer(status, why)
+	return true
 }
 
 // enter makes the entry, or first ends the session it replaces (RFC 7143 §6.3.5).
@@ -119,6 +136,7 @@ func (g *registry) enter(q *registration) {
 	switch {
 	case g.e.down.Load() || q.s.node != nil && q.s.node.removed.Load(), g.e.inventory.Load().portalGroup(q.key.portalTag) == nil:
 		q.answer(pdu.LoginTargetRemoved, "target is being removed")
+	case q.stale():
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID && q.s.user != old.s.user && g.proven(old.s):
 		g.to(old, old.s.prove)
 		q.answer(pdu.LoginForbidden, "not who began the session it would replace")

@@ -203,7 +203,7 @@ func (in *initiator) unsettled() {
 			return // for certain
 		}
 	}
-	if (in.login.proof.list != nil || in.any(in.denies)) && in.login.requests > 0 && in.excused != "login refused" {
+	if (in.login.proof.list != nil || in.mayBeDenied()) && in.login.requests > 0 && in.excused != "login refused" {
 		p.most++
 		p.passed = false
 		p.sure, p.from, p.until = 0, 0, s.clk.T.Add(s.wait(p.most))

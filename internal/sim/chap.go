@@ -59,6 +59,7 @@ const (
 // and sent, whatever it meant by it.
 type proof struct {
 	since, until int      // the configurations of run.auth that may judge it; until 0 is open
+	last         int      // the first of those that may judge it once more, at its end
 	list         []string // of AuthMethod; nil: it begins with operational negotiation
 	fault        fault
 	algorithms   []string
@@ -291,6 +292,31 @@ func (in *initiator) loginUser() string {
 	return ""
 }
 
+// mayBeDenied tells whether a configuration may have refused the login: one of those that
+// may judge it, or at its end one since.
+func (in *initiator) mayBeDenied() bool {
+	return in.any(in.denies) || in.login.last && slices.ContainsFunc(in.s.auth.history[in.login.proof.last:], func(c authConfig) bool { return !in.holds(&c) })
+}
+
+// holds tells whether c lets a login pass that has come to its end.
+func (in *initiator) holds(c *authConfig) bool {
+	p, ask := &in.login.proof, c.policy(in.login.discovery)
+	if p.method != "CHAP" || c.withdrawn || c.secrets == nil || ask.Group == 0 || ask.Disable {
+		return !ask.Require
+	}
+	x := c.user(p.user, in.name)
+	return x != nil && (p.mutual || !ask.Mutual) && bytes.Equal(p.response, chapHash(p.algorithm, p.id, []byte(x.Secret), p.challenge))
+}
+
+// held judges that a login was let in: a configuration that was in force when its
+// last request was sent, or since, lets it.
+func (in *initiator) held() {
+	p := &in.login.proof
+	if !slices.ContainsFunc(in.s.auth.history[p.last:], func(c authConfig) bool { return in.holds(&c) }) {
+		in.bad("authentication", "let in by method %q as user %q, by what held when the login began", p.method, p.user)
+	}
+}
+
 // any tells whether one of the configurations that may judge the login is so.
 func (in *initiator) any(is func(c *authConfig) bool) bool {
 	a, p := &in.s.auth, &in.login.proof
@@ -398,7 +424,7 @@ func (in *initiator) refusedProof(st pdu.LoginStatus) bool {
 		return false
 	}
 	stranger := in.joins && in.loginUser() != in.user
-	if !stranger && !in.any(in.denies) {
+	if !stranger && !in.mayBeDenied() {
 		in.bad("authentication", "user %q has proven who it is by method %q, and is refused", in.login.proof.user, in.login.proof.method)
 	}
 	in.denied()

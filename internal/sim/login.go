@@ -44,6 +44,8 @@ type login struct {
 
 	sentSince, sentUntil int        // the redirections that it may have met, by place
 	sent                 clock.Time // the last request
+	last                 bool       // it may be the last of the login
+	sentLast             int        // the first of the redirections that it may meet
 }
 
 // dial opens a connection and begins a login.
@@ -230,6 +232,7 @@ func (in *initiator) sendLogin() {
 	if l.stage == pdu.StageSecurity || l.offered[pdu.KeyMaxBurst] || l.discovery || in.joins {
 		fl |= pdu.FlagTransit | next
 	}
+	l.last, l.sentLast, l.proof.last = fl&pdu.FlagTransit != 0 && next == pdu.StageFullFeature, max(len(in.s.redirected)-1, 0), len(in.s.auth.history)-1
 	b.SetFlags(fl)
 	copy(b.ISID(), in.isid[:])
 	b.SetITT(l.itt)
@@ -470,6 +473,7 @@ func (in *initiator) fullFeature(b pdu.BHS) {
 		in.enterRDMA()
 	}
 	in.proved()
+	in.held()
 	if !in.mayBeSent(false) {
 		in.bad("redirection", "let in by a portal that sends logins away")
 	}

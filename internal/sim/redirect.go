@@ -49,12 +49,14 @@ func (in *initiator) mayBeSent(to bool) bool {
 	if in.portal != 0 || l.discovery {
 		return !to
 	}
-	for i := l.sentSince; i < l.sentUntil; i++ {
-		if s.redirected[i] == to {
-			return true
-		}
+	began, ended := slices.Contains(s.redirected[l.sentSince:l.sentUntil], to), slices.Contains(s.redirected[l.sentLast:], to)
+	switch {
+	case !l.last: // it is judged at its beginning, and once more at its end
+		return began
+	case to:
+		return began || ended
 	}
-	return false
+	return began && ended
 }
 
 // sentAway takes a redirection.

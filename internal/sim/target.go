@@ -479,8 +479,7 @@ func (s *run) die(power bool) {
 		in.penance = penance{}
 		in.excuse("the target died")
 		for _, c := range slices.Clone(in.conns) {
-			if c.link != nil && slices.Contains(in.conns, c) { // it may have gone with another
-				in.conn = c
+			if in.conn = c; c.link != nil {
 				c.link.receive()
 			}
 		}

@@ -74,8 +74,8 @@ type Policy struct {
 	RequireAuth bool
 }
 
-// Resolver answers for the targets behind a portal. It is called once a login,
-// before authentication: it must change nothing.
+// Resolver answers for the targets behind a portal. A Machine calls it once,
+// before authentication: it must change nothing. See Machine.Holds.
 type Resolver interface {
 	Resolve(id *Identity) Policy
 }

@@ -16,6 +16,7 @@ type auth struct {
 	id        byte // CHAP_I
 	challenge [ChallengeLen]byte
 	user      string // who has authenticated
+	secret    []byte // and by what
 	mutual    bool
 }
 
@@ -129,7 +130,7 @@ func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) 
 		if policy.Mutual {
 			return m.why(pdu.LoginAuthFailed, "mutual CHAP is required")
 		}
-		a.step, a.user = authPassed, user
+		a.step, a.user, a.secret = authPassed, user, cred.Secret
 		return pdu.LoginSuccess
 	}
 	id, ok := pdu.ParseNumber(v[kCHAPI])
@@ -147,13 +148,41 @@ func (m *Machine) verify(v *[kCHAPR + 1][]byte, mutual bool, w *pdu.TextWriter) 
 		// RFC 7143 §9.2.1: the secrets of the two directions must differ.
 		return m.why(pdu.LoginAuthFailed, "same secret in both directions")
 	}
-	a.step, a.user, a.mutual = authPassed, user, true
+	a.step, a.user, a.secret, a.mutual = authPassed, user, cred.Secret, true
 	if plant.On(plant.WrongProof) {
 		cred.MutualSecret = cred.Secret
 	}
 	w.Add(pdu.KeyCHAPN, cred.MutualUser)
 	w.Add(pdu.KeyCHAPR, encodeHex(a.alg.response(byte(id), cred.MutualSecret, challenge)))
 	return pdu.LoginSuccess
+}
+
+// Holds judges a finished login by the policy of now: what it began with may have
+// been replaced since, a secret that leaked say, and whoever keeps a login half
+// open must gain nothing by it. A refusal goes by p, its Redirect included.
+// Preconditions: Step returned Done.
+func (m *Machine) Holds(p *Policy) (status pdu.LoginStatus, why string) {
+	a := &m.auth
+	switch {
+	case p.Status != pdu.LoginSuccess:
+		status, why = p.Status, "refused by the policy of now"
+	case p.RequireAuth && a.step != authPassed:
+		status, why = pdu.LoginAuthFailed, "authentication is required by now"
+	case p.CHAP == nil && p.RequireAuth:
+		status, why = pdu.LoginAuthFailed, "the secrets are gone"
+	case p.CHAP == nil || a.step != authPassed: // nothing is asked of it
+	case p.CHAP.Mutual && !a.mutual:
+		status, why = pdu.LoginAuthFailed, "mutual CHAP is required by now"
+	default:
+		cred, known := p.CHAP.Store.Credentials(a.user, m.id.InitiatorName)
+		if !known || subtle.ConstantTimeCompare(cred.Secret, a.secret) != 1 {
+			status, why = pdu.LoginAuthFailed, "the secret is another by now"
+		}
+	}
+	if status != pdu.LoginSuccess {
+		m.policy = *p
+	}
+	return status, why
 }
 
 // chooseAlgorithm picks of the initiator's list the one we like best; 0 is none.

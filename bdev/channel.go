@@ -141,9 +141,12 @@ func (c *channel) submitSlow(io *IO) Status {
 	c.b.qos.refill(c.r.Now())
 	if io.Op > Write || c.queued[io.Op] == 0 && c.admit(io) {
 		s := c.forward(io)
-		if s == Pending {
+		switch s {
+		case Pending:
 			c.counters.live++
 			c.r.NeedFlush(&c.counters.node)
+		case NoMem: // it comes again, and is charged then
+			c.b.qos.giveBack(io, c.bytes(io))
 		}
 		return s
 	}
@@ -159,8 +162,10 @@ func (c *channel) admit(io *IO) bool {
 	if c.b.state.Load()&stateQoS == 0 {
 		return true
 	}
-	return c.b.qos.admit(io, int64(io.Blocks)*int64(c.blockSize))
+	return c.b.qos.admit(io, c.bytes(io))
 }
+
+func (c *channel) bytes(io *IO) int64 { return int64(io.Blocks) * int64(c.blockSize) }
 
 // wake arms the timer for the next timeslice. The channels take their turns
 // spread over the slice, the one after the last that got tokens first: if all
@@ -244,7 +249,11 @@ func (c *channel) end(io *IO, s Status) {
 // Abort implements Channel. An I/O that waits for QoS ends in the next turn;
 // others are the module's business.
 func (c *channel) Abort(io *IO) {
-	if c.waiting.remove(io) || c.ready.remove(io) {
+	admitted := c.ready.remove(io)
+	if admitted {
+		c.b.qos.giveBack(io, c.bytes(io))
+	}
+	if admitted || c.waiting.remove(io) {
 		c.queued[io.Op]--
 		c.aborted.push(io)
 		c.r.Arm(&c.timer, c.r.Now().Add(1))

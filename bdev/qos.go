@@ -122,6 +122,20 @@ func (q *qos) admit(io *IO, bytes int64) bool {
 	return true
 }
 
+// giveBack returns the tokens of an I/O that was admitted and not begun.
+func (q *qos) giveBack(io *IO, bytes int64) {
+	if io.Op > Write {
+		return
+	}
+	own := &q.rBytes
+	if io.Op == Write {
+		own = &q.wBytes
+	}
+	q.rwIOs.take(-1)
+	q.rwBytes.take(-bytes)
+	own.take(-bytes)
+}
+
 // SetLimits sets the QoS limits, live; the zero Limits lifts them. I/O that
 // waits is let go within a timeslice.
 func (b *Bdev) SetLimits(l Limits) {

@@ -307,3 +307,47 @@ func TestRangeWraps(t *testing.T) {
 		}
 	}
 }
+
+// TestQoSNotBegun: what the module refused for want of memory, or was aborted
+// before it took it, has used nothing of the limit.
+func TestQoSNotBegun(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	inj, err := errinj.New(nullDevice(g, 1024))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bdev.New("EE0", bdev.UUID{}, inj)
+	b.SetLimits(bdev.Limits{RWIOsPerSec: 1000, RWMBPerSec: 1, RMBPerSec: 1, WMBPerSec: 1})
+	ch, buf := g.Open(b, 0), g.Buffer(512)
+	refuse := func(op bdev.Op, n uint32) {
+		if err := inj.Inject(errinj.Injection{Op: op, Type: errinj.OutOfMemory, Num: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, op := range []bdev.Op{bdev.Read, bdev.Write} {
+		refuse(op, 5)
+		c := bdevtest.NewCall(op, 0, 1, buf, 0)
+		for k := range 5 {
+			if s := c.Start(ch); s != bdev.NoMem {
+				t.Fatalf("%v %d: %v", op, k, s)
+			}
+		}
+		if s := c.Start(ch); s != bdev.OK {
+			t.Errorf("%v: %v after it was refused", op, s)
+		}
+		g.Advance(5 * time.Millisecond)
+	}
+	// The first has the slice's token, the second waits for the next one's and is
+	// refused then, and aborted.
+	g.MustDo(ch, bdev.Read, 0, 1, buf, 0)
+	second, third := bdevtest.NewCall(bdev.Read, 0, 1, buf, 0), bdevtest.NewCall(bdev.Read, 0, 1, buf, 0)
+	refuse(bdev.Read, 1)
+	second.Start(ch)
+	g.Until("refusal", func() bool { return inj.Left(bdev.Read) == 0 })
+	ch.Abort(&second.IO)
+	g.Turn()
+	if s := third.Start(ch); s != bdev.OK || second.Final != bdev.Aborted {
+		t.Errorf("after the abort: %v, %v", s, second.Final)
+	}
+	g.Until("third", third.Done)
+}

@@ -20,7 +20,7 @@ func (c *Control) Bdevs() []*Bdev {
 	return slices.Clone(c.bdevs)
 }
 
-// Bdev finds a bdev by its name, an alias or its UUID.
+// Bdev finds a bdev by its name, an alias or its UUID; no two answer to the same.
 func (c *Control) Bdev(name string) (*Bdev, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -214,14 +214,9 @@ func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 	build func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error)) (string, error) {
 	c.change.Lock()
 	defer c.change.Unlock()
-	name, on, err := c.plan(name, auto, id, base)
+	name, id, on, err := c.plan(name, auto, id, base)
 	if err != nil {
 		return "", err
-	}
-	if id.IsZero() {
-		// The identity follows the name, so that initiators find the same disk
-		// again after a restart, saved configuration or not.
-		id = bdev.NameUUID(name)
 	}
 	var under *bdev.Bdev
 	if on != nil {
@@ -249,37 +244,51 @@ func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 	return name, nil
 }
 
-// plan names a new bdev and finds its base.
-func (c *Control) plan(name, auto string, id bdev.UUID, base string) (string, *Bdev, error) {
+// plan names a new bdev, gives it its identity and finds its base.
+func (c *Control) plan(name, auto string, id bdev.UUID, base string) (string, bdev.UUID, *Bdev, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if name == "" && auto != "" {
-		// The number of an automatic name only grows, taken or not.
-		name = fmt.Sprintf("%s%d", auto, c.serial[auto])
-		c.serial[auto]++
+		name = c.automatic(auto)
 	}
 	if name == "" || len(name) > MaxNameLen {
-		return "", nil, refuse(syscall.EINVAL, "a bdev needs a name of 1 to %d bytes", MaxNameLen)
+		return "", id, nil, refuse(syscall.EINVAL, "a bdev needs a name of 1 to %d bytes", MaxNameLen)
 	}
-	for _, b := range c.bdevs {
-		if b.Name() == name || slices.Contains(b.Aliases(), name) {
-			return "", nil, refuse(syscall.EEXIST, "bdev %q exists", name)
-		}
-		if !id.IsZero() && b.UUID() == id {
-			return "", nil, refuse(syscall.EEXIST, "bdev %q has the UUID %s", b.Name(), id)
-		}
+	if b, err := c.find(name); err == nil {
+		return "", id, nil, refuse(syscall.EEXIST, "bdev %q exists", b.Name())
+	}
+	if id.IsZero() {
+		// The identity follows the name, so that initiators find the same disk
+		// again after a restart, saved configuration or not.
+		id = bdev.NameUUID(name)
+	}
+	// Initiators take two LUNs of one identity for two paths to one disk.
+	if b, err := c.find(id.String()); err == nil {
+		return "", id, nil, refuse(syscall.EEXIST, "bdev %q has the UUID %s; give another as uuid", b.Name(), id)
 	}
 	if base == "" {
-		return name, nil, nil
+		return name, id, nil, nil
 	}
 	on, err := c.find(base)
 	if err != nil {
-		return "", nil, err
+		return "", id, nil, err
 	}
 	if depth(on) >= bdev.MaxStack-reservedFrames {
-		return "", nil, refuse(syscall.EINVAL, "%q is %d bdevs deep; no more fit on it", base, depth(on))
+		return "", id, nil, refuse(syscall.EINVAL, "%q is %d bdevs deep; no more fit on it", base, depth(on))
 	}
-	return name, on, nil
+	return name, id, on, nil
+}
+
+// automatic is the next name of a series that nobody has. Numbers only grow; those
+// that a loaded configuration brought are passed over. Preconditions: mu is held.
+func (c *Control) automatic(series string) string {
+	for {
+		name := fmt.Sprintf("%s%d", series, c.serial[series])
+		c.serial[series]++
+		if _, err := c.find(name); err != nil {
+			return name
+		}
+	}
 }
 
 // reservedFrames are the frames of an I/O that a bdev with nothing below it

@@ -515,3 +515,50 @@ func TestLog(t *testing.T) {
 		t.Errorf("got %s", b.String())
 	}
 }
+
+// TestIdentities: no bdev has what another answers to as name or UUID, given or
+// derived: two LUNs of one identity are two paths to one disk for an initiator.
+func TestIdentities(t *testing.T) {
+	geometry := control.Geometry{BlockSize: 512, NumBlocks: 8}
+	for _, tt := range []struct {
+		name          string
+		first, second control.NullSpec
+		want          error
+	}{
+		{"another's UUID is what the name gives", control.NullSpec{Name: "A", UUID: bdev.NameUUID("B")}, control.NullSpec{Name: "B"}, syscall.EEXIST},
+		{"the same with a UUID of its own", control.NullSpec{Name: "A", UUID: bdev.NameUUID("B")}, control.NullSpec{Name: "B", UUID: bdev.NameUUID("C")}, nil},
+		{"another's UUID as name", control.NullSpec{Name: "A"}, control.NullSpec{Name: bdev.NameUUID("A").String()}, syscall.EEXIST},
+		{"another's name as UUID", control.NullSpec{Name: bdev.NameUUID("C").String()}, control.NullSpec{Name: "B", UUID: bdev.NameUUID("C")}, syscall.EEXIST},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _ := controltest.New()
+			tt.first.Geometry, tt.second.Geometry = geometry, geometry
+			if _, err := c.CreateNull(tt.first); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.CreateNull(tt.second); !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestAutomaticNames: names that a loaded configuration brought are passed over.
+func TestAutomaticNames(t *testing.T) {
+	c, _ := controltest.New()
+	spec := control.MallocSpec{Geometry: control.Geometry{BlockSize: 512, NumBlocks: 8}, NUMA: -1}
+	for k, want := range []string{"Malloc1", "Malloc0", "Malloc2", "Malloc3"} {
+		if spec.Name = ""; k == 0 {
+			spec.Name = want
+		}
+		if name, err := c.CreateMalloc(spec); err != nil || name != want {
+			t.Errorf("%q, %v; want %q", name, err, want)
+		}
+	}
+	if err := c.DeleteBdev("Malloc3", ""); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := c.CreateMalloc(spec); err != nil || name != "Malloc4" {
+		t.Errorf("%q, %v: a number came back", name, err)
+	}
+}

@@ -38,7 +38,6 @@ type record struct {
 	maxBurst        uint32
 	baseSN, baseOff uint32
 	ackedSN         uint32 // DataACK: the initiator has what comes before
-	snackTag        uint32
 	resent          uint64 // bytes sent again
 	answers         uint32 // responses and R2Ts sent again
 

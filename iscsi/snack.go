@@ -16,7 +16,8 @@ type snack struct {
 	task      *Task // nil for a Status SNACK
 	gen       uint32
 	from, end uint32
-	renewed   bool // R-Data: its data has been cut anew
+	tag       uint32 // R-Data: for the response
+	renewed   bool   // R-Data: its data has been cut anew
 }
 
 // snackRequest takes a SNACK Request (RFC 7143 §11.16). What was never sent, or
@@ -210,12 +211,11 @@ func (c *Connection) snackRenew(b pdu.BHS) uint8 {
 		return pdu.RejectInvalidField
 	}
 	k := t.record()
-	k.snackTag = b.TTT()
 	n := t.reply.Data.Len
 	if k.ackedSN != 0 {
 		n -= min(n, k.offset(k.ackedSN))
 	}
-	return c.again(t, k, uint64(n), snack{kind: pdu.SNACKRData})
+	return c.again(t, k, uint64(n), snack{kind: pdu.SNACKRData, tag: b.TTT()})
 }
 
 // serveSNACKs sends again what is asked for, as far as there are Outs. One that
@@ -244,7 +244,7 @@ func (c *Connection) serveAsked() {
 			if t.state == taskResponding {
 				return
 			}
-			a.from, a.end = t.record().renew(t, c.sendLimit())
+			a.from, a.end = t.record().renew(t, c.sendLimit(), a.tag)
 			a.renewed = true
 			continue
 		} else if k := t.record(); a.kind == pdu.SNACKData && (pdu.SNLess(a.from, k.baseSN) || !pdu.SNLess(a.from, t.sentPDUs(k))) {
@@ -359,7 +359,7 @@ func (c *Connection) dataAgain(t *Task, k *record, a *snack) {
 
 // renew cuts the data that is not acknowledged anew and makes the status a SCSI
 // Response of its own. It returns the numbers of the PDUs, the response's last.
-func (k *record) renew(t *Task, segment uint32) (from, end uint32) {
+func (k *record) renew(t *Task, segment, tag uint32) (from, end uint32) {
 	p := &t.reply
 	k.baseOff = min(k.offset(k.ackedSN), p.Data.Len)
 	k.baseSN, k.segment, k.apart = k.ackedSN, segment, true
@@ -367,7 +367,7 @@ func (k *record) renew(t *Task, segment uint32) (from, end uint32) {
 	sn := p.Out.BHS.StatSN()
 	p.SCSIResponse(last)
 	p.Out.BHS.SetStatSN(sn)
-	p.Out.BHS.SetTTT(k.snackTag) // RFC 7143 §11.4.4: the SNACK tag is where TTTs are
+	p.Out.BHS.SetTTT(tag) // RFC 7143 §11.4.4: the SNACK tag is where TTTs are
 	return k.baseSN, last + 1
 }
 

@@ -282,3 +282,26 @@ func TestSNACKBehindTheEnd(t *testing.T) {
 	attention(t, next, atPowerOn)
 	alive(t, next)
 }
+
+// R-Data SNACKs that wait for a response on its way are each answered with their own
+// tag (RFC 7143 §11.4.4).
+func TestRDataSNACKTags(t *testing.T) {
+	g, c := slow(t)
+	r := c.Command(1, pdu.FlagRead, 16<<10, iscsitest.Read10(5, 32)...)
+	c.Send(r, nil, nil)
+	unack := c.ExpStatSN
+	tags := []uint32{0x55, 0x56}
+	for _, tag := range tags {
+		snack(c, pdu.SNACKRData, r.ITT(), tag, 0, 0, unack)
+	}
+	g.Settle()
+	collect(c, 32)
+	for _, tag := range tags {
+		for range 32 {
+			c.Expect(pdu.DataIn)
+		}
+		if p := c.Expect(pdu.SCSIResponse); p.BHS.TTT() != tag || p.BHS.StatSN() != unack {
+			t.Errorf("response: % x, want tag %#x", p.BHS, tag)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"spindle/internal/plant"
 	"spindle/iscsi"
@@ -18,19 +19,24 @@ var (
 	errTooMany    = errors.New("too many connections")
 )
 
+// rejectLogEvery is how often rejections are logged: anybody can ask.
+const rejectLogEvery = time.Second
+
 // request takes a connection request: it finds the device, chooses a reactor
 // and makes the queue pair. The reactor readies the rest and asks to accept.
 func (m *manager) request(ev *verbs.Event) {
 	c, err := m.makeConn(ev)
-	o := m.owners[ev.Listener.Key()].listener
+	o := m.ownerOf(ev.Listener).listener
 	if err == nil {
 		o.why.Store(nil)
 		c.signal(sigAdmit)
 		return
 	}
-	m.t.Stats.Rejected.Add(1)
 	_, peer := ev.ID.Addrs()
-	m.t.log.Warn("iSER connection rejected", "peer", peer, "why", err)
+	if n := m.t.Stats.Rejected.Add(1); m.now >= m.complain {
+		m.t.log.Warn("iSER connection rejected", "peer", peer, "why", err, "times", n-m.rejected)
+		m.rejected, m.complain = n, m.now.Add(rejectLogEvery)
+	}
 	if o != nil && (errors.Is(err, errArena) || errors.Is(err, verbs.ErrIWARP)) {
 		o.why.Store(&err)
 	}
@@ -43,7 +49,7 @@ func (m *manager) request(ev *verbs.Event) {
 }
 
 func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
-	l := m.owners[ev.Listener.Key()].listener
+	l := m.ownerOf(ev.Listener).listener
 	switch {
 	case l == nil || l.closed || m.stopping != nil:
 		return nil, errNoListener
@@ -52,16 +58,12 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 	case ev.Param.InitiatorDepth == 0:
 		return nil, errNoReads
 	}
-	v, err := ev.ID.Device()
+	d, err := m.deviceOf(ev.ID)
 	if err != nil {
 		return nil, err
 	}
-	d := m.find(v)
 	if d == nil {
-		m.scan()
-		if d = m.find(v); d == nil {
-			return nil, verbs.ErrNoDevice
-		}
+		return nil, verbs.ErrNoDevice
 	}
 	if err := d.prepare(); err != nil {
 		return nil, err
@@ -91,7 +93,7 @@ func (m *manager) makeConn(ev *verbs.Event) (*Conn, error) {
 	}
 	c := newConn(m.t, s, l, d, q, ev)
 	c.promised = cfg.MaxSend + cfg.MaxRecv
-	c.setQP(qp)
+	c.setQP(qp, &cfg)
 	d.conns = append(d.conns, c)
 	m.conns++
 	m.name(ev.ID, owner{conn: c})

@@ -85,6 +85,7 @@ type Conn struct {
 
 	slot        uint32
 	gen         uint16
+	placed      bool // Start gave it its slot
 	started     bool // Start succeeded: Closed is owed
 	accepted    bool // the control thread has accepted
 	established bool
@@ -141,8 +142,12 @@ func wantsInvalidate(private []byte) bool {
 	return len(private) > 0 && private[0]&pdu.ISERNoZBVA != 0 && private[0]&pdu.ISERNoInvalidate == 0
 }
 
-func (c *Conn) setQP(qp verbs.QP) {
+// setQP gives the connection its queue pair. A device may grant longer queues than
+// it was asked for: the completion queue has no room for what more they hold, nor
+// a WRID for its index.
+func (c *Conn) setQP(qp verbs.QP, asked *verbs.QPConfig) {
 	c.qp, c.qph, c.caps = qp, qp.Handle(), qp.Caps()
+	c.caps.MaxSend, c.caps.MaxRecv = min(c.caps.MaxSend, asked.MaxSend), min(c.caps.MaxRecv, asked.MaxRecv)
 }
 
 // signal tells the connection something, from any thread.
@@ -247,10 +252,15 @@ func (c *Conn) Traits() iscsi.Traits {
 func (c *Conn) Addrs() (local, peer netip.AddrPort) { return c.local, c.peer }
 
 // Start implements iscsi.Conn. The login's receive is posted before the request
-// is accepted: the peer may send at once.
+// is accepted: the peer may send at once. The engine may have kept the connection
+// waiting, for its configuration say: one that ended meanwhile is not started.
 func (c *Conn) Start(h iscsi.Handler, seq *iscsi.Sequence) error {
+	if c.step != stepOpen {
+		return c.why
+	}
 	c.h, c.seq = h, seq
 	c.slot, c.gen = c.s.addConn(c)
+	c.placed = true
 	c.tx.open()
 	if !c.s.open() || !c.rx.open() {
 		c.end(errNoMemory)
@@ -353,6 +363,8 @@ func (c *Conn) advance() {
 	switch c.step {
 	case stepClosing:
 		c.step, c.connected = stepDisconnect, c.accepted || c.established
+		// Of a failed queue pair receives that come later may not flush by themselves.
+		c.s.post()
 		c.ask(c.doDisconnect)
 	case stepDisconnect:
 		c.step = stepDrain
@@ -384,7 +396,9 @@ func (c *Conn) finish() {
 	}
 	c.step = stepDead
 	c.r.Disarm(&c.timer)
-	c.s.dropConn(c)
+	if c.placed {
+		c.s.dropConn(c)
+	}
 	c.rx.drop()
 	c.tx.drop()
 	c.r.AddLoad(-1)

@@ -55,11 +55,13 @@ type registration struct {
 
 // queue is a completion queue of a device on a reactor.
 type queue struct {
-	d    *device
-	s    *shard
-	cq   verbs.CQ
-	ch   verbs.CompChannel
-	free int // entries not promised to a queue pair; the control thread's
+	d  *device
+	s  *shard
+	cq verbs.CQ
+	ch verbs.CompChannel
+	// The control thread's.
+	free int  // entries not promised to a queue pair
+	bad  bool // it failed: nothing more comes out of it
 
 	watch *watch // the reactor's
 }
@@ -94,11 +96,20 @@ func (m *manager) find(v verbs.Device) *device {
 		return nil
 	}
 	for _, d := range m.devices {
-		if d.v.Info().Index == v.Info().Index {
+		if same(d.v, v) {
 			return d
 		}
 	}
 	return nil
+}
+
+// same tells whether two values are of one device. Libraries before rdma-core 33
+// give it no number.
+func same(a, b verbs.Device) bool {
+	if i := a.Info().Index; i != 0 {
+		return i == b.Info().Index
+	}
+	return a == b
 }
 
 // conn is the connection of a queue pair.
@@ -207,7 +218,7 @@ func (d *device) sweep() {
 // queueFor finds a completion queue of s with n entries to promise, or makes one.
 func (d *device) queueFor(s *shard, n int) (*queue, error) {
 	for _, q := range d.queues[s.r.ID] {
-		if q.free >= n {
+		if q.free >= n && !q.bad {
 			q.free -= n
 			return q, nil
 		}
@@ -230,6 +241,21 @@ func (d *device) queueFor(s *shard, n int) (*queue, error) {
 	d.queues[s.r.ID] = append(d.queues[s.r.ID], q)
 	s.r.Post(&reactor.Msg{Run: func(*reactor.Reactor) { s.addQueue(q) }})
 	return q, nil
+}
+
+// failQueue ends the connections of a completion queue that failed. It is given
+// back with the device: no connection gets it any more.
+func (d *device) failQueue(h verbs.CQHandle) {
+	for _, list := range d.queues {
+		for _, q := range list {
+			q.bad = q.bad || q.cq.Handle() == h
+		}
+	}
+	for _, c := range d.conns {
+		if c.q.bad {
+			c.signal(sigFatal)
+		}
+	}
 }
 
 // ready takes the announcements; the turn's poll takes what they announce.

@@ -11,6 +11,7 @@ import (
 	"spindle/iscsi"
 	"spindle/iscsi/iscsitest"
 	"spindle/iscsi/pdu"
+	"spindle/iser"
 	"spindle/iser/isertest"
 	"spindle/verbs"
 	"spindle/verbs/memverbs"
@@ -148,6 +149,55 @@ func TestQueues(t *testing.T) {
 	if n := g.Node.Live().CQs; n != 4 {
 		t.Fatalf("%d completion queues: their room does not come back", n)
 	}
+}
+
+// TestGrantedSends: a device whose queue pairs hold more requests than was asked for
+// gets no more of them: the completion queue has no room for theirs.
+func TestGrantedSends(t *testing.T) {
+	const entries = 2 * (512 + iscsi.MaxQueueDepth + iser.ReserveReceives) // of two connections
+	g := isertest.New(t, isertest.Options{Device: verbs.DeviceInfo{MaxCQE: entries}, ISER: iser.WithMaxMessage(iser.Options{}, 512)})
+	g.Node.Extra = 4096
+	other := g.Dial().Login()
+	ready(t, other, 1)
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	for range 100 {
+		c.StartRead(1, 0, 64)
+	}
+	g.Until("a full send queue", func() bool { return g.ISER.Stats.SendWaits.Load() > 0 })
+	c.Disconnect() // everything flushes at once
+	g.Wait("end of the connection", 10*time.Second, func() bool { return len(links(g)) == 1 })
+	alive(t, other)
+	if n := g.Node.Live().CQs; n != 1 {
+		t.Errorf("%d completion queues, want one for both", n)
+	}
+}
+
+// TestGrantedReceives: nor does it get more receives than have numbers.
+func TestGrantedReceives(t *testing.T) {
+	o := iscsi.Defaults()
+	o.FirstBurstLength = 262144
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Engine: &o}, ISER: iser.Options{Unsolicited: true}})
+	g.Node.Extra = 4096
+	c := g.Dial()
+	if s := c.LoginStatus("InitiatorName="+iscsitest.Initiator, "TargetName="+iscsitest.Node, "SessionType=Normal", "RDMAExtensions=Yes",
+		"InitialR2T=No", "FirstBurstLength=262144"); s != uint16(pdu.LoginOutOfResources) {
+		t.Errorf("login status %04x with more receives than can be told apart", s)
+	}
+}
+
+// TestFailedQueue: a completion queue that failed ends its connections, and the next
+// ones get another.
+func TestFailedQueue(t *testing.T) {
+	g := isertest.New(t, isertest.Options{})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	g.Node.BreakQueues()
+	c.ExpectClosed()
+	g.Wait("end of the connection", 10*time.Second, func() bool { return len(links(g)) == 0 })
+	c = g.Dial().Login()
+	ready(t, c, 1)
+	alive(t, c)
 }
 
 // TestFaults runs mixed reads and writes over a fabric that does everything it

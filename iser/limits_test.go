@@ -1,7 +1,9 @@
 package iser_test
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +141,142 @@ func TestZombie(t *testing.T) {
 		job()
 	}
 	g.Wait("end of the connection", time.Second, func() bool { return len(links(g)) == 0 })
+}
+
+// TestRequestFlood: requests for connections that come all the time, one a step, do
+// not keep a portal that waits from being tried again, nor any number of them at
+// once keep what else the control thread has to do waiting.
+func TestRequestFlood(t *testing.T) {
+	s := &slow{}
+	g := isertest.New(t, isertest.Options{ISER: iser.Options{Offload: s}})
+	if err := g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: addr("127.0.1.1:3260"), ISER: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	g.Node.AddDevice("rxe1", addr("127.0.1.1:1").Addr())
+	waits := func() string { return g.Engine.PortalGroups()[1].Portals[0].ISERWait }
+	if waits() == "" {
+		t.Fatal("the portal does not wait")
+	}
+	for end := g.Clock.T.Add(5 * time.Second); waits() != "" && g.Clock.T < end; {
+		c := g.DialWith(isertest.Dial{NoReads: true}) // is rejected
+		c.Vanish()
+		g.World.Advance(200 * time.Millisecond)
+	}
+	if w := waits(); w != "" {
+		t.Errorf("the portal waits after 5 s: %s", w)
+	}
+
+	s.held = true
+	var conns []*isertest.Conn
+	for range 50 {
+		conns = append(conns, g.Ask(isertest.Dial{}))
+	}
+	before := g.Node.Live().QPs
+	g.Until("a step", func() bool { return len(s.jobs) > 0 })
+	g.World.Advance(time.Millisecond)
+	g.Turn()
+	s.jobs[0]()
+	if n := g.Node.Live().QPs - before; n == 0 || n >= 50 {
+		t.Errorf("%d of 50 requests were taken in one step", n)
+	}
+	s.held = false
+	for _, c := range conns {
+		g.Until("connection", func() bool { c.TryRecv(); return c.Up })
+	}
+}
+
+// TestRejectionsAreLoggedOnce: what anybody can have us log is logged once a second,
+// with how often it was.
+func TestRejectionsAreLoggedOnce(t *testing.T) {
+	var out bytes.Buffer
+	g := isertest.New(t, isertest.Options{ISER: iser.Options{Log: slog.New(slog.NewTextHandler(&out, nil))}})
+	for range 5 {
+		g.DialWith(isertest.Dial{NoReads: true}).Vanish()
+	}
+	if n := strings.Count(out.String(), "connection rejected"); n != 1 {
+		t.Errorf("%d lines for 5 rejections at once", n)
+	}
+	g.World.Advance(time.Second)
+	g.DialWith(isertest.Dial{NoReads: true}).Vanish()
+	if !strings.Contains(out.String(), "times=5") {
+		t.Errorf("the log does not tell how often:\n%s", &out)
+	}
+}
+
+// changed is a provider that differs from the one in process.
+type changed struct {
+	verbs.Provider
+	hide  int                // looks at the devices that find none
+	event func(*verbs.Event) // on its way to the target
+}
+
+func (p *changed) Devices() ([]verbs.Device, error) {
+	if p.hide > 0 {
+		p.hide--
+		return nil, nil
+	}
+	return p.Provider.Devices()
+}
+
+func (p *changed) NewEventChannel() (verbs.EventChannel, error) {
+	ch, err := p.Provider.NewEventChannel()
+	return changedChannel{ch, p}, err
+}
+
+type changedChannel struct {
+	verbs.EventChannel
+	p *changed
+}
+
+func (c changedChannel) Next(ev *verbs.Event) (bool, error) {
+	ok, err := c.EventChannel.Next(ev)
+	if ok && c.p.event != nil {
+		c.p.event(ev)
+	}
+	return ok, err
+}
+
+// TestUnknownIdentifier: events of identifiers that are not known any more are
+// nobody's, and a request to a listener that is gone is rejected.
+func TestUnknownIdentifier(t *testing.T) {
+	p := &changed{}
+	g := isertest.New(t, isertest.Options{Wrap: func(in verbs.Provider) verbs.Provider { p.Provider = in; return p }})
+	p.event = func(ev *verbs.Event) { ev.Listener = nil }
+	if c := g.Dial(); c.Up {
+		t.Error("connected")
+	}
+	p.event = func(ev *verbs.Event) {
+		if ev.Type == verbs.EventEstablished {
+			ev.ID = nil
+		}
+	}
+	c := g.Dial()
+	g.Wait("end of the login", 20*time.Second, func() bool { return len(links(g)) == 0 })
+	c.ExpectClosed()
+	p.event = nil
+	ready(t, g.Dial().Login(), 1)
+}
+
+// TestDeviceOfListener: a portal bound to a device that came after the last look
+// does not keep it when it is removed, and its connections find it.
+func TestDeviceOfListener(t *testing.T) {
+	p := &changed{}
+	g := isertest.New(t, isertest.Options{Wrap: func(in verbs.Provider) verbs.Provider { p.Provider = in; return p }})
+	p.hide = 1
+	g.Node.AddDevice("rxe1", addr("127.0.1.1:1").Addr())
+	if err := g.Engine.AddPortalGroup(g, iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: addr("127.0.1.1:3260"), ISER: true}}}); err != nil {
+		t.Fatal(err)
+	}
+	p.event = func(ev *verbs.Event) { // is late
+		if ev.Type == verbs.EventDeviceRemoval {
+			ev.ID = nil
+		}
+	}
+	g.Node.RemoveDevice("rxe1")
+	g.Wait("release", 5*time.Second, func() bool { return g.Node.Removing() == 0 })
+	if w := g.Engine.PortalGroups()[1].Portals[0].ISERWait; w == "" {
+		t.Error("the portal is served without a device")
+	}
 }
 
 // TestNoMemory: a login without memory for its receives is refused, and the

@@ -3,6 +3,7 @@ package iser
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"spindle/reactor"
 	"spindle/reactor/clock"
@@ -34,7 +35,10 @@ type manager struct {
 	conns     int
 	owners    map[uint64]owner // of connection manager identifiers, by their key
 	lastKey   uint64
-	due       clock.Time // when the home reactor wants the next look around; 0 never
+	more      bool // events were left for the next step
+	now       clock.Time
+	rejected  uint64     // requests, when that was logged last
+	complain  clock.Time // when it may be logged again
 	stopping  func()
 	ev        verbs.Event
 	async     verbs.AsyncEvent
@@ -80,6 +84,7 @@ func (m *manager) kick() {
 		return
 	}
 	m.running, m.again = true, false
+	m.now = m.home.Now()
 	m.jobs, m.queue = m.queue, nil
 	m.t.opt.Offload.Go(m.step, m.home, &m.ended)
 }
@@ -107,7 +112,7 @@ func (m *manager) stepEnded(*reactor.Reactor) {
 		d.watch.arm()
 	}
 	m.schedule()
-	if m.again || len(m.queue) > 0 {
+	if m.again || m.more || len(m.queue) > 0 {
 		m.kick()
 	}
 }
@@ -118,19 +123,34 @@ func (m *manager) schedule() {
 	case m.stopping != nil:
 		m.home.Disarm(&m.timer)
 	case slices.ContainsFunc(m.listeners, func(l *listener) bool { return l.id == nil }):
-		m.home.Arm(&m.timer, m.home.Now().Add(retryEvery))
+		m.lookWithin(retryEvery)
 	case len(m.devices) > 0:
-		m.home.Arm(&m.timer, m.home.Now().Add(sweepEvery))
+		m.lookWithin(sweepEvery)
 	default:
 		m.home.Disarm(&m.timer)
 	}
 }
+
+// lookWithin has the look around come in d at the latest. Steps that follow one
+// another, which peers can have us make, do not put it off.
+func (m *manager) lookWithin(d time.Duration) {
+	at := m.home.Now().Add(d)
+	if !m.timer.Armed() || m.timer.Due() > at {
+		m.home.Arm(&m.timer, at)
+	}
+}
+
+// maxEvents bounds the events of a source that a step takes. What connections ask
+// for is done between steps: peers that ask for connections faster than they are
+// made, or refused, do not hold it up.
+const maxEvents = 32
 
 // step is one step of the control thread.
 func (m *manager) step() {
 	for _, j := range m.jobs {
 		j.do()
 	}
+	m.more = false
 	m.takeEvents()
 	m.takeAsync()
 }
@@ -179,6 +199,14 @@ func (m *manager) name(id verbs.ID, o owner) {
 	m.lastKey++
 	id.SetKey(m.lastKey)
 	m.owners[m.lastKey] = o
+}
+
+// ownerOf is whose identifier it is: nobody's when it is not known any more.
+func (m *manager) ownerOf(id verbs.ID) owner {
+	if id == nil {
+		return owner{}
+	}
+	return m.owners[id.Key()]
 }
 
 // destroy gives an identifier back. Its queue pair is closed.
@@ -230,9 +258,9 @@ func (m *manager) bind(l *listener) error {
 	if err == nil && m.t.opt.AckTimeout != 0 {
 		err = id.SetAckTimeout(m.t.opt.AckTimeout)
 	}
-	var v verbs.Device
+	var dev *device
 	if err == nil {
-		v, err = id.Device()
+		dev, err = m.deviceOf(id)
 	}
 	if err == nil {
 		err = id.Listen(listenBacklog)
@@ -241,8 +269,24 @@ func (m *manager) bind(l *listener) error {
 		m.destroy(id)
 		return err
 	}
-	l.id, l.dev = id, m.find(v)
+	l.id, l.dev = id, dev
 	return nil
+}
+
+// deviceOf is the device that an identifier is bound to, which may have come since
+// the last look; nil for a wildcard address.
+func (m *manager) deviceOf(id verbs.ID) (*device, error) {
+	v, err := id.Device()
+	if err != nil || v == nil {
+		return nil, err
+	}
+	if m.find(v) == nil {
+		m.scan()
+	}
+	if d := m.find(v); d != nil {
+		return d, nil
+	}
+	return nil, verbs.ErrNoDevice
 }
 
 // listenBacklog is how many connection requests may wait for the control thread.
@@ -270,7 +314,11 @@ var errClosed = errors.New("portal closed")
 
 // takeEvents handles what the connection manager has to say.
 func (m *manager) takeEvents() {
-	for m.ec != nil {
+	for n := 0; m.ec != nil; n++ {
+		if n == maxEvents {
+			m.more = true
+			return
+		}
 		ok, err := m.ec.Next(&m.ev)
 		if err != nil {
 			m.t.log.Error("connection manager events", "err", err)
@@ -288,7 +336,7 @@ func (m *manager) event(ev *verbs.Event) {
 		m.request(ev)
 		return
 	}
-	o := m.owners[ev.ID.Key()]
+	o := m.ownerOf(ev.ID)
 	switch {
 	case o.conn != nil:
 		m.connEvent(o.conn, ev)
@@ -330,8 +378,12 @@ var errAddrChange = errors.New("address of the RDMA device changed")
 // takeAsync handles what the devices have to say.
 func (m *manager) takeAsync() {
 	for _, d := range slices.Clone(m.devices) {
-		for !d.closed && d.v.NextAsync(&m.async) {
+		for n := 0; !d.closed && d.v.NextAsync(&m.async); n++ {
 			m.asyncEvent(d, &m.async)
+			if n == maxEvents {
+				m.more = true
+				break
+			}
 		}
 	}
 }
@@ -355,12 +407,7 @@ func (m *manager) asyncEvent(d *device, ev *verbs.AsyncEvent) {
 			c.signal(sigFatal)
 		}
 	case verbs.AsyncCQError:
-		// Its queue pairs fail; nothing more comes out of it.
-		for _, c := range d.conns {
-			if c.q.cq.Handle() == ev.CQ {
-				c.signal(sigFatal)
-			}
-		}
+		d.failQueue(ev.CQ)
 		log = m.t.log.Error
 	case verbs.AsyncLastWQE, verbs.AsyncSQDrained:
 		log = m.t.log.Debug

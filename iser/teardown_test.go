@@ -139,6 +139,43 @@ func TestTeardownAnywhere(t *testing.T) {
 	}
 }
 
+// TestEndBeforeStart: connections that end while the engine keeps them waiting for
+// its configuration are given back at once, and do not come up afterwards.
+func TestEndBeforeStart(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(*isertest.Target, *isertest.Conn)
+	}{
+		{"the initiator gives up", func(_ *isertest.Target, c *isertest.Conn) { c.Vanish() }},
+		{"the device's address changes", func(g *isertest.Target, _ *isertest.Conn) { g.Node.ChangeAddress(isertest.TargetDevice) }},
+		{"the device is removed", func(g *isertest.Target, _ *isertest.Conn) {
+			g.Node.RemoveDevice(isertest.TargetDevice)
+			g.Wait("release of the device", 5*time.Second, func() bool { return g.Node.Removing() == 0 })
+			g.AddDevice()
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Held: true}})
+			c := g.Ask(isertest.Dial{})
+			g.Until("request", func() bool { return g.ISER.Stats.Accepted.Load() == 1 })
+			tc.end(g, c)
+			g.Wait("end of the connection", 5*time.Second, func() bool { return g.Node.Live().QPs == 0 })
+			g.Engine.Open(g)
+			if n := g.ISER.Stats.DrainTimeout.Load(); n != 0 {
+				t.Errorf("%d queue pairs did not drain", n)
+			}
+			g.Wait("portal", 5*time.Second, func() bool { return g.Engine.PortalGroups()[0].Portals[0].ISERWait == "" })
+			o := g.Dial().Login()
+			ready(t, o, 1)
+			alive(t, o)
+			if n := len(links(g)); n != 1 {
+				t.Errorf("%d connections", n)
+			}
+			g.Close()
+		})
+	}
+}
+
 // TestDeadPeer: NOP-In finds an initiator that is silent, and retries that run
 // out find one that is gone.
 func TestDeadPeer(t *testing.T) {

@@ -5,6 +5,10 @@ import "spindle/reactor"
 // MaxHolds bounds the holds of a unit that stand at once; further requests wait.
 const MaxHolds = 8
 
+// maxForsaken bounds the claims of a view that wait at home although their tasks were
+// aborted: behind a device that hangs, an initiator could ask and abort for ever.
+const maxForsaken = 256
+
 type holdState uint8
 
 const (
@@ -245,6 +249,7 @@ func (v *View) granted(c *claim) *Task {
 	c.task, c.call.hold, c.call.task = nil, nil, nil
 	v.spare = append(v.spare, c)
 	if t == nil {
+		v.forsaken--
 		v.giveBack(h)
 		return nil
 	}
@@ -264,6 +269,7 @@ func (v *View) disclaim(c *claim) {
 func (v *View) forsake(t *Task) {
 	c := t.claim
 	c.task, t.claim = nil, nil
+	v.forsaken++
 	v.disclaim(c)
 }
 

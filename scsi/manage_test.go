@@ -1,6 +1,7 @@
 package scsi
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -349,5 +350,45 @@ func TestQueuedBehindReset(t *testing.T) {
 	s[0].do(0, cdb("00"), nil, 0)
 	if _, keys := s[0].keys(); len(keys) != 1 || keys[0] != 1 {
 		t.Errorf("keys %x", keys)
+	}
+}
+
+// TestForsakenHolds: commands that ask for a hold while a device hangs that all holds
+// are for, and are aborted, leave a bounded number of requests behind.
+func TestForsakenHolds(t *testing.T) {
+	g, d, s := trio(t)
+	data := append(fill(0, 512), fill(2, 512)...)
+	caw := func(from *session, lba int) *request {
+		return from.issue(fmt.Sprintf("89 00 00 00 00 00 00 00 00 %02x 00 00 00 01", lba), data)
+	}
+	d.stuck = true
+	var held [MaxHolds]*request
+	for k := range held {
+		held[k] = caw(s[1], k)
+	}
+	g.turns(5)
+	v := s[0].n.near[0].view
+	if len(v.lu.holds) != MaxHolds {
+		t.Fatalf("%d holds", len(v.lu.holds))
+	}
+	for k := range 2 * maxForsaken {
+		c := caw(s[0], 50)
+		if got := s[0].manage(FnAbortTask, 0, &c.Task); got != RespComplete || !c.Aborted() {
+			t.Fatalf("abort %d: %d, %s", k, got, c.outcome())
+		}
+	}
+	waiting := 0
+	for c := v.lu.holdWait.head; c != nil; c = c.next {
+		waiting++
+	}
+	if waiting != maxForsaken {
+		t.Errorf("%d requests are kept, want %d", waiting, maxForsaken)
+	}
+	late := caw(s[0], 50)
+	d.stuck = false
+	d.finish()
+	g.turns(8 * maxForsaken)
+	if !held[0].done || !late.done || v.forsaken != 0 || len(v.lu.holds) != 0 {
+		t.Errorf("first %v, late %v, %d forsaken, %d holds", held[0].done, late.done, v.forsaken, len(v.lu.holds))
 	}
 }

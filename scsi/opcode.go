@@ -93,6 +93,7 @@ const (
 	cmdStandby                          // works by a path in standby
 	cmdAnyPath                          // works by every path
 	cmdBusy                             // works while SANITIZE or FORMAT UNIT is at work, and after it failed
+	cmdHolds                            // asks for a hold on its range while it runs
 	cmdOrdered                          // ordered by ORDERED, though it has no range: what it does is for the WRITEs before it
 	cmdInline                           // its data is needed inside Execute only, if it does not wait there
 )

@@ -76,6 +76,10 @@ func homePersistentOut(lu *LogicalUnit, t *Task, r *round) {
 		t.Status = ReservationConflict
 		return
 	}
+	if t.op.sa != prRegisterMove && list[prFlagByte]&prSpecIPT != 0 { // REGISTER alone has it (SPC-5 §6.17.3)
+		t.badParam(prFlagByte, 3)
+		return
+	}
 	switch t.op.sa {
 	case prReserve:
 		o.reserve()

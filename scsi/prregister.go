@@ -1,6 +1,10 @@
 package scsi
 
-import "slices"
+import (
+	"slices"
+
+	"spindle/internal/plant"
+)
 
 // register is REGISTER and REGISTER AND IGNORE EXISTING KEY (SPC-5 §5.14.7):
 // for the nexus that asks, with ALL_TG_PT for its initiator port on every target
@@ -17,7 +21,7 @@ func (o *prOut) register(ignoreKey bool) {
 	ids := []NexusID{o.t.Nexus.ID}
 	if flags&prSpecIPT != 0 {
 		if o.me >= 0 {
-			o.t.badCDB(1, 4) // it registers others only with itself
+			o.t.badParam(prFlagByte, 3) // it registers others only with itself
 			return
 		}
 		var ok bool
@@ -25,11 +29,15 @@ func (o *prOut) register(ignoreKey bool) {
 			return
 		}
 	}
-	if flags&prAllTgPt != 0 {
+	if flags&prAllTgPt != 0 && !plant.On(plant.PortsForgotten) {
 		ids = o.onAllPorts(ids)
 	}
 	if o.me < 0 && o.key2 == 0 {
 		return // there is nothing to unregister
+	}
+	if flags&prSpecIPT != 0 && o.anyListed(ids) {
+		o.t.badParam(prTransportIDs, wholeByte) // SPC-5 §5.14.7: only nexuses that are not registered
+		return
 	}
 	for _, id := range ids {
 		if !o.registerOne(id, ignoreKey) {
@@ -64,9 +72,12 @@ func (o *prOut) transportIDs(ids []NexusID) ([]NexusID, bool) {
 		name, isid, n := parseTransportID(o.list[at:])
 		if n == 0 {
 			o.t.badParam(uint16(at), wholeByte)
-			return nil, false
+			return ids, plant.On(plant.ListedPartly)
 		}
 		at += n
+		if plant.On(plant.ListedForgotten) && len(ids) > 1 {
+			continue
+		}
 		id := o.t.Nexus.ID
 		id.InitiatorName, id.ISID = name, isid
 		if !slices.Contains(ids, id) {
@@ -88,6 +99,15 @@ func (o *prOut) onAllPorts(ids []NexusID) []NexusID {
 		}
 	}
 	return out
+}
+
+// anyListed tells whether one of ids is registered that the list names: another
+// initiator port than the one that asks.
+func (o *prOut) anyListed(ids []NexusID) bool {
+	me := o.t.Nexus.ID
+	return slices.ContainsFunc(ids, func(id NexusID) bool {
+		return (id.InitiatorName != me.InitiatorName || id.ISID != me.ISID) && o.next.find(id) >= 0
+	})
 }
 
 // registerOne registers one nexus, changes its key, or unregisters it. False:

@@ -193,6 +193,78 @@ func TestViewComesBack(t *testing.T) {
 	}
 }
 
+// TestOrderedInPlace: an ORDERED command keeps its place among those of its nexus that
+// wait for another's hold (SAM-5 §8.3).
+func TestOrderedInPlace(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		before, behind string // what block 8 is written by first, and then
+		attr           [2]Attr
+	}{
+		{"newer waits", "2a 00 00 00 00 05 00 00 04", "2a 00 00 00 00 08 00 00 01", [2]Attr{AttrOrdered, AttrSimple}},
+		{"older goes", "2a 00 00 00 00 05 00 00 04", "2a 00 00 00 00 08 00 00 01", [2]Attr{AttrSimple, AttrOrdered}},
+		{"both", "2a 00 00 00 00 05 00 00 04", "2a 00 00 00 00 08 00 00 01", [2]Attr{AttrOrdered, AttrOrdered}},
+	} {
+		for holder := range 2 { // on the same reactor, and on another
+			g, d, s := trio(t)
+			d.stuck = true
+			caw := s[holder].issue(caw5, append(fill(0, 512), fill(2, 512)...))
+			g.turns(5)
+			first := s[0].start(0, cdb(tc.before), fill(1, 2048), 2048, tc.attr[0])
+			second := s[0].start(0, cdb(tc.behind), fill(2, 512), 512, tc.attr[1])
+			for range 30 {
+				g.turns(3)
+				d.finish()
+			}
+			if !caw.done || !first.done || !second.done {
+				t.Fatalf("%s: %v, %v, %v", tc.name, caw.done, first.done, second.done)
+			}
+			d.stuck = false
+			if got := s[0].do(0, cdb("28 00 00 00 00 08 00 00 01"), nil, 512).data[0]; got != 2 {
+				t.Errorf("%s, holder on reactor %d: the medium has the data of write %d, want that of the second", tc.name, holder, got)
+			}
+		}
+	}
+}
+
+// TestOrderedParkedAborted: what waits for an ORDERED command goes on when that is
+// aborted, or kept out.
+func TestOrderedParkedAborted(t *testing.T) {
+	g, d, s := trio(t)
+	d.stuck = true
+	data := append(fill(0, 512), fill(2, 512)...)
+	caw := s[1].issue(caw5, data)
+	g.turns(5)
+	parked := s[0].issue(write5, fill(1, 512))
+	first := s[0].start(0, cdb("2a 00 00 00 00 32 00 00 01"), fill(1, 512), 512, AttrOrdered)
+	second := s[0].start(0, cdb("2a 00 00 00 00 32 00 00 01"), fill(2, 512), 512, AttrOrdered)
+	third := s[0].issue(read50, nil)
+	g.turns(5)
+	d.stuck = false // but what is in flight stays
+	for _, r := range []*request{parked, first, second, third} {
+		if r.done {
+			t.Fatal("a command went past the hold, or past an ORDERED one")
+		}
+	}
+	for _, r := range []*request{first, second} {
+		if got := s[0].manage(FnAbortTask, 0, &r.Task); got != RespComplete || !r.Aborted() {
+			t.Fatalf("abort: %d, %s", got, r.outcome())
+		}
+	}
+	g.turns(5)
+	if !third.done || third.outcome() != "good" {
+		t.Errorf("behind ORDERED commands that were aborted: %s", third.outcome())
+	}
+	if v := s[0].n.near[0].view; v.ordered != 0 {
+		t.Errorf("still ordered by %d", v.ordered)
+	}
+	d.finish()
+	g.turns(50)
+	if !caw.done || !parked.done {
+		t.Errorf("%v, %v", caw.done, parked.done)
+	}
+}
+
 // TestOrdered: an ORDERED command waits for older ones and newer ones wait for it.
 func TestOrdered(t *testing.T) {
 	g, d, s := trio(t)

@@ -125,8 +125,26 @@ func TestSpecIPT(t *testing.T) {
 			}
 			again := specList(8, 0, transport(b))
 			be.PutUint64(again, 7)
-			if got := a.prOut(prRegister, again); got != "05/2400" {
+			if got := a.prOut(prRegister, again); got != "05/2600" {
 				t.Errorf("by a registered nexus: %s", got)
+			}
+			for _, sa := range []uint16{prReserve, prRelease, prClear, prPreempt, prPreemptAbort} {
+				list := prOutList(7, 7, prSpecIPT)
+				cdb := []byte{opPersistentOut, byte(sa), byte(exclusiveAccess), 0, 0, 0, 0, 0, byte(len(list)), 0}
+				if got := a.do(0, cdb, list, 0).outcome(); got != "05/2600" {
+					t.Errorf("service action %d with SPEC_I_PT: %s", sa, got)
+				}
+			}
+			if got := a.prOut(prRegister, prOutList(7, 0, 0)); got != "good" {
+				t.Errorf("it leaves: %s", got)
+			}
+			// SPC-5 §5.14.7: a list names only those who are not registered.
+			d := transport("iqn.2026-01.test:d,i,0x400102030400")
+			if got := a.prOut(prRegister, specList(7, 0, d, transport(c))); got != "05/2600" {
+				t.Errorf("with one that is registered: %s", got)
+			}
+			if _, keys := a.keys(); len(keys) != 2 {
+				t.Errorf("after that, keys %x", keys)
 			}
 		})
 	}

@@ -73,3 +73,21 @@ func (q *taskQueue) remove(t *Task) {
 		q.tail = prev
 	}
 }
+
+// older tells whether a task of the queue is older than t.
+func (q *taskQueue) older(t *Task) bool {
+	for o := q.head; o != nil; o = o.parkNext {
+		if o.seq < t.seq {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *taskQueue) firstOrdered() *Task {
+	t := q.head
+	for t != nil && (t.Attr != AttrOrdered || t.flags&taskAborted != 0) {
+		t = t.parkNext
+	}
+	return t
+}

@@ -37,11 +37,14 @@ type View struct {
 	holds    []*hold
 	claims   []*claim // of tasks that wait for a hold of their own
 	spare    []*claim
+	forsaken int // claims whose task was aborted, and that home has not answered
 	parked   taskQueue
 	ready    taskQueue // go on at the next process
 	retry    taskQueue // the device had no memory, or home sent the call back
 	calling  *Task     // its call home is being made: an answer now is not told
 	rescan   bool      // parked tasks may go on
+	scanned  taskQueue // those that are being looked at
+	ordered  uint64    // seq of an ORDERED task that is parked, the oldest; 0: none
 	watches  []watch
 	watchers int
 
@@ -132,7 +135,7 @@ func (v *View) linked() {
 
 // regard says whether Execute has to look at holds.
 func (v *View) regard() {
-	v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 || v.snap.erased || v.soiling
+	v.guarded = !v.active || len(v.holds) != 0 || len(v.claims) != 0 || v.snap.erased || v.soiling || v.ordered != 0
 }
 
 // soil has home note that the unit is about to be written.
@@ -146,14 +149,20 @@ func (v *View) soil() {
 // admit lets a task at the medium past the holds of others, or parks it. A HEAD
 // OF QUEUE task is treated as a SIMPLE one, because nothing is queued that it
 // could go before but what waits for a hold, and holds keep their promise. An
-// ORDERED task waits for a hold on the whole unit (SAM-5 §8.3).
+// ORDERED task waits for older ones that are parked, and then for a hold on the whole
+// unit; newer ones wait for it (SAM-5 §8.3).
 func (v *View) admit(t *Task) bool {
-	if v.blocked(t) {
+	ordered := t.Attr == AttrOrdered && t.hold == nil && !plant.On(plant.OrderedIgnored)
+	if v.mustWait(t, ordered) {
 		v.park(t)
+		if ordered && (v.ordered == 0 || t.seq < v.ordered) {
+			v.ordered = t.seq
+			v.regard()
+		}
 		return false
 	}
 	t.flags |= taskAdmitted
-	if t.Attr == AttrOrdered && t.hold == nil && !plant.On(plant.OrderedIgnored) {
+	if ordered {
 		t.flags |= taskOrdered
 		return v.acquire(t)
 	}
@@ -167,19 +176,33 @@ func (v *View) park(t *Task) {
 	v.moved()
 }
 
-func (v *View) blocked(t *Task) bool {
-	if plant.On(plant.BrokenHold) {
+func (v *View) mustWait(t *Task, ordered bool) bool {
+	switch {
+	case plant.On(plant.BrokenHold):
 		return !v.active
+	case v.shut(t),
+		v.ordered != 0 && t.seq > v.ordered,
+		v.forsaken >= maxForsaken && (ordered || t.op.flags&cmdHolds != 0):
+		return true
+	case ordered: // its hold comes when those before it have gone
+		return v.parked.older(t)
 	}
+	return v.held(t)
+}
+
+// shut tells whether the view lets nothing like t in.
+func (v *View) shut(t *Task) bool {
 	if !v.active {
 		return true
 	}
 	if (v.snap.erased || v.soiling) && t.op.flags&cmdWrites != 0 {
 		v.soil()
-		if v.soiling {
-			return true
-		}
 	}
+	return v.soiling && t.op.flags&cmdWrites != 0
+}
+
+// held tells whether others hold or claim any of t's range.
+func (v *View) held(t *Task) bool {
 	lba, n := t.span()
 	for _, h := range v.holds {
 		if h.task != t && h.overlaps(lba, n) {
@@ -203,7 +226,37 @@ func overlap(a, n, b, m uint64) bool {
 
 // unpark takes t out of the parked queue. Who aborts all begins with the oldest,
 // which is in front.
-func (v *View) unpark(t *Task) { v.parked.remove(t) }
+func (v *View) unpark(t *Task) {
+	v.parked.remove(t)
+	if t.seq == v.ordered {
+		v.nextOrdered()
+		v.regard()
+		v.reconsider()
+	}
+}
+
+// nextOrdered has the next ORDERED task keep newer ones back.
+func (v *View) nextOrdered() {
+	t := v.scanned.firstOrdered()
+	if t == nil {
+		t = v.parked.firstOrdered()
+	}
+	if v.ordered = 0; t != nil {
+		v.ordered = t.seq
+	}
+}
+
+// scan has the parked tasks try again, in their order.
+func (v *View) scan() {
+	v.scanned = v.takeAll(&v.parked)
+	for t := v.scanned.pop(); t != nil; t = v.scanned.pop() {
+		if t.seq == v.ordered {
+			v.nextOrdered()
+		}
+		v.resume(t)
+	}
+	v.regard()
+}
 
 // reconsider has parked tasks try again.
 func (v *View) reconsider() {
@@ -261,7 +314,7 @@ func (v *View) process() {
 	}
 	if v.rescan {
 		v.rescan = false
-		v.continueAll(v.takeAll(&v.parked))
+		v.scan()
 	}
 	v.continueAll(v.takeAll(&v.ready))
 	q := v.takeAll(&v.retry)

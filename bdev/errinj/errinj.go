@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"spindle/bdev"
 	"spindle/reactor"
@@ -122,7 +123,7 @@ func (d *Device) Open(r *reactor.Reactor) (bdev.Channel, error) {
 		return nil, fmt.Errorf("errinj: %w", err)
 	}
 	c := &channel{d: d, r: r, base: base}
-	c.msg.Run, c.timer.Fire = c.resume, c.endAborted
+	c.msg.Run, c.timer.Fire = c.resume, c.expire
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.channels = append(d.channels, c)
@@ -135,6 +136,7 @@ type channel struct {
 	base     bdev.Channel
 	inflight uint64
 	held     []*bdev.IO // until ResumePending
+	refused  []*bdev.IO // were resumed when the base had no memory, and try again
 	aborted  []*bdev.IO // end in the next turn
 	timer    reactor.Timer
 	msg      reactor.Msg
@@ -227,39 +229,56 @@ func (c *channel) resume(*reactor.Reactor) {
 	}
 	list := c.held
 	c.held = nil
+	c.proceed(list)
+}
+
+// retryAfter is when I/O that the base had no memory for tries again.
+const retryAfter = 100 * time.Microsecond
+
+// proceed hands what was held to the base.
+func (c *channel) proceed(list []*bdev.IO) {
 	for _, io := range list {
 		c.inflight--
 		s := c.forward(io, nothing)
 		switch {
-		case s == bdev.NoMem: // try again when told to resume again
-			c.held = append(c.held, io)
+		case s == bdev.NoMem:
+			c.refused = append(c.refused, io)
 			c.inflight++
 		case s.Final():
 			io.Complete(s)
 		}
 	}
+	if len(c.refused) > 0 && !c.timer.Armed() {
+		c.r.Arm(&c.timer, c.r.Now().Add(retryAfter))
+	}
 }
 
 // Abort implements bdev.Channel: held I/O ends in the next turn.
 func (c *channel) Abort(io *bdev.IO) {
-	if i := slices.Index(c.held, io); i >= 0 {
-		c.held = slices.Delete(c.held, i, i+1)
-		c.aborted = append(c.aborted, io)
-		c.r.Arm(&c.timer, c.r.Now().Add(1))
-		return
+	for _, list := range []*[]*bdev.IO{&c.held, &c.refused} {
+		if i := slices.Index(*list, io); i >= 0 {
+			*list = slices.Delete(*list, i, i+1)
+			c.aborted = append(c.aborted, io)
+			c.r.Arm(&c.timer, c.r.Now().Add(1))
+			return
+		}
 	}
 	if !slices.Contains(c.aborted, io) {
 		c.base.Abort(io)
 	}
 }
 
-func (c *channel) endAborted(clock.Time) {
+// expire ends what was aborted, and tries again with what was refused.
+func (c *channel) expire(clock.Time) {
 	list := c.aborted
 	c.aborted = nil
 	for _, io := range list {
 		c.inflight--
 		io.Complete(bdev.Aborted)
 	}
+	list = c.refused
+	c.refused = nil
+	c.proceed(list)
 }
 
 // Release implements bdev.Channel.

@@ -207,3 +207,30 @@ func TestQueueDepth(t *testing.T) {
 		t.Fatal(first.Final)
 	}
 }
+
+// TestResumedRefused: what is told to go on when the base has no memory for it goes
+// on as soon as there is some, and can be aborted until then.
+func TestResumedRefused(t *testing.T) {
+	g := bdevtest.NewRig(t, 1, nil)
+	base := newDevice(g, ram(g, 64))
+	d := newDevice(g, base)
+	ch := g.Open(d, 0)
+	_ = d.Inject(errinj.Injection{Op: bdev.Write, Type: errinj.Stuck, Num: 2})
+	_ = base.Inject(errinj.Injection{Op: bdev.Write, Type: errinj.OutOfMemory, Num: 5})
+	var calls []*bdevtest.Call
+	for i := range 2 {
+		calls = append(calls, bdevtest.NewCall(bdev.Write, uint64(i), 1, g.Buffer(512), 0))
+		calls[i].Start(ch)
+	}
+	d.ResumePending()
+	g.Until("refusal", func() bool { return base.Left(bdev.Write) < 5 })
+	ch.Abort(&calls[1].IO)
+	g.Turn()
+	if calls[1].Final != bdev.Aborted || calls[0].Done() {
+		t.Fatalf("%v and %v", calls[1].Final, calls[0].Final)
+	}
+	g.Advance(time.Second)
+	if calls[0].Final != bdev.OK || calls[0].Calls+calls[1].Calls != 2 || base.Left(bdev.Write) != 0 {
+		t.Errorf("%v after %d calls of IODone, %d refusals left", calls[0].Final, calls[0].Calls+calls[1].Calls, base.Left(bdev.Write))
+	}
+}

@@ -346,11 +346,7 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 			return
 		}
 	case syscall.EINVAL:
-		// A file system may refuse O_DIRECT for one place of a file (inline
-		// data, an encrypted or compressed extent).
-		if s.stage == transfer && !s.cached {
-			s.cached = true
-			c.d.counts.buffered.Add(1)
+		if c.alike(s) {
 			c.start(i)
 			return
 		}
@@ -360,6 +356,25 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 		c.d.fail("RWF_DSYNC write", errno)
 	}
 	c.end(i, status)
+}
+
+// alike picks another way to do what was refused for where or how long it is, for
+// this once, and tells whether there is one.
+func (c *channel) alike(s *slot) bool {
+	switch {
+	case s.stage == transfer && !s.cached:
+		// A file system may refuse O_DIRECT for one place of a file (inline
+		// data, an encrypted or compressed extent).
+		s.cached = true
+		c.d.counts.buffered.Add(1)
+	case s.stage == punch || s.stage == zero:
+		// A block device deallocates and zeroes its own blocks, which may be larger.
+		s.stage = fill
+		c.d.counts.zeroWrites.Add(1)
+	default:
+		return false
+	}
+	return true
 }
 
 // otherWay picks the next best way to zero a range, for good, and tells whether

@@ -18,6 +18,7 @@ package file
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -80,6 +81,7 @@ type Device struct {
 	mu     sync.Mutex
 	syncs  []int
 	closed bool
+	looks  int // at the file, under way: the last ends what Close left
 }
 
 // Counts tells how often a device took a longer way.
@@ -168,7 +170,11 @@ func (d *Device) describe(f ring.FileInfo) bdev.Info {
 
 		PhysicalBlockSize: d.config.PhysicalBlockSize,
 	}
-	if granule := max(f.Align, pageSize); !f.BlockDevice && granule > size {
+	granule := f.Align
+	if !f.BlockDevice {
+		granule = max(granule, pageSize)
+	}
+	if granule > size {
 		i.UnmapGranularity = granule / size
 	}
 	if f.Discard && !d.config.NoUnmap {
@@ -195,11 +201,36 @@ func (d *Device) mapZeroes() error {
 
 // Usage implements bdev.Meter: a sparse file's blocks and what is left to it.
 func (d *Device) Usage() (bdev.Usage, error) {
-	f, err := d.config.Kernel.Stat(d.cached)
+	f, err := d.look()
 	if err != nil {
-		return bdev.Usage{}, fmt.Errorf("file %s: %w", d.config.Path, err)
+		return bdev.Usage{}, err
 	}
 	return bdev.Usage{Used: f.Used, Available: f.Free}, nil
+}
+
+// look describes the file as it is now. It may take for ever, and nobody waits for
+// it: Close leaves the descriptor to it.
+func (d *Device) look() (ring.FileInfo, error) {
+	d.mu.Lock()
+	fd := d.cached
+	if d.closed {
+		d.mu.Unlock()
+		return ring.FileInfo{}, fmt.Errorf("file %s: %w", d.config.Path, fs.ErrClosed)
+	}
+	d.looks++
+	d.mu.Unlock()
+	info, err := d.config.Kernel.Stat(fd)
+	d.mu.Lock()
+	d.looks--
+	last := d.closed && d.looks == 0
+	d.mu.Unlock()
+	if last {
+		_ = d.config.Kernel.CloseFD(fd)
+	}
+	if err != nil {
+		return info, fmt.Errorf("file %s: %w", d.config.Path, err)
+	}
+	return info, nil
 }
 
 // Direct tells whether the device goes past the page cache.
@@ -216,9 +247,9 @@ func (d *Device) Counts() Counts {
 
 // Rescan looks at the file's size again; it may have grown, or shrunk.
 func (d *Device) Rescan() error {
-	info, err := d.config.Kernel.Stat(d.cached)
+	info, err := d.look()
 	if err != nil {
-		return fmt.Errorf("file: %w", err)
+		return err
 	}
 	blocks := uint64(info.Size) / uint64(d.config.BlockSize)
 	switch blocks {
@@ -273,13 +304,17 @@ func (d *Device) giveSync(fd int) {
 	d.syncs = append(d.syncs, fd)
 }
 
-// Close implements bdev.Device.
+// Close implements bdev.Device. Closing a file may block as long as its file system
+// likes: no lock is held meanwhile that a reactor might want.
 func (d *Device) Close() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	fds := append(d.syncs, d.direct)
+	if d.looks == 0 {
+		fds = append(fds, d.cached)
+	}
 	d.closed = true
-	fds := append(d.syncs, d.cached, d.direct)
 	d.syncs, d.cached, d.direct = nil, -1, -1
+	d.mu.Unlock()
 	var errs []error
 	for _, fd := range fds {
 		if fd >= 0 {

@@ -74,6 +74,7 @@ func TestConformanceSimulated(t *testing.T) {
 		{name: "no discard", disk: simring.DiskOptions{NoDiscard: true}, faults: simring.AllFaults().Lossless()},
 		{name: "no unmap", config: file.Config{NoUnmap: true}},
 		{name: "block device", disk: simring.DiskOptions{BlockDevice: true}},
+		{name: "block device of larger blocks", disk: simring.DiskOptions{BlockDevice: true, Align: 4096}, config: file.Config{BlockSize: size}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var s *sim

@@ -16,10 +16,19 @@
 // Memory: a connection holds at most MaxRequest bytes of a request.
 package rpc
 
+import "time"
+
 // Limits, SPDK's.
 const (
 	MaxRequest     = 256 << 10 // bytes of one request, white space before it included
 	MaxDepth       = 64        // nesting of arrays and objects
 	MaxValues      = 8192      // values in one request, counting names and ends
 	MaxConnections = 64
+)
+
+// Limits that SPDK has not, or not so.
+const (
+	MaxWaiting     = 64               // requests of a connection that wait for something
+	MaxBatchAnswer = 32 << 20         // bytes of the answers of a batch; what goes beyond is an error
+	SendTimeout    = 30 * time.Second // for a client to take an answer
 )

@@ -77,6 +77,8 @@ type message struct {
 	id     *value // nil or null: a notification
 	method string
 	params *value
+	// refused is why the request is not looked at; nil: it is.
+	refused *Error
 }
 
 // decodeMessage reads a request object. Anything odd about it is an invalid
@@ -182,4 +184,8 @@ func marshal(v any) []byte {
 // print: DEL, the controls behind ASCII, what turns the direction of writing.
 func obeyed(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
 
-var errInvalidRequest = &Error{Code: codeInvalidRequest, Message: "Invalid request"}
+var (
+	errInvalidRequest = &Error{Code: codeInvalidRequest, Message: "Invalid request"}
+	errWaiting        = &Error{-int(syscall.EBUSY), strerror(syscall.EBUSY), fmt.Sprintf("%d requests of this connection wait already", MaxWaiting)}
+	errTooLarge       = &Error{codeInternal, "Response too large", fmt.Sprintf("done, but the answers of a batch are %d MiB at most: ask for this by itself", MaxBatchAnswer>>20)}
+)

@@ -21,6 +21,7 @@ func configMethods() []Method {
 			Name: "load_config", State: Always,
 			Params: []Param{
 				{Name: "subsystems", Type: Calls, Required: true, Doc: "what save_config answered"},
+				{Name: "omitted", Type: String, Doc: "accepted: what save_config said it had left out"},
 				{Name: "skip_unknown", Type: Bool, Doc: "pass over methods that are not in the table, for files from SPDK"},
 			},
 			Result: "true", Doc: "Make a saved configuration again: start-up methods first, then the rest in order.",

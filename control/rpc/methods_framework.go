@@ -164,7 +164,7 @@ func reactorMethods() []Method {
 			Params: []Param{{Name: "enable", Type: Bool, Required: true, Doc: "whether errors carry \"data\""}},
 			Result: "true", Doc: "Have this connection's errors say in words what is wrong, in the member \"data\".",
 			bad: invalidParams,
-			run: func(r *request) (any, error) { r.conn.detail = r.Bool("enable"); return true, nil },
+			run: func(r *request) (any, error) { r.conn.detail.Store(r.Bool("enable")); return true, nil },
 		},
 	}
 }

@@ -91,3 +91,22 @@ func TestSaveIsOneState(t *testing.T) {
 		t.Errorf("a LUN without its bdev: %s", saved)
 	}
 }
+
+// TestSavedIsParameters: what save_config answers is what load_config takes, with
+// what it says of secrets that it left out.
+func TestSavedIsParameters(t *testing.T) {
+	ctl, _ := controltest.New()
+	if err := ctl.CreateAuthGroup(iscsi.AuthGroup{Tag: 7, Secrets: []iscsi.Secret{{User: "u", Secret: "twelve or more"}}}); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := json.Marshal(ctl.SaveObject(control.SaveOptions{}))
+	if err != nil || !bytes.Contains(saved, []byte(`"omitted"`)) {
+		t.Fatalf("nothing is left out: %s, %v", saved, err)
+	}
+	ctl, _ = controltest.New()
+	s := &stream{in: bytes.NewReader(fmt.Appendf(nil, `{"id":1,"method":"load_config","params":%s}`, saved))}
+	rpc.NewServer(ctl).ServeStream(s)
+	if got := s.out.String(); !strings.Contains(got, `"result":true`) || len(ctl.AuthGroups()) != 1 {
+		t.Errorf("%s, %d groups", got, len(ctl.AuthGroups()))
+	}
+}

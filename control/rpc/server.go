@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spindle/control"
@@ -24,6 +25,9 @@ type Server struct {
 	ctx    context.Context // ends when the server closes
 	cancel context.CancelFunc
 
+	sendTimeout time.Duration
+	batchAnswer int64 // bytes
+
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
 	lock     *os.File
@@ -34,7 +38,7 @@ type Server struct {
 
 // NewServer makes a server that does not listen yet; Load works on it.
 func NewServer(ctl *control.Control) *Server {
-	s := &Server{ctl: ctl, log: ctl.Log.Logger("rpc"), methods: map[string]*Method{}, conns: map[net.Conn]struct{}{}}
+	s := &Server{ctl: ctl, log: ctl.Log.Logger("rpc"), methods: map[string]*Method{}, conns: map[net.Conn]struct{}{}, sendTimeout: SendTimeout, batchAnswer: MaxBatchAnswer}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	rows := Methods()
 	for i := range rows {
@@ -100,16 +104,29 @@ func (s *Server) Close() error {
 	return err
 }
 
+// acceptPause is how long after a failure a connection is asked for again.
+const acceptPause = 100 * time.Millisecond
+
 func (s *Server) accept(l net.Listener) {
 	defer s.wg.Done()
-	for {
+	for failing := false; ; {
 		c, err := l.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				s.log.Error("RPC socket failed; the target goes on without it", "error", err)
-			}
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		if err != nil {
+			// Descriptors that initiators have used up come back with them.
+			if !failing {
+				s.log.Error("RPC socket takes no connection; it goes on trying", "error", err)
+			}
+			failing = true
+			select {
+			case <-s.ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
+		failing = false
 		if err := checkPeer(c, os.Geteuid()); err != nil {
 			s.log.Warn("RPC connection refused", "reason", err)
 			_ = c.Close()
@@ -147,22 +164,40 @@ func (s *Server) admit(c net.Conn) bool {
 
 // session is one client's connection.
 type session struct {
-	srv    *Server
-	detail bool // errors carry their reason; see rpc_set_error_detail
-	async  sync.WaitGroup
+	srv     *Server
+	detail  atomic.Bool // errors carry their reason; see rpc_set_error_detail
+	waiting atomic.Int32
+	async   sync.WaitGroup
 
 	mu  sync.Mutex // guards out
 	out io.Writer
 }
 
-// send writes one answer; a failed write shows at the next read.
+// send writes one answer. After a failed write, or one that the client takes
+// nothing of, the connection ends.
 func (c *session) send(answer []byte) {
 	if answer == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, _ = c.out.Write(append(answer, '\n'))
+	conn, _ := c.out.(net.Conn)
+	if conn != nil {
+		c.srv.limitWrite(conn)
+	}
+	if _, err := c.out.Write(append(answer, '\n')); err != nil && conn != nil {
+		c.srv.log.Info("RPC connection closed", "reason", err)
+		_ = conn.Close()
+	}
+}
+
+// limitWrite gives a client time to take an answer; Close has given it less.
+func (s *Server) limitWrite(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		_ = c.SetWriteDeadline(time.Now().Add(s.sendTimeout))
+	}
 }
 
 // serve answers the requests of one stream until it ends or cannot be parsed.
@@ -230,9 +265,16 @@ func (c *session) start(m *message, work func()) {
 		work()
 		return
 	}
+	if c.waiting.Add(1) > MaxWaiting {
+		c.waiting.Add(-1)
+		m.refused = errWaiting
+		work()
+		return
+	}
 	c.async.Add(1)
 	go func() {
 		defer c.async.Done()
+		defer c.waiting.Add(-1)
 		work()
 	}()
 }
@@ -242,11 +284,20 @@ func (c *session) answer(ctx context.Context, m *message) []byte {
 	if m.paramsBad() {
 		return m.response(nil, errInvalidRequest)
 	}
-	result, e := c.srv.call(ctx, c, m.method, m.params)
-	if e != nil && !c.detail {
-		e = &Error{Code: e.Code, Message: e.Message}
+	var result any
+	e := m.refused
+	if e == nil {
+		result, e = c.srv.call(ctx, c, m.method, m.params)
 	}
-	return m.response(result, e)
+	return m.response(result, c.told(e))
+}
+
+// told is an error as the client wants it.
+func (c *session) told(e *Error) *Error {
+	if e == nil || c.detail.Load() {
+		return e
+	}
+	return &Error{Code: e.Code, Message: e.Message}
 }
 
 // batch answers an array of requests with an array, which is sent when the last
@@ -254,6 +305,7 @@ func (c *session) answer(ctx context.Context, m *message) []byte {
 func (c *session) batch(ctx context.Context, items []value) {
 	answers := make([][]byte, len(items))
 	var pending sync.WaitGroup
+	var size atomic.Int64
 	for i := range items {
 		m, ok := decodeMessage(&items[i])
 		if !ok {
@@ -263,7 +315,12 @@ func (c *session) batch(ctx context.Context, items []value) {
 		pending.Add(1)
 		c.start(&m, func() {
 			defer pending.Done()
-			answers[i] = c.answer(ctx, &m)
+			a := c.answer(ctx, &m)
+			if size.Add(int64(len(a))) > c.srv.batchAnswer {
+				size.Add(-int64(len(a)))
+				a = m.response(nil, c.told(errTooLarge))
+			}
+			answers[i] = a
 		})
 	}
 	c.async.Add(1)

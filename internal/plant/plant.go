@@ -134,6 +134,9 @@ const (
 	OrderedIgnored         // ORDERED is SIMPLE
 	AsyncLost              // an Asynchronous Message that an operator orders is not sent
 	PortalIgnored          // a login by a portal group that has no map is let in
+	ListedForgotten        // SPEC_I_PT: REGISTER registers the first of a list only
+	ListedPartly           // ... or those before one that is malformed
+	PortsForgotten         // ALL_TG_PT registers with one target port only
 	NumBugs
 )
 
@@ -163,6 +166,7 @@ var names = [NumBugs]string{
 	"guard unchecked", "reference unchecked", "plain unprotected", "shield late",
 	"ordered ignored", "async lost",
 	"portal ignored",
+	"listed forgotten", "listed partly", "ports forgotten",
 }
 
 func (b Bug) String() string { return names[b] }

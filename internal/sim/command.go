@@ -34,6 +34,7 @@ const (
 	classList      // REPORT LUNS
 	classLog       // LOG SENSE
 	classResources // LOG SENSE of the logical block provisioning page
+	classBadList   // PERSISTENT RESERVE OUT with a malformed list of TransportIDs
 )
 
 // cdb is a command being built, of 32 bytes when it is a variable-length one.
@@ -124,7 +125,9 @@ func (in *initiator) command() {
 		return
 	}
 	if t.lun == in.s.plan.contended && r.IntN(in.stake(lu)) == 0 {
-		switch k := r.IntN(28); {
+		switch k := r.IntN(29); {
+		case k == 28:
+			c = in.malformed(t, lu)
 		case k < 13:
 			c = in.reserve(t, lu)
 		case k < 16:

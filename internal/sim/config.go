@@ -131,6 +131,11 @@ const (
 	Registers
 	RegisterIgnores
 	RegisterMoves
+	RegistersListed
+	RegistersAllPorts
+	RegisteredByOthers
+	ListsRefused
+	ListsMalformed
 	PRReserves
 	PRReleases
 	PRClears
@@ -252,7 +257,7 @@ var stateNames = [numStates]string{
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
-	"Registers", "RegisterIgnores", "RegisterMoves", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
+	"Registers", "RegisterIgnores", "RegisterMoves", "RegistersListed", "RegistersAllPorts", "RegisteredByOthers", "ListsRefused", "ListsMalformed", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "WritesOrdered", "AtomicsCompared", "UnmapsOfTwo",
 	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "Formats", "NotReadys", "NotReadysSanitize", "NotReadysFormat", "WipesFailed",

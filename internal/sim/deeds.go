@@ -263,6 +263,7 @@ func (s *run) changed() {
 func (s *run) cycleMaps(c reactor.Caller) {
 	s.changing++
 	for _, lu := range s.luns {
+		lu.object.Lost = lu.object.Lost || s.widening(lu)
 		lu.unsteady = true
 		s.blur(lu)
 		s.excuseTasks(lu, 0, nil)

@@ -15,7 +15,7 @@
 // behind the header), with protection information where a unit has it, right and
 // wrong, WRITE AND VERIFY, WRITE ATOMIC, VERIFY, SYNCHRONIZE
 // CACHE, UNMAP, WRITE SAME, COMPARE AND WRITE, ORWRITE, RESERVE and RELEASE,
-// PERSISTENT RESERVE IN and OUT, MODE SENSE and SELECT, with saved pages,
+// PERSISTENT RESERVE IN and OUT, for other nexuses and target ports too, MODE SENSE and SELECT, with saved pages,
 // LOG SENSE and SELECT of counts, and of the resources of thin units, which have a
 // threshold, SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and PREVENT
 // ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT GROUPS,

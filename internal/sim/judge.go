@@ -32,13 +32,14 @@ func (s *run) intern(n nexusName) uint8 {
 
 // common is what is known of the shared state of a logical unit.
 type common struct {
-	object linear.Object[shared]
-	losing [maxNexuses]bool // these nexuses may be lost, and their RESERVE with them
-	fenced [maxNexuses]bool // were preempted: no write of theirs may reach the medium
-	fences int
-	made   int64 // when the unit was made anew last
-	wipes  []wipe
-	wiping bool // one may be at work, for all that the object knows
+	object   linear.Object[shared]
+	losing   [maxNexuses]bool // these nexuses may be lost, and their RESERVE with them
+	fenced   [maxNexuses]bool // were preempted: no write of theirs may reach the medium
+	fences   int
+	made     int64    // when the unit was made anew last
+	byOthers nexusSet // have been registered by a command of another nexus
+	wipes    []wipe
+	wiping   bool // one may be at work, for all that the object knows
 }
 
 // beginShared makes the state of a unit known.
@@ -124,6 +125,9 @@ func (in *initiator) call(t *task, lu *lun) {
 	c.port = in.port()
 	t.changing = lu.object.Call(t.call, func(st shared) (shared, uint8) {
 		r := c.apply(&st, func(notice) {})
+		if r >= resTooMany {
+			lu.object.Lost = true
+		}
 		return st, r
 	})
 	lu.refence()
@@ -251,6 +255,9 @@ func (in *initiator) conflicts(t *task, lu *lun) {
 		in.changed(t, lu, resConflict)
 		return
 	}
+	if t.class == classBadList {
+		return // its key may be wrong, too
+	}
 	if lu.doubtful(t.call) || lu.object.Any(t.call, func(st *shared) bool { return st.refuses(in.nexus, t.access) }) {
 		return
 	}
@@ -286,6 +293,9 @@ func (in *initiator) refused(t *task, lu *lun, key scsi.Key, code scsi.Code) {
 	}
 	switch {
 	case key == scsi.IllegalRequest && (code == scsi.InvalidRelease || code == scsi.InvalidFieldInParam):
+		if t.change.spec {
+			in.s.count(ListsRefused)
+		}
 		in.changed(t, lu, resIllegal)
 	case key == scsi.IllegalRequest && code == scsi.RemovalPrevented:
 		in.changed(t, lu, resPrevented)

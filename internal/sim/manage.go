@@ -288,7 +288,8 @@ func (in *initiator) aborted(t *task, resp uint8) {
 		}
 	case pdu.TMFNoTask:
 		s.count(NoSuchTask)
-		if ref != nil && !ref.maybe && !in.twice(t, ref) {
+		ends := in.failing || ref != nil && ref.conn.phase != full // a logout that came behind ends it
+		if ref != nil && !ref.maybe && !ends && !in.twice(t, ref) {
 			in.bad("task management", "task %#x does not exist, says ABORT TASK, and has no answer", ref.itt)
 		}
 		if ref != nil && ref.maybe {

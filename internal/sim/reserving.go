@@ -50,8 +50,10 @@ func (in *initiator) reserve(t *task, lu *lun) cdb {
 	switch {
 	case own == 0 && k < 60:
 		c.kind, c.action = doRegister, in.newKey()
+		in.widen(&c, &st, lu, true)
 	case own == 0 && k < 90:
 		c.kind, c.action = doRegisterIgnore, in.newKey()
+		in.widen(&c, &st, lu, false)
 	case st.count > maxRegs/2:
 		c.kind = doClear
 	case k < 26:
@@ -69,8 +71,10 @@ func (in *initiator) reserve(t *task, lu *lun) cdb {
 		c.kind = doClear
 	case k < 84:
 		c.kind, c.action = doRegister, in.newKey()
+		in.widen(&c, &st, lu, r.IntN(8) == 0)
 	case k < 90:
 		c.kind = pick(r, doRegister, doRegisterIgnore) // unregisters
+		in.widen(&c, &st, lu, false)
 	default:
 		c.kind, c.action = doMove, in.newKey()
 		c.to, c.unreg = in.neighbour(), r.IntN(2) == 0
@@ -146,16 +150,16 @@ func (in *initiator) reserveOut(t *task) (c cdb) {
 	switch q.kind {
 	case doMove:
 		to := in.s.nexuses[q.to]
-		id := fmt.Sprintf("%s%d,i,0x%x", initiatorName, to.initiator, to.isid)
-		n := (len(id) + 4) &^ 3
+		id := to.transportID()
 		t.data[17] = byte(b2i(q.unreg))<<1 | byte(b2i(q.aptpl))
 		be.PutUint16(t.data[18:], to.portal)
-		be.PutUint32(t.data[20:], uint32(4+n))
-		t.data = append(append(t.data, 0x45, 0, 0, byte(n)), id...)
-		t.data = append(t.data, make([]byte, 28+n-len(t.data))...)
+		be.PutUint32(t.data[20:], uint32(len(id)))
+		t.data = append(t.data, id...)
 	case doRegister, doRegisterIgnore:
-		t.data[20] = byte(b2i(q.aptpl))
-		c.b[2] = 0
+		t.data[20] = byte(b2i(q.spec))<<3 | byte(b2i(q.all))<<2 | byte(b2i(q.aptpl))
+		if c.b[2] = 0; q.spec {
+			t.data = q.appendList(t.data)
+		}
 	case doClear:
 		c.b[2] = 0
 	}

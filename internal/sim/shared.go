@@ -173,6 +173,7 @@ const (
 	resPrevented
 	resProtected
 	resTooMany // the model has no room: nothing is known any more
+	resUnclear // nor does the standard say
 )
 
 // change is a command that changes the shared state of a unit.
@@ -185,6 +186,7 @@ type change struct {
 	aptpl  bool
 	to     uint8 // REGISTER AND MOVE
 	unreg  bool
+	wider
 	modes  modes // MODE SELECT
 	save   bool  // ... with SP
 	page   uint8 // ... of this page; of LOG SELECT too
@@ -331,33 +333,6 @@ func (s *shared) tellOthers(but uint8, c cause, tell func(notice)) {
 			tell(notice{g.nexus, c})
 		}
 	}
-}
-
-// register is SPC-5 §5.14.7 and, for a key of 0, §5.14.11.2.
-func (c *change) register(s *shared, own uint64, tell func(notice)) result {
-	if c.kind == doRegister && own != c.key {
-		return resConflict
-	}
-	switch {
-	case own == 0 && c.action == 0:
-		return resGood // nothing is registered, and nothing changes
-	case c.action != 0:
-		if !s.set(c.nexus, c.action) {
-			return resTooMany
-		}
-	default:
-		held := s.isHolder(c.nexus)
-		s.unset(c.nexus)
-		if held && (!s.kind.everyRegistrantHolds() || s.count == 0) {
-			if s.kind.registrantsMay() {
-				s.tellOthers(c.nexus, causeReleased, tell)
-			}
-			s.drop()
-		}
-	}
-	s.aptpl = c.aptpl
-	s.generation++
-	return resGood
 }
 
 // preempt is SPC-5 §5.14.11.2.4.

@@ -479,7 +479,8 @@ func (s *run) die(power bool) {
 		in.penance = penance{}
 		in.excuse("the target died")
 		for _, c := range slices.Clone(in.conns) {
-			if in.conn = c; c.link != nil {
+			if c.link != nil && slices.Contains(in.conns, c) { // it may have gone with another
+				in.conn = c
 				c.link.receive()
 			}
 		}

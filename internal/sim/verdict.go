@@ -80,6 +80,7 @@ func (in *initiator) good(t *task, lu *lun) {
 			s.count(ModesSaved)
 		}
 		in.changed(t, lu, resGood)
+		in.registered(t, lu)
 	case classModes:
 		in.showed(t, lu)
 	case classIdentity:
@@ -215,6 +216,9 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 	case scsi.IllegalRequest:
 		s.count(RefusedCDBs)
 		absent := code == scsi.LUNNotSupported && (lu.unsteady || !lu.present || lu.changed > t.call)
+		if t.class == classBadList && !absent {
+			in.listRefused(t, code)
+		}
 		unsupported := code == scsi.InvalidOpcode && (t.class == classZero && lu.kind == kindFile || t.atomic && lu.kind != kindRAM)
 		if !t.illegal && !absent && !unsupported && !in.mayRefuse(t, code) {
 			in.bad("sense", "task %#x on LUN %d refused with %04x", t.itt, lu.id, uint16(code))

@@ -83,14 +83,21 @@ func (b Buffer) Bytes() []byte { return b.Ref.Bytes() }
 // Dial connects over iSER.
 func (g *Target) Dial() *Conn { return g.DialWith(Dial{}) }
 
-// DialWith connects with options and waits for ESTABLISHED or the refusal.
-func (g *Target) DialWith(o Dial) *Conn {
+// Ask sends a connection request and does not wait for the answer.
+func (g *Target) Ask(o Dial) *Conn {
 	g.T.Helper()
 	c := g.newHost(o.V6)
 	if o.Seen != nil {
 		o.Seen(c)
 	}
 	c.connect(o)
+	return c
+}
+
+// DialWith connects with options and waits for ESTABLISHED or the refusal.
+func (g *Target) DialWith(o Dial) *Conn {
+	g.T.Helper()
+	c := g.Ask(o)
 	g.Until("connection", func() bool { c.pull(); return c.Up || c.Down })
 	return c
 }

@@ -11,6 +11,7 @@ import (
 
 // Reasons of a rejection (IBA 1.4 §12.6.7.2).
 const (
+	RejectTimeout        = 4
 	RejectInvalidService = 8
 	RejectConsumer       = 28
 )
@@ -41,6 +42,9 @@ func (c *channel) Next(ev *verbs.Event) (bool, error) {
 	}
 	*ev = *c.events[0]
 	c.events = c.events[1:]
+	if ev.Type == verbs.EventConnectRequest {
+		ev.ID.(*id).taken = true
+	}
 	return true, nil
 }
 
@@ -112,6 +116,7 @@ type id struct {
 	offered      verbs.ConnParam // of the request, or of ours
 	establishing bool            // accepted, ESTABLISHED not delivered
 	early        bool            // a message came before it
+	taken        bool            // of a request: the owner has seen it
 	told         bool            // DISCONNECTED is on its way or delivered
 }
 
@@ -404,7 +409,7 @@ func (i *id) vanish(tell bool) {
 	n.live.IDs--
 	i.ch.users--
 	for _, c := range slices.Clone(n.ids) { // requests that nobody took yet
-		if c.parent == i && c.state == requested && !c.taken() {
+		if c.parent == i && c.state == requested && !c.taken {
 			c.vanish(tell)
 		}
 	}
@@ -415,14 +420,11 @@ func (i *id) vanish(tell bool) {
 	switch {
 	case was == requested && p.state == connecting:
 		p.post(message{kind: verbs.EventRejected, status: RejectConsumer})
+	case was == connecting && p.state == requested && p.taken:
+		p.post(message{kind: verbs.EventRejected, status: RejectTimeout})
 	case was == accepted || was == connected || was == connecting && p.state != requested:
 		p.farewell()
 	}
-}
-
-// taken tells whether the owner has seen the identifier of a request.
-func (i *id) taken() bool {
-	return len(i.inbox) == 0 && !slices.ContainsFunc(i.ch.events, func(e *verbs.Event) bool { return e.ID == verbs.ID(i) })
 }
 
 // post puts a message on its way; those of one identifier keep their order.

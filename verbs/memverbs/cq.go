@@ -109,18 +109,33 @@ func (q *queue) push(c completion) {
 		return
 	}
 	if q.tail-q.head == uint64(len(q.ring)) {
-		q.bad = true
-		q.dev.raise(verbs.AsyncEvent{Type: verbs.AsyncCQError, CQ: q.handle})
-		for _, p := range q.dev.node.qps {
-			if p != nil && (p.sendCQ == q || p.recvCQ == q) {
-				p.fatal()
-			}
-		}
+		q.overrun()
 		return
 	}
 	q.ring[q.tail%uint64(len(q.ring))] = c
 	q.tail++
 	q.announce()
+}
+
+// overrun ends the queue, and the queue pairs that use it.
+func (q *queue) overrun() {
+	q.bad = true
+	q.dev.raise(verbs.AsyncEvent{Type: verbs.AsyncCQError, CQ: q.handle})
+	for _, p := range q.dev.node.qps {
+		if p != nil && (p.sendCQ == q || p.recvCQ == q) {
+			p.fatal()
+		}
+	}
+}
+
+// BreakQueues ends every completion queue that the node has, as an overrun does.
+func (n *Node) BreakQueues() {
+	for _, q := range n.cqs {
+		if q != nil && !q.bad {
+			q.overrun()
+		}
+	}
+	n.w.settle()
 }
 
 func (q *queue) announce() {

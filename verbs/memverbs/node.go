@@ -12,6 +12,9 @@ import (
 type Node struct {
 	// MemlockLimit bounds what the node may register, in bytes; 0 is no bound.
 	MemlockLimit uint64
+	// Extra is how many more requests the queues of a queue pair are granted than
+	// were asked for: devices round up.
+	Extra int
 	// Touch, when set, sees each span of the node's own memory as its devices
 	// read or write it.
 	Touch func(verbs.SGE)

@@ -86,6 +86,7 @@ func newQueuePair(i *id, pd *domain, c verbs.QPConfig) (*queuePair, error) {
 		return nil, fmt.Errorf("queue pair: %w", verbs.ErrInvalid)
 	}
 	n := d.node
+	c.MaxSend, c.MaxRecv = c.MaxSend+n.Extra, c.MaxRecv+n.Extra
 	q := &queuePair{w: d.w, pd: pd, id: i, number: d.w.qps, caps: c, sendCQ: scq, recvCQ: rcq, state: verbs.QPInit}
 	d.w.qps++
 	q.sends, q.recvs = make([]send, c.MaxSend), make([]recv, c.MaxRecv)

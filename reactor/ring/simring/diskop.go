@@ -143,6 +143,8 @@ func (d *Disk) execAllocate(o *op) int32 {
 		return -int32(syscall.EBADF)
 	case o.off < 0 || o.n <= 0:
 		return -int32(syscall.EINVAL)
+	case d.opt.BlockDevice && (o.off|o.n)%int64(d.opt.Align) != 0: // blkdev_fallocate
+		return -int32(syscall.EINVAL)
 	case o.mode == ring.PunchHole && d.opt.NoDiscard:
 		return -int32(syscall.EOPNOTSUPP)
 	case w.chance(w.Faults.WriteError, &w.Counts.WriteError, "write-error", d.id):

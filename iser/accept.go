@@ -154,17 +154,20 @@ func (c *Conn) doDisconnect() error {
 	return c.qp.Fail() // also where Disconnect did not get that far
 }
 
-// doDestroy gives back what the control thread made.
+// doDestroy gives back what the control thread made. While the queue pair exists
+// nothing is: it may still use the connection's memory.
 func (c *Conn) doDestroy() error {
 	m, d := c.t.m, c.dev
 	if plant.On(plant.LeakedQueuePair) && d.gone {
 		return nil
 	}
-	err := c.qp.Close()
+	if err := c.qp.Close(); err != nil {
+		return err
+	}
 	m.destroy(c.id)
 	c.q.free += c.promised
 	d.conns = slices.DeleteFunc(d.conns, func(o *Conn) bool { return o == c })
 	m.conns--
 	m.settle(d)
-	return err
+	return nil
 }

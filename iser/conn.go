@@ -175,7 +175,7 @@ func (c *Conn) signalled(*reactor.Reactor) {
 	}
 	if bits&sigRemoved != 0 {
 		c.removed = true
-		if c.step == stepDrain {
+		if c.step == stepDrain || c.step == stepDestroy && !c.calling {
 			c.armLimit(removedLimit)
 		}
 	}
@@ -235,6 +235,8 @@ func (c *Conn) expired(clock.Time) {
 		}
 	case c.step == stepDrain:
 		c.t.Stats.DrainTimeout.Add(1)
+		c.destroy()
+	case c.step == stepDestroy:
 		c.destroy()
 	}
 }
@@ -380,6 +382,10 @@ func (c *Conn) advance() {
 			c.destroy()
 		}
 	case stepDestroy:
+		if c.callErr != nil {
+			c.undestroyed()
+			return
+		}
 		c.finish()
 	}
 }
@@ -389,11 +395,19 @@ func (c *Conn) destroy() {
 	c.ask(c.doDestroy)
 }
 
+// undestroyed keeps everything while the queue pair exists, and tries again: what
+// it had not completed may still use the memory.
+func (c *Conn) undestroyed() {
+	if !c.zombie {
+		c.zombie = true
+		c.t.Stats.Zombies.Add(1)
+		c.t.log.Error("destroy queue pair", "peer", c.peer, "device", c.dev.name, "err", c.callErr)
+	}
+	c.armLimit(drainLimit)
+}
+
 // finish is the last step: nothing of the connection is in flight.
 func (c *Conn) finish() {
-	if c.callErr != nil {
-		c.t.log.Error("destroy queue pair", "peer", c.peer, "err", c.callErr)
-	}
 	c.step = stepDead
 	c.r.Disarm(&c.timer)
 	if c.placed {

@@ -108,6 +108,34 @@ func TestDrainTimeout(t *testing.T) {
 	ready(t, g.Dial().Login(), 1)
 }
 
+// TestUndestroyed: what a queue pair that neither drains nor can be destroyed may
+// still use is kept until it is destroyed.
+func TestUndestroyed(t *testing.T) {
+	var f *faulty
+	g := isertest.New(t, isertest.Options{Wrap: func(p verbs.Provider) verbs.Provider { f = &faulty{Provider: p}; return f }})
+	g.Zombies = 1
+	before := g.Reactors[0].Arena.InUse()
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	kept := g.Reactors[0].Arena.InUse()
+	f.mute, g.Node.Stuck = true, true
+	c.Disconnect()
+	g.Wait("zombie", 10*time.Second, func() bool { return g.ISER.Stats.Zombies.Load() == 1 })
+	for end := g.Clock.T.Add(30 * time.Second); g.Clock.T < end; g.World.Advance(100 * time.Millisecond) {
+		g.Turn()
+	}
+	if n := len(links(g)); n != 1 || g.Reactors[0].Arena.InUse() != kept || g.Node.Live().QPs != 1 {
+		t.Errorf("%d connections, %d bytes of %d and %d queue pairs are left", n, g.Reactors[0].Arena.InUse(), kept, g.Node.Live().QPs)
+	}
+	g.Node.Stuck = false
+	g.Wait("end of the connection", 10*time.Second, func() bool { return len(links(g)) == 0 })
+	if n := g.Reactors[0].Arena.InUse(); n >= kept {
+		t.Errorf("%d bytes in use, %d before the connection", n, before)
+	}
+	f.mute = false
+	ready(t, g.Dial().Login(), 1)
+}
+
 // slow is an Offload that can be held up.
 type slow struct {
 	held bool

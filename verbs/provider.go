@@ -145,7 +145,8 @@ type QP interface {
 	// (soft-RoCE does not look): call Fail again for it to be flushed.
 	Fail() error
 	// Close destroys it: its requests touch no memory any more. Completions not
-	// polled yet may be lost, or come later.
+	// polled yet may be lost, or come later. With an error it exists still, and
+	// its requests with it; Close may be tried again.
 	Close() error
 }
 

@@ -304,10 +304,13 @@ func (q *queuePair) Close() error {
 	if q.closed {
 		return nil
 	}
+	if err := fail(C.sp_destroy_qp(q.id.c, C.uint32_t(q.handle)), "queue pair"); err != nil {
+		return err
+	}
 	q.closed = true
 	q.id.qp = nil
 	q.pd.users--
 	q.send.users--
 	q.recv.users--
-	return fail(C.sp_destroy_qp(q.id.c, C.uint32_t(q.handle)), "queue pair")
+	return nil
 }

@@ -38,6 +38,7 @@ static struct {
 	void (*ack_cq_events)(struct abi_cq *, unsigned int);
 	int (*get_async_event)(struct abi_context *, struct abi_async_event *);
 	void (*ack_async_event)(struct abi_async_event *);
+	int (*destroy_qp)(struct abi_qp *);
 	int (*modify_qp)(struct abi_qp *, struct abi_qp_attr *, int);
 	int (*query_qp)(struct abi_qp *, struct abi_qp_attr *, int, struct abi_qp_init_attr *);
 
@@ -54,7 +55,6 @@ static struct {
 	int (*resolve_addr)(struct abi_cm_id *, struct sockaddr *, struct sockaddr *, int);
 	int (*resolve_route)(struct abi_cm_id *, int);
 	int (*create_qp)(struct abi_cm_id *, struct abi_pd *, struct abi_qp_init_attr *);
-	void (*destroy_qp)(struct abi_cm_id *);
 	int (*connect)(struct abi_cm_id *, struct abi_conn_param *);
 	int (*accept)(struct abi_cm_id *, struct abi_conn_param *);
 	int (*reject)(struct abi_cm_id *, const void *, uint8_t);
@@ -96,12 +96,12 @@ int sp_load(char *reason, size_t n) {
 		{"_ibv_query_gid_table", &lib.query_gid_table, 1}, IBV(query_gid), IBV(alloc_pd), IBV(dealloc_pd),
 		IBV(reg_mr), IBV(dereg_mr), IBV(create_comp_channel), IBV(destroy_comp_channel), IBV(create_cq),
 		IBV(destroy_cq), IBV(get_cq_event), IBV(ack_cq_events), IBV(get_async_event), IBV(ack_async_event),
-		IBV(modify_qp), IBV(query_qp),
+		IBV(destroy_qp), IBV(modify_qp), IBV(query_qp),
 	};
 	const struct symbol cm[] = {
 		CM(get_devices), CM(free_devices), CM(create_event_channel), CM(destroy_event_channel), CM(get_cm_event),
 		CM(ack_cm_event), CM(create_id), CM(destroy_id), CM(bind_addr), CM(listen), CM(resolve_addr),
-		CM(resolve_route), CM(create_qp), CM(destroy_qp), CM(connect), CM(accept), CM(reject), CM(disconnect),
+		CM(resolve_route), CM(create_qp), CM(connect), CM(accept), CM(reject), CM(disconnect),
 		CM(notify), CM(set_option),
 	};
 	if (resolve("libibverbs.so.1", verbs, sizeof verbs / sizeof *verbs, reason, n))
@@ -154,6 +154,13 @@ static void retract(struct table *t, uint32_t handle) {
 	struct slot *s = &t->slots[(handle & 0xffff) - 1];
 	__atomic_store_n(&s->generation, s->generation + 1, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->object, NULL, __ATOMIC_RELEASE);
+}
+
+/* restore undoes retract, when the object could not be destroyed. */
+static void restore(struct table *t, uint32_t handle, void *object) {
+	struct slot *s = &t->slots[(handle & 0xffff) - 1];
+	__atomic_store_n(&s->generation, s->generation - 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&s->object, object, __ATOMIC_RELEASE);
 }
 
 static void *find(struct table *t, uint32_t handle) {
@@ -571,9 +578,20 @@ int sp_fail_qp(uint32_t handle) {
 	return qp ? result(lib.modify_qp(qp, &attr, ABI_QP_STATE_MASK)) : -EINVAL;
 }
 
-int sp_destroy_qp(void *id, uint32_t handle) {
+/* rdma_destroy_qp does this, and does not say how it went. */
+int sp_destroy_qp(void *i, uint32_t handle) {
+	struct abi_cm_id *id = i;
+	struct abi_qp *qp = find(&queue_pairs, handle);
+	if (!qp || qp != id->qp)
+		return -EINVAL;
 	retract(&queue_pairs, handle);
-	lib.destroy_qp(id);
+	int rc = lib.destroy_qp(qp);
+	/* EIO: the device was removed, and the kernel has destroyed the queue pair. */
+	if (rc && rc != EIO) {
+		restore(&queue_pairs, handle, qp);
+		return failed(rc);
+	}
+	id->qp = NULL;
 	return 0;
 }
 

@@ -15,6 +15,8 @@ type Node struct {
 	// Extra is how many more requests the queues of a queue pair are granted than
 	// were asked for: devices round up.
 	Extra int
+	// Stuck: queue pairs cannot be destroyed.
+	Stuck bool
 	// Touch, when set, sees each span of the node's own memory as its devices
 	// read or write it.
 	Touch func(verbs.SGE)

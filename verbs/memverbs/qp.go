@@ -147,8 +147,11 @@ func (q *queuePair) Close() error {
 	if q.closed {
 		return nil
 	}
-	q.discard()
 	n := q.dev().node
+	if n.Stuck {
+		return fmt.Errorf("queue pair: %w", verbs.ErrBusy)
+	}
+	q.discard()
 	n.qps[q.handle-1] = nil
 	n.live.QPs--
 	q.pd.users--

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -209,7 +210,8 @@ func (c *Control) stack(k kind, name string, id bdev.UUID, base string,
 }
 
 // make is the transaction that all the Create methods share: it names the bdev,
-// checks the name, claims the base, builds the device and publishes it.
+// checks the name, claims the base, builds the device and publishes it. What stands
+// on no other is built beside other changes, because a file system may take its time.
 func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 	build func(name string, id bdev.UUID, on *bdev.Bdev) (bdev.Device, Call, error)) (string, error) {
 	c.change.Lock()
@@ -218,19 +220,25 @@ func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 	if err != nil {
 		return "", err
 	}
-	var under *bdev.Bdev
-	if on != nil {
-		under = on.Bdev
-		if err := under.Claim(name); err != nil {
-			return "", err
+	var dev bdev.Device
+	var call Call
+	if on == nil {
+		c.change.Unlock()
+		dev, call, err = build(name, id, nil)
+		c.change.Lock()
+		c.planned(name)
+	} else if err = on.Claim(name); err == nil {
+		dev, call, err = build(name, id, on.Bdev)
+		if err != nil {
+			on.Unclaim(name)
 		}
 	}
-	dev, call, err := build(name, id, under)
 	if err != nil {
-		if under != nil {
-			under.Unclaim(name)
-		}
 		return "", err
+	}
+	if c.closed {
+		c.Caller.Block(func() { err = dev.Close() })
+		return "", errors.Join(errClosed, err)
 	}
 	b := &Bdev{Bdev: bdev.New(name, id, dev), kind: k, base: on, call: call}
 	b.stop = b.OnChange(func() { c.changed(b) })
@@ -244,18 +252,50 @@ func (c *Control) make(k kind, name, auto string, id bdev.UUID, base string,
 	return name, nil
 }
 
-// plan names a new bdev, gives it its identity and finds its base.
+var errClosed = &Error{syscall.ESHUTDOWN, "the target is ending"}
+
+// plan is a bdev that is being made.
+type plan struct {
+	name string
+	id   bdev.UUID
+}
+
+// planned ends the plan of a name.
+func (c *Control) planned(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.plans = slices.DeleteFunc(c.plans, func(p plan) bool { return p.name == name })
+}
+
+// taken tells who answers to a name or UUID, or will. Preconditions: mu is held.
+func (c *Control) taken(name string) (by string, is bool) {
+	if b, err := c.find(name); err == nil {
+		return b.Name(), true
+	}
+	for _, p := range c.plans {
+		if p.name == name || p.id.String() == name {
+			return p.name, true
+		}
+	}
+	return "", false
+}
+
+// plan names a new bdev, gives it its identity and finds its base. What has none
+// keeps its name until planned.
 func (c *Control) plan(name, auto string, id bdev.UUID, base string) (string, bdev.UUID, *Bdev, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return "", id, nil, errClosed
+	}
 	if name == "" && auto != "" {
 		name = c.automatic(auto)
 	}
 	if name == "" || len(name) > MaxNameLen {
 		return "", id, nil, refuse(syscall.EINVAL, "a bdev needs a name of 1 to %d bytes", MaxNameLen)
 	}
-	if b, err := c.find(name); err == nil {
-		return "", id, nil, refuse(syscall.EEXIST, "bdev %q exists", b.Name())
+	if by, is := c.taken(name); is {
+		return "", id, nil, refuse(syscall.EEXIST, "bdev %q exists", by)
 	}
 	if id.IsZero() {
 		// The identity follows the name, so that initiators find the same disk
@@ -263,10 +303,11 @@ func (c *Control) plan(name, auto string, id bdev.UUID, base string) (string, bd
 		id = bdev.NameUUID(name)
 	}
 	// Initiators take two LUNs of one identity for two paths to one disk.
-	if b, err := c.find(id.String()); err == nil {
-		return "", id, nil, refuse(syscall.EEXIST, "bdev %q has the UUID %s; give another as uuid", b.Name(), id)
+	if by, is := c.taken(id.String()); is {
+		return "", id, nil, refuse(syscall.EEXIST, "bdev %q has the UUID %s; give another as uuid", by, id)
 	}
 	if base == "" {
+		c.plans = append(c.plans, plan{name, id})
 		return name, id, nil, nil
 	}
 	on, err := c.find(base)
@@ -285,7 +326,7 @@ func (c *Control) automatic(series string) string {
 	for {
 		name := fmt.Sprintf("%s%d", series, c.serial[series])
 		c.serial[series]++
-		if _, err := c.find(name); err != nil {
+		if _, is := c.taken(name); !is {
 			return name
 		}
 	}
@@ -319,23 +360,37 @@ func (c *Control) changed(b *Bdev) {
 // stacked on it go first, and each leaves its LUNs before that; I/O in flight
 // ends before the bdev does.
 func (c *Control) DeleteBdev(name, module string) error {
+	gone, err := c.unpublish(name, module)
+	errs := []error{err}
+	// Beside other changes: a file system may take its time.
+	for _, b := range gone {
+		c.Caller.Block(func() { errs = append(errs, b.Close()) })
+		c.log.Info("bdev deleted", "name", b.Name())
+	}
+	return errors.Join(errs...)
+}
+
+// unpublish is DeleteBdev but for closing what nobody has any more.
+func (c *Control) unpublish(name, module string) (gone []*Bdev, err error) {
 	c.change.Lock()
 	defer c.change.Unlock()
 	b, err := c.Bdev(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if module != "" && kind(module) != b.kind {
-		return refuse(syscall.ENODEV, "bdev %q is not of the %s module; delete it with bdev_%s_delete", name, module, b.kind)
+		return nil, refuse(syscall.ENODEV, "bdev %q is not of the %s module; delete it with bdev_%s_delete", name, module, b.kind)
 	}
-	return c.remove(b)
+	err = c.remove(b, &gone)
+	return gone, err
 }
 
-// remove deletes b and what stands on it. Preconditions: change is held.
-func (c *Control) remove(b *Bdev) error {
+// remove takes out b and what stands on it, and adds them to gone in the order in
+// which they are to be closed. Preconditions: change is held.
+func (c *Control) remove(b *Bdev, gone *[]*Bdev) error {
 	for _, s := range c.Bdevs() {
 		if s.base == b {
-			if err := c.remove(s); err != nil {
+			if err := c.remove(s, gone); err != nil {
 				return err
 			}
 		}
@@ -349,13 +404,11 @@ func (c *Control) remove(b *Bdev) error {
 	c.events.add("bdev_unregister", b.Name())
 	c.mu.Unlock()
 	c.drain(b)
-	var err error
-	c.Caller.Block(func() { err = b.Close() })
 	if b.base != nil {
 		b.base.Unclaim(b.Name())
 	}
-	c.log.Info("bdev deleted", "name", b.Name())
-	return err
+	*gone = append(*gone, b)
+	return nil
 }
 
 // drain refuses new I/O and waits until every channel is closed. It needs no
@@ -412,10 +465,9 @@ func (c *Control) setParam(b *Bdev, name string, value any) {
 	c.mu.Unlock()
 }
 
-// Rescan looks at the size of the file behind a bdev.
+// Rescan looks at the size of the file behind a bdev. It is beside other changes,
+// because a file system may take its time: a bdev that is closed meanwhile says so.
 func (c *Control) Rescan(name, module string) error {
-	c.change.Lock()
-	defer c.change.Unlock()
 	b, err := c.Bdev(name)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,6 +100,7 @@ type Control struct {
 
 	mu     sync.RWMutex // guards what follows, and is never held while blocking
 	bdevs  []*Bdev      // in the order made
+	plans  []plan       // of bdevs that are being made
 	serial map[string]int
 	portal tagged[uint16, PortalGroup]
 	init   tagged[uint16, iscsi.InitiatorGroup]
@@ -106,6 +108,7 @@ type Control struct {
 	auth   tagged[int32, iscsi.AuthGroup]
 	events events
 	added  chan struct{} // closed, and replaced, when a bdev is added
+	closed bool          // no bdev is made any more; written under change, too
 
 	started chan struct{} // closed when the start-up phase ends
 	once    sync.Once
@@ -153,8 +156,14 @@ type Bdev struct {
 
 // Close deletes everything, in the order in which things need each other: the
 // nodes with their sessions, then portals, then bdevs from the top of their
-// stacks. I/O in flight ends before what it uses does.
+// stacks. I/O in flight ends before what it uses does. What cannot be deleted
+// keeps nothing else from it.
 func (c *Control) Close() error {
+	c.change.Lock()
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.change.Unlock()
 	var errs []error
 	for _, n := range c.Nodes() {
 		errs = append(errs, c.DeleteNode(n.Name))
@@ -162,12 +171,10 @@ func (c *Control) Close() error {
 	for _, g := range c.PortalGroups() {
 		errs = append(errs, c.DeletePortalGroup(g.Tag))
 	}
-	for list := c.Bdevs(); len(list) > 0; list = c.Bdevs() {
-		// Those above go with it.
-		if err := c.DeleteBdev(list[0].Name(), ""); err != nil {
-			errs = append(errs, err)
-			break
-		}
+	list := c.Bdevs()
+	slices.Reverse(list) // what stands on another was made after it
+	for _, b := range list {
+		errs = append(errs, c.DeleteBdev(b.Name(), ""))
 	}
 	return errors.Join(errs...)
 }

@@ -1,13 +1,7 @@
 package control
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -46,15 +40,24 @@ type SaveOptions struct {
 func (c *Control) Save() []Subsystem { return c.SaveWith(SaveOptions{}) }
 
 // SaveWith is Save with options.
-func (c *Control) SaveWith(o SaveOptions) []Subsystem {
+func (c *Control) SaveWith(o SaveOptions) []Subsystem { return c.save(o).subsystems }
+
+// saved is the configuration of one moment.
+type saved struct {
+	subsystems []Subsystem
+	omits      bool // something that is configured
+	empty      bool // nothing is configured
+}
+
+func (c *Control) save(o SaveOptions) saved {
 	options := c.Options()
 	// All of it at once: a node that is made meanwhile may be on a bdev that is.
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	var out []Subsystem
+	out := saved{omits: c.omits(o), empty: len(c.bdevs)+len(c.portal.list)+len(c.init.list)+len(c.nodes)+len(c.auth.list) == 0}
 	for _, s := range Subsystems {
 		calls, _ := c.saveSubsystem(s.Name, o, options)
-		out = append(out, Subsystem{s.Name, calls})
+		out.subsystems = append(out.subsystems, Subsystem{s.Name, calls})
 	}
 	return out
 }
@@ -63,6 +66,11 @@ func (c *Control) SaveWith(o SaveOptions) []Subsystem {
 func (c *Control) Omits(o SaveOptions) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	return c.omits(o)
+}
+
+// omits is Omits. Preconditions: mu is held.
+func (c *Control) omits(o SaveOptions) bool {
 	return !o.Secrets && slices.ContainsFunc(c.auth.list, func(g iscsi.AuthGroup) bool { return len(g.Secrets) > 0 })
 }
 
@@ -297,74 +305,4 @@ func lunParams(l iscsi.LUN) Obj {
 }
 
 // Empty tells whether nothing is configured.
-func (c *Control) Empty() bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return len(c.bdevs)+len(c.portal.list)+len(c.init.list)+len(c.nodes)+len(c.auth.list) == 0
-}
-
-// SaveFile writes the configuration to a file that only its owner may read. The
-// file is replaced as a whole, or not at all; an empty configuration replaces
-// nothing, because that is how configurations get lost.
-func (c *Control) SaveFile(path string, o SaveOptions) error {
-	if c.Empty() {
-		if i, err := os.Stat(path); err == nil && i.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%w: %s", ErrEmpty, path)
-		}
-	}
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	if err := e.Encode(c.SaveObject(o)); err != nil {
-		return fmt.Errorf("save configuration: %w", err)
-	}
-	var err error
-	c.Caller.Block(func() { err = replace(path, b.Bytes()) })
-	return err
-}
-
-// Omitted is what SaveObject says of a configuration that is not whole.
-const Omitted = "CHAP users and secrets are left out, so that nobody who must authenticate can log in once this is loaded; save with with_secrets=true for a whole configuration"
-
-// SaveObject is the configuration as an object that can be loaded again.
-func (c *Control) SaveObject(o SaveOptions) Obj {
-	obj := Obj{{"subsystems", c.SaveWith(o)}}
-	if c.Omits(o) {
-		obj = append(obj, Member{"omitted", Omitted})
-	}
-	return obj
-}
-
-// replace writes a file beside path, makes it durable, and renames it.
-func replace(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("save configuration: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("save configuration: %w", err)
-		}
-	}()
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
-}
+func (c *Control) Empty() bool { return c.save(SaveOptions{}).empty }

@@ -3,7 +3,10 @@ package rpc_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -108,5 +111,33 @@ func TestSavedIsParameters(t *testing.T) {
 	rpc.NewServer(ctl).ServeStream(s)
 	if got := s.out.String(); !strings.Contains(got, `"result":true`) || len(ctl.AuthGroups()) != 1 {
 		t.Errorf("%s, %d groups", got, len(ctl.AuthGroups()))
+	}
+}
+
+// TestSaveEmptied: a configuration that is emptied while it is saved does not take
+// the place of one that is not empty.
+func TestSaveEmptied(t *testing.T) {
+	ctl, engine := controltest.New()
+	if err := ctl.CreateAuthGroup(iscsi.AuthGroup{Tag: 7}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "spindle.json")
+	if err := ctl.SaveFile(path, control.SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl.Engine = &meanwhile{engine, func() {
+		if err := ctl.DeleteAuthGroup(7); err != nil {
+			t.Error(err)
+		}
+	}}
+	if err := ctl.SaveFile(path, control.SaveOptions{}); !errors.Is(err, control.ErrEmpty) {
+		t.Errorf("saved: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("%s, %v", after, err)
 	}
 }

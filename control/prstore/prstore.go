@@ -44,10 +44,31 @@ func openFile(path string, flags int) (file, error) { return os.OpenFile(path, f
 
 // Open makes the folder if it is not there.
 func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	s := &Store{dir, disk{openFile, os.Rename, os.Remove}}
+	if err := s.folder(dir); err != nil {
 		return nil, fmt.Errorf("persistent reservations: %w", err)
 	}
-	return &Store{dir, disk{openFile, os.Rename, os.Remove}}, nil
+	return s, nil
+}
+
+// folder makes a folder, and those above it, durably: what is kept in one that a
+// power cut takes away is not kept.
+func (s *Store) folder(dir string) error {
+	info, err := os.Stat(dir)
+	switch up := filepath.Dir(dir); {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is no folder", dir)
+	case err == nil || !errors.Is(err, fs.ErrNotExist):
+		return err
+	case up != dir:
+		if err := s.folder(up); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return s.sync(filepath.Dir(dir))
 }
 
 // path is the file of a unit, called by a hash: a unit's name may hold anything

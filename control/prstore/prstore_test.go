@@ -221,3 +221,34 @@ var replaces = []string{
 	"open temporary", "write temporary", "sync temporary", "close temporary", "rename temporary",
 	"open folder", "sync folder", "close folder",
 }
+
+// TestFolderIsDurable: each folder that is made is in the one above it before
+// anything is kept; those that were there are left alone.
+func TestFolderIsDurable(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "a", "b", "c")
+	sync := []string{"open folder", "sync folder", "close folder"}
+	for _, tc := range []struct {
+		name string
+		made int // folders
+		fail string
+	}{
+		{"no power for the first", 1, "sync folder"},
+		{"the others", 2, ""},
+		{"all there", 0, ""},
+	} {
+		var d faulty
+		d.fail = tc.fail
+		s := &Store{dir, disk{openFile, os.Rename, os.Remove}}
+		d.inject(s)
+		if err := s.folder(dir); (err != nil) != (tc.fail != "") {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		if want := slices.Repeat(sync, tc.made); !slices.Equal(d.calls, want) {
+			t.Errorf("%s: %v, want %v", tc.name, d.calls, want)
+		}
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+}

@@ -336,6 +336,41 @@ func TestNoMemory(t *testing.T) {
 	alive(t, first)
 }
 
+// TestNoMemoryForCopy: a reply that has to be copied and finds no memory does not
+// hold up those that would give theirs back.
+func TestNoMemoryForCopy(t *testing.T) {
+	const memory = 8 << 20
+	g := isertest.New(t, isertest.Options{Target: iscsitest.Options{Memory: memory},
+		Fabric: memverbs.Config{Faults: memverbs.Faults{LateRead: 1}, Latency: 200 * time.Microsecond}})
+	g.Node.MemlockLimit = memory // nothing but the arena
+	c := g.Dial().Login()
+	ready(t, c, 0)
+	ready(t, c, 1)
+	left := map[uint32]bool{}
+	for range 8 { // more than there is memory for
+		itt, _ := c.StartWrite(1, 0, pattern(1<<20, 1), isertest.Shape{})
+		left[itt] = true
+	}
+	base := commands(g)
+	g.Until("the writes", func() bool { return commands(g) > base })
+	itt, buf := c.StartRead(0, 0, 1024)
+	left[itt] = true
+	for len(left) > 0 {
+		p := c.Expect(pdu.SCSIResponse)
+		if !left[p.BHS.ITT()] || p.BHS.Status() != 0 || p.BHS.StatSN() != c.ExpStatSN {
+			t.Fatalf("% x", p.BHS)
+		}
+		c.ExpStatSN++
+		delete(left, p.BHS.ITT())
+	}
+	if !bytes.Equal(buf.Bytes(), make([]byte, 512<<10)) {
+		t.Error("data differs")
+	}
+	if g.ISER.Stats.Copies.Load() != 1 {
+		t.Errorf("%d copies", g.ISER.Stats.Copies.Load())
+	}
+}
+
 // TestSmallDevice: a window that a queue pair has no receives for is refused.
 func TestSmallDevice(t *testing.T) {
 	g := isertest.New(t, isertest.Options{Device: verbs.DeviceInfo{MaxQPWR: 100}})

@@ -35,6 +35,7 @@ type sender struct {
 	since       clock.Time // of the last progress while there are requests in the ring
 
 	unsignaled bool // the batch's last request is a PDU of ours, not signalled
+	starved    bool // a copy found no memory
 	probe      bool // see whether the peer is there
 	draining   bool // the engine asked for Drained
 	drained    bool // the marker has come: the send queue is empty
@@ -128,7 +129,11 @@ func (c *Conn) Drain() {
 func (x *sender) flush() {
 	c := x.c
 	for o := x.head; o != nil && (!c.quiet || plant.On(plant.EarlyPing)); o = x.head {
+		x.starved = false
 		if !x.put(o) {
+			if x.starved {
+				x.overtake()
+			}
 			break
 		}
 		x.head, o.Next = o.Next, nil
@@ -150,6 +155,29 @@ func (x *sender) flush() {
 	if x.draining && x.head == nil && x.outs == 0 {
 		x.draining = false
 		c.h.Drained()
+	}
+}
+
+// overtake posts responses of commands behind the first PDU, one that has to be
+// copied and finds no memory, as far as they need none: they give theirs back.
+// Among themselves such responses have no order, StatSN is theirs as they leave
+// (RFC 7143 §4.2.2.2); behind any other PDU nothing is looked at.
+//
+//spindle:hot
+func (x *sender) overtake() {
+	last := x.head
+	for o := last.Next; o != nil && o.Reply != nil; o = last.Next {
+		if d := o.Reply.Data; !d.Empty() && x.c.dev.key(d.Region)&keyValid == 0 {
+			last = o
+			continue
+		}
+		if !x.put(o) {
+			return
+		}
+		last.Next, o.Next = o.Next, nil
+		if x.tail == o {
+			x.tail = last
+		}
 	}
 }
 
@@ -316,6 +344,7 @@ func (x *sender) reachable(data mem.Ref) (at, bounce mem.Ref, ok bool) {
 		return data, bounce, false
 	}
 	if bounce, ok = c.r.Arena.Alloc(data.Len); !ok {
+		x.starved = true
 		c.s.later(c)
 		return data, bounce, false
 	}

@@ -1,13 +1,20 @@
 package scsi
 
-import "slices"
+import (
+	"slices"
+
+	"spindle/internal/plant"
+)
 
 // copyRecord is what RECEIVE COPY RESULTS tells of an EXTENDED COPY. It is kept
-// for the I_T_L nexus that sent it, until it is asked for, its list identifier
-// is used again, or the nexus ends (SPC-5 §5.18.4).
+// for the I_T_L nexus that sent it, until all of it was told, its list identifier
+// is used again, the unit is reset, or the nexus ends (SPC-5 §6.23, §6.25).
 type copyRecord struct {
 	id              uint8
 	running, failed bool
+	told            bool // how it ended; details of a failure are left
+	detailed        bool // ... they were told, and how it ended is left
+	reset           bool // the unit was reset while it ran
 	segments        uint16
 	bytes           uint64
 	sense           []byte
@@ -31,7 +38,9 @@ func (i *ITL) keepCopy(r copyRecord) {
 
 func (i *ITL) updateCopy(r *copyRecord) {
 	if k := i.findCopy(r.id); k >= 0 {
+		reset := i.copies[k].reset
 		i.copies[k] = *r
+		i.copies[k].reset = reset
 	}
 }
 
@@ -41,36 +50,66 @@ func (i *ITL) dropCopy(id uint8) {
 	}
 }
 
+// resetCopies is the reset of the unit: what has ended is forgotten, what is at
+// work will be when the reset ends it.
+func (i *ITL) resetCopies() {
+	i.copies = slices.DeleteFunc(i.copies, func(r copyRecord) bool { return !r.running })
+	for k := range i.copies {
+		i.copies[k].reset = true
+	}
+}
+
 // prepCopyResults: the list identifier means nothing to OPERATING PARAMETERS.
 func prepCopyResults(t *Task) Result {
-	if t.op.sa != saCopyParameters && t.itl.findCopy(t.CDB[2]) < 0 {
+	if t.op.sa != saCopyParameters && t.copyRecord() == nil {
 		return t.badCDB(2, wholeByte)
 	}
 	return t.wantReply(be.Uint32(t.CDB[10:]))
 }
 
-// doCopyResults is RECEIVE COPY RESULTS (SPC-5 §6.18 to §6.20).
+// copyRecord is what t asks for, or nil: nothing is known, or it was told, or
+// the copy of which the details are wanted has not ended.
+func (t *Task) copyRecord() *copyRecord {
+	k := t.itl.findCopy(t.CDB[2])
+	if k < 0 {
+		return nil
+	}
+	r := &t.itl.copies[k]
+	if t.op.sa == saCopyStatus && r.told || t.op.sa == saCopyDetails && r.running {
+		return nil
+	}
+	return r
+}
+
+// doCopyResults is RECEIVE COPY RESULTS (SPC-5 §6.22, §6.23, §6.25).
 func doCopyResults(t *Task) action {
 	p := t.reply()
-	k := t.itl.findCopy(t.CDB[2])
-	switch {
-	case t.op.sa == saCopyParameters:
+	if t.op.sa == saCopyParameters {
 		copyParameters(&p)
-	case k < 0: // dropped since it was looked for
+		return t.send(&p)
+	}
+	r := t.copyRecord()
+	switch {
+	case r == nil: // dropped since it was looked for
 		t.badCDB(2, wholeByte)
 		return actDone
 	case t.op.sa == saCopyStatus:
-		t.itl.copies[k].status(&p)
+		r.status(&p)
+		r.told = !r.running
 	default:
-		t.itl.copies[k].details(&p)
-		if !t.itl.copies[k].running {
-			t.itl.dropCopy(t.CDB[2])
-		}
+		r.details(&p)
+		r.detailed = r.detailed || t.Want == 0 || int(t.Want) >= p.n // all of them, or they are not wanted
+	}
+	if plant.On(plant.CopyRetold) {
+		r.told, r.detailed = false, false
+	}
+	if r.told && (!r.failed || r.detailed) {
+		t.itl.dropCopy(r.id)
 	}
 	return t.send(&p)
 }
 
-// Copy manager status (SPC-5 table 290).
+// Copy manager status (SPC-5 table 254).
 const (
 	copyRunning = 0
 	copyGood    = 1
@@ -92,10 +131,11 @@ func (r *copyRecord) status(p *reply) {
 	p.u32(uint32(min(r.bytes>>10, 0xffffffff)))
 }
 
-// details makes the failed segment details, empty for a copy that did not fail.
+// details makes the failed segment details, empty for a copy that did not fail,
+// or when they were told.
 func (r *copyRecord) details(p *reply) {
 	p.u32(0)
-	if !r.failed {
+	if !r.failed || r.detailed {
 		return
 	}
 	p.zero(56 - p.n)

@@ -1,6 +1,10 @@
 package scsi
 
-import "slices"
+import (
+	"slices"
+
+	"spindle/internal/plant"
+)
 
 // abortScope says whose tasks a round aborts.
 type abortScope uint8
@@ -138,6 +142,11 @@ func (v *View) install(r *round) {
 	}
 	if r.cleared {
 		v.tellCleared(r)
+	}
+	if r.reset != nil && r.reset.code != 0 && !plant.On(plant.CopyOutlives) {
+		for _, i := range v.itls {
+			i.resetCopies()
+		}
 	}
 	for _, a := range r.uas {
 		for _, i := range v.itls {

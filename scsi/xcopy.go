@@ -258,6 +258,7 @@ func (c *copier) nextSegment() bool {
 			c.left = uint64(s.blocks) << from.shift
 		}
 		if c.left == 0 {
+			c.segmentBegun()
 			c.segmentDone()
 			continue
 		}
@@ -270,6 +271,7 @@ func (c *copier) nextSegment() bool {
 			return c.abort(NoAdditionalSense)
 		}
 		c.open = true
+		c.segmentBegun()
 		return true
 	}
 	return true
@@ -386,7 +388,10 @@ func (c *copier) pieceDone() bool {
 	c.lba += uint64(c.n >> from.shift)
 	c.dest += uint64(c.n >> to.shift)
 	c.left -= uint64(c.n)
-	c.record.bytes += uint64(c.n)
+	if !plant.On(plant.CopyUncounted) {
+		c.record.bytes += uint64(c.n)
+	}
+	c.noted()
 	c.n = 0
 	if c.left == 0 {
 		c.segmentDone()
@@ -394,11 +399,23 @@ func (c *copier) pieceDone() bool {
 	return true
 }
 
+// segmentBegun counts a segment: that at work is one of those processed (SPC-5 §6.24).
+func (c *copier) segmentBegun() {
+	c.record.segments++
+	c.noted()
+}
+
 func (c *copier) segmentDone() {
 	c.open = false
 	c.seg++
-	c.record.segments++
-	c.t.itl.updateCopy(&c.record)
+}
+
+// noted has RECEIVE COPY STATUS tell what has been done, if there is an identifier
+// to ask it by.
+func (c *copier) noted() {
+	if c.usage != listNone {
+		c.t.itl.updateCopy(&c.record)
+	}
 }
 
 // abort ends the copy with COPY ABORTED, INFORMATION telling the segment. It
@@ -423,11 +440,13 @@ func (c *copier) end(failed bool) {
 	t := c.t
 	c.record.running, c.record.failed = false, failed
 	c.record.sense = append([]byte(nil), t.Sense[:t.SenseLen]...)
+	k := t.itl.findCopy(c.record.id)
 	switch {
-	case c.usage == listHold, c.usage == listDiscard && failed:
-		t.itl.updateCopy(&c.record)
-	case c.usage == listDiscard:
+	case c.usage == listNone || k < 0:
+	case c.usage == listDiscard && !failed, t.itl.copies[k].reset && t.Aborted():
 		t.itl.dropCopy(c.record.id)
+	default:
+		t.itl.updateCopy(&c.record)
 	}
 	t.itl.copying--
 	t.copy = nil // records and list go with it

@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"spindle/bdev"
@@ -272,6 +273,72 @@ func TestCopyResults(t *testing.T) {
 	if n := len(a.n.existing(0).copies); n != maxCopyRecords {
 		t.Errorf("%d records", n)
 	}
+}
+
+// TestCopyResultsGo: what was told goes, and what was not stays until the unit is
+// reset (SPC-5 §6.23, §6.25).
+func TestCopyResultsGo(t *testing.T) {
+	g, disks := copyBench(t, 2)
+	a := g.ready("a", 0)
+	one := [][]byte{g.naaOf(0)}
+	good := copyList{id: 5, cscds: one, segs: [][]byte{blockSegment(0, 0, 8, 0, 100)}}
+	bad := copyList{id: 6, cscds: one, segs: [][]byte{blockSegment(0, 0, 8, 0, 9999)}}
+	status := func(id byte, want string) {
+		t.Helper()
+		q := a.results(0, saCopyStatus, id)
+		if got := q.outcome(); got != want && fmt.Sprintf("% x", q.data) != want {
+			t.Errorf("status of %d: %s, % x, want %s", id, got, q.data, want)
+		}
+	}
+	details := func(id byte, room byte, want int) {
+		t.Helper()
+		q := a.do(0, []byte{opReceiveCopy, saCopyDetails, id, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, room, 0, 0}, nil, uint32(room))
+		if got := q.outcome(); want < 0 && got != "05/2400" || want >= 0 && (got != "good" || len(q.data) != want) {
+			t.Errorf("details of %d: %s, % x", id, got, q.data)
+		}
+	}
+	a.xcopy(0, good.bytes())
+	details(5, 255, 4) // there are none, and that is all that goes
+	status(5, "00 00 00 08 01 00 01 01 00 00 00 04")
+	status(5, "05/2400")
+	a.xcopy(0, bad.bytes())
+	details(6, 60, 60)
+	details(6, 255, 78)
+	details(6, 255, 4)
+	status(6, "00 00 00 08 02 00 00 01 00 00 00 00")
+	details(6, 255, -1)
+	a.xcopy(0, bad.bytes())
+	details(6, 0, 0) // they are not wanted
+	details(6, 255, 4)
+
+	none := good
+	good.id, none.id, none.usage, none.segs = 0, 0, listNone, [][]byte{blockSegment(0, 0, 16, 0, 100)}
+	a.xcopy(0, good.bytes())
+	a.xcopy(0, none.bytes()) // has no identifier, not even 0
+	status(0, "00 00 00 08 01 00 01 01 00 00 00 04")
+
+	good.id = 7
+	a.xcopy(0, good.bytes())
+	disks[0].stuck, disks[1].stuck = true, true
+	run := copyList{id: 8, cscds: [][]byte{g.naaOf(0), g.naaOf(1)}, segs: [][]byte{byteSegment(0, 1, 1<<20, 0, 0)}}
+	q := a.startCopy(0, run.bytes())
+	for len(disks[1].fly) == 0 {
+		disks[0].finish()
+		g.turns(4)
+	}
+	disks[1].finish()
+	g.turns(4)
+	status(8, "00 00 00 08 00 00 01 01 00 00 01 00") // a piece, of the segment at work
+	details(8, 255, -1)
+	reset := false
+	a.n.Manage(&Management{Fn: FnLUNReset, Done: func(uint8) { reset = true }})
+	disks[0].stuck, disks[1].stuck = false, false
+	disks[0].finish()
+	disks[1].finish()
+	g.Until("reset", func() bool { return reset && q.done })
+	a.do(0, cdb("00"), nil, 0) // the unit attention
+	status(7, "05/2400")
+	status(8, "05/2400")
 }
 
 // TestCopyEnds: aborts, resets, reservations and removal stop a copy between

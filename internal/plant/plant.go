@@ -137,6 +137,9 @@ const (
 	ListedForgotten        // SPEC_I_PT: REGISTER registers the first of a list only
 	ListedPartly           // ... or those before one that is malformed
 	PortsForgotten         // ALL_TG_PT registers with one target port only
+	CopyRetold             // what RECEIVE COPY RESULTS has told stays
+	CopyOutlives           // ... and is there after a reset
+	CopyUncounted          // ... its bytes are not counted
 	NumBugs
 )
 
@@ -167,6 +170,7 @@ var names = [NumBugs]string{
 	"ordered ignored", "async lost",
 	"portal ignored",
 	"listed forgotten", "listed partly", "ports forgotten",
+	"copy retold", "copy outlives", "copy uncounted",
 }
 
 func (b Bug) String() string { return names[b] }

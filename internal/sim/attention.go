@@ -80,6 +80,7 @@ type events struct {
 	unsteady    bool       // is being taken away or brought back
 	resetting   int        // commands and functions on their way that end tasks of others
 	stray       clock.Time // a function that ends its tasks was lost with its session, and may be at work until then
+	resetCall   int64      // of the last reset that was answered well
 	since       int64      // when the target started: what was sent before counts no more
 }
 
@@ -209,6 +210,9 @@ func (s *run) caused(lu *lun, k cause, call int64, by *initiator, done bool) {
 		return // it may come to pass all the same
 	}
 	lu.over[k]++
+	if k == causeLUN || k == causeWarm || k == causeCold {
+		lu.resetCall = max(lu.resetCall, call)
+	}
 	if k > causeCold || k == causeAttach {
 		return
 	}

@@ -34,6 +34,7 @@ const (
 	classList      // REPORT LUNS
 	classLog       // LOG SENSE
 	classResources // LOG SENSE of the logical block provisioning page
+	classResults   // RECEIVE COPY RESULTS
 	classBadList   // PERSISTENT RESERVE OUT with a malformed list of TransportIDs
 )
 
@@ -120,6 +121,11 @@ func (in *initiator) command() {
 	lu := in.s.luns[t.lun]
 	t.gated, t.needs = true, needAll
 	var c cdb
+	if len(in.keepers) > 0 && r.IntN(14) == 0 {
+		c = in.askCopy(t)
+		in.submit(t, in.s.luns[t.lun], &c)
+		return
+	}
 	if in.unready(t, lu, &c) || r.IntN(28) == 0 && in.copyBlocks(t, &c) {
 		in.submit(t, lu, &c)
 		return
@@ -457,7 +463,10 @@ func (in *initiator) inquire(t *task, lu *lun) (c cdb) {
 // nonsense is a command that has to be refused.
 func (in *initiator) nonsense(t *task, lu *lun) cdb {
 	t.class, t.illegal = classNothing, true
-	switch in.rng.IntN(5) {
+	switch in.rng.IntN(6) {
+	case 5: // there is no held data
+		t.read, t.edtl, t.needs = true, 512, 0
+		return cdb{b: [32]byte{0x84, copyData, 13: 2}}
 	case 0:
 		t.read, t.edtl, t.access = true, 512, accessRead
 		return cdb16(0x88, 0, 1<<32, 1)
@@ -519,6 +528,7 @@ func (in *initiator) prepare(t *task, lu *lun, c *cdb) pdu.BHS {
 	}
 	in.tasks = append(in.tasks, t)
 	s.rep.Commands++
+	in.beginHeld(t, lu)
 	if t.class == classChange {
 		in.beginChange(t, lu)
 	}

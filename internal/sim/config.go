@@ -122,6 +122,12 @@ const (
 	CopiesAborted
 	CopiesPartial
 	CopyPieces
+	CopyStatuses
+	CopyDetails
+	CopyParameters
+	CopiesRunning
+	CopiesTold
+	CopiesGone
 	Merges
 	LongCDBs
 	Verifies
@@ -256,7 +262,7 @@ var stateNames = [numStates]string{
 	"ConnectionsBroken", "TasksReassigned", "TasksNotFound", "Redirections", "LoginsRedirected", "AsyncMessages", "ConnectionsDropped", "FastAborts", "FastAbortsDue", "SessionsDropped",
 	"Reads", "Writes", "WritesImmediate",
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
-	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
+	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "CopyStatuses", "CopyDetails", "CopyParameters", "CopiesRunning", "CopiesTold", "CopiesGone", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "RegistersListed", "RegistersAllPorts", "RegisteredByOthers", "ListsRefused", "ListsMalformed", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
 	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "WritesOrdered", "AtomicsCompared", "UnmapsOfTwo",

@@ -85,7 +85,7 @@ func (in *initiator) copyBlocks(t *task, c *cdb) bool {
 		return false
 	}
 	t.class, t.write, t.access = classCopy, true, accessWrite
-	t.data[1] = 3 << 3 // no list identifier
+	in.nameCopy(t)
 	be.PutUint16(t.data[2:], uint16(32*len(s.luns)))
 	be.PutUint32(t.data[8:], uint32(28*len(t.copies)))
 	t.want = uint32(len(t.data))
@@ -273,6 +273,9 @@ func (in *initiator) copyAborted(t *task, code scsi.Code, b []byte) {
 	if t.class != classCopy || b[0]&0x80 == 0 || at >= len(t.copies) {
 		in.bad("copy", "task %#x: COPY ABORTED, %04x, at segment %d", t.itt, uint16(code), at)
 		return
+	}
+	if len(t.sense) == 0 {
+		t.sense, t.failed = slices.Clone(b), at
 	}
 	o := &s.book.ops[t.copies[at]]
 	gone := code == scsi.TargetNotReachable && (o.lu.doubtful(t.call) || o.copied.from.doubtful(t.call))

@@ -19,7 +19,7 @@
 // LOG SENSE and SELECT of counts, and of the resources of thin units, which have a
 // threshold, SET and REPORT IDENTIFYING INFORMATION, START STOP UNIT and PREVENT
 // ALLOW MEDIUM REMOVAL on removable units, REPORT and SET TARGET PORT GROUPS,
-// SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit, REPORT LUNS, commands that only look, and
+// SANITIZE, FORMAT UNIT, EXTENDED COPY from unit to unit and RECEIVE COPY RESULTS, REPORT LUNS, commands that only look, and
 // such as have to be refused; every task management function; and units have TAS
 // from birth or not.
 //
@@ -27,7 +27,7 @@
 // session died, for a reason; StatSN, CmdSN window, DataSN, R2TSN, offsets and
 // bursts; residuals; each block is a linearizable register, also of what
 // ORWRITE merges into it and EXTENDED COPY brings from another, which read its
-// own source; nothing that a flush, FUA or a cache that is off made durable is
+// own source, and how that ended is told once and no longer than until a reset; nothing that a flush, FUA or a cache that is off made durable is
 // lost with power; one READ does not see parts of an atomic command; nobody is
 // let in whose CHAP response is wrong, or kept out whose is right, by the
 // secrets of the moment, nor for long by another user's session whose peer is gone,

@@ -48,6 +48,7 @@ type initiator struct {
 	nexus              uint8   // the model's number of its I_T nexus
 	old                []*task // of the session before, of the same nexus
 	plain              bool    // the next command counts in the window
+	keepers            []*held // what copy managers keep
 	graves             []grave // tags of commands that task management ended
 
 	penance  penance
@@ -334,7 +335,7 @@ func (in *initiator) endSession() {
 	in.old = append(in.old, in.tasks...)
 	in.tasks, in.graves = in.tasks[:0], in.graves[:0]
 	in.conn = newConn(uint16(in.id))
-	in.replicas, in.broken, in.mended = in.replicas[:0], nil, false
+	in.replicas, in.broken, in.mended, in.keepers = in.replicas[:0], nil, false, nil
 	in.adrift, in.unacked, in.failing = in.adrift[:0], in.unacked[:0], false
 	clear(in.units)
 	most := 2 * time.Millisecond

@@ -313,6 +313,7 @@ func (s *run) over(t *task, st outcome, why string) {
 	}
 	s.undone(t, st)
 	s.wiping(t, st)
+	s.endHeld(t, st)
 }
 
 // mayCause are the unit attentions that a change may establish.

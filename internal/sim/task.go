@@ -74,6 +74,7 @@ type task struct {
 	needs       needs
 	copies      []int  // EXTENDED COPY: its segments, in the book
 	excused     bool   // ... others may have ended its tasks
+	asks               // of a list identifier
 	wipe        int    // SANITIZE, FORMAT UNIT: in the book
 	later       bool   // ... it does not wait for its end
 	erase       bool   // ... it leaves zeroes
@@ -253,7 +254,7 @@ func lunField(id uint16) uint64 {
 
 // repliesAtLength tells whether the data that t reads is as long as it is.
 func (t *task) repliesAtLength() bool {
-	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList || t.class == classResources || t.class == classLog
+	return t.class == classReply || t.class == classSense || t.class == classRegistry || t.class == classModes || t.class == classPorts || t.class == classIdentity || t.class == classList || t.class == classResources || t.class == classLog || t.class == classResults
 }
 
 // stamp is a number that no other task of the run has.

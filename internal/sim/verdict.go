@@ -117,6 +117,8 @@ func (in *initiator) good(t *task, lu *lun) {
 		s.count(Swaps)
 	case classOr:
 		s.count(ORWrites)
+	case classResults:
+		in.resultsShown(t, lu)
 	case classCopy:
 		s.count(Copies)
 		in.copyGood(t)
@@ -216,6 +218,9 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 	case scsi.IllegalRequest:
 		s.count(RefusedCDBs)
 		absent := code == scsi.LUNNotSupported && (lu.unsteady || !lu.present || lu.changed > t.call)
+		if t.class == classResults && code == scsi.InvalidFieldInCDB {
+			in.notHeld(t, lu)
+		}
 		if t.class == classBadList && !absent {
 			in.listRefused(t, code)
 		}
@@ -274,8 +279,10 @@ func (in *initiator) mayRefuse(t *task, code scsi.Code) bool {
 		return t.edtl != t.want
 	case scsi.InvalidRelease, scsi.InvalidFieldInParam, scsi.RemovalPrevented:
 		return t.class == classChange // its model has judged it
+	case scsi.OperationInProgress:
+		return t.class == classCopy && t.twice
 	case scsi.InvalidFieldInCDB: // a page or a reply that the unit does not have
-		return t.class == classReply || t.class == classSame || t.class == classZero || t.erase
+		return t.class == classResults || t.class == classReply || t.class == classSame || t.class == classZero || t.erase
 	}
 	return false
 }

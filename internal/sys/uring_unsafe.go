@@ -2,6 +2,7 @@ package sys
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"unsafe"
 
@@ -45,6 +46,7 @@ type Uring struct {
 const (
 	scratchWait = 0   // uringWait
 	scratchWord = 128 // 8 bytes for the user
+	scratchFD   = 136 // the argument of UpdateFile
 	scratchSize = 4096
 )
 
@@ -233,7 +235,11 @@ func (u *Uring) RegisterFiles(n int) error {
 
 // UpdateFile puts fd into place i of the table; -1 empties it.
 func (u *Uring) UpdateFile(i uint32, fd int32) error {
-	up := rsrcUpdate{offset: i, data: uint64(uintptr(unsafe.Pointer(&fd)))}
+	// The kernel finds the descriptor by a number in a struct, which nobody adjusts
+	// when the stack moves: so it is not there.
+	at := unsafe.Add(u.scratch, scratchFD)
+	*(*int32)(at) = fd
+	up := rsrcUpdate{offset: i, data: uint64(uintptr(at))}
 	if _, e := u.register(registerFilesUpdate, unsafe.Pointer(&up), 1); e != 0 {
 		return fmt.Errorf("io_uring: file %d into place %d: %w", fd, i, e)
 	}
@@ -249,6 +255,10 @@ func (u *Uring) RegisterBuffer(base uintptr, size, chunk uint64) error {
 		v.SetLen(int(min(chunk, size-off)))
 		vecs = append(vecs, v)
 	}
+	// As a number in a struct their address neither keeps them nor follows them.
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(unsafe.SliceData(vecs))
 	reg := rsrcRegister{nr: uint32(len(vecs)), data: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(vecs))))}
 	_, e := u.register(registerBuffers2, unsafe.Pointer(&reg), unsafe.Sizeof(reg))
 	if e != 0 {

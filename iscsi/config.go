@@ -22,7 +22,7 @@ type Options struct {
 	ErrorRecoveryLevel  uint32
 	AllowDuplicatedISID bool
 	NopInInterval       uint32 // seconds; 0 sends none
-	NopTimeout          uint32 // seconds without an answer before the connection ends
+	NopTimeout          uint32 // seconds without an answer before the connection ends; 0 never
 	LoginTimeout        uint32 // seconds from accept to full feature phase
 	MaxPendingLogins    uint32 // connections of a reactor not yet in full feature phase
 

@@ -49,6 +49,22 @@ func TestKeepalive(t *testing.T) {
 	alive(t, c)
 }
 
+// TestKeepaliveForEver: without nop_timeout an initiator is pinged, and may take
+// its time.
+func TestKeepaliveForEver(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Engine: options(func(o *iscsi.Options) { o.NopInInterval, o.NopTimeout = 10, 0 })})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	if p, after := until(t, g, c, time.Minute); p.BHS.Opcode() != pdu.NopIn || !near(after, 10*time.Second) {
+		t.Fatalf("% x after %v", p.BHS, after)
+	}
+	g.Advance(time.Hour)
+	alive(t, c)
+	if p, after := until(t, g, c, time.Minute); p.BHS.Opcode() != pdu.NopIn || !near(after, 10*time.Second) {
+		t.Fatalf("% x after %v, once it has spoken", p.BHS, after)
+	}
+}
+
 // TestKeepaliveByTraffic: any PDU proves that the initiator lives, and while
 // they come none is asked for.
 func TestKeepaliveByTraffic(t *testing.T) {

@@ -208,12 +208,16 @@ func (c *Connection) keepAlive(now clock.Time, opt *Options) clock.Time {
 		}
 		c.pinged, c.pingAt = true, now
 		c.nopIn(0)
+	case limit == 0: // it may take its time
 	case now.Sub(c.pingAt) >= limit && c.holding():
 		c.pingAt = now // it has not left yet
 	case now.Sub(c.pingAt) >= limit:
 		c.e.Stats.NopTimeouts.Add(1)
 		c.tp.Close(errNopTimeout)
 		return 0
+	}
+	if limit == 0 {
+		return now.Add(every)
 	}
 	return min(now.Add(every), c.pingAt.Add(limit))
 }

@@ -34,7 +34,7 @@ func optionMethods() []Method {
 			Params: slices.Concat(one(
 				Param{Name: "auth_file", Type: String, Doc: "refused: make groups with iscsi_create_auth_group"},
 				Param{Name: "node_base", Type: String, Doc: "prefix of node names given without iqn., eui. or naa."},
-				number("nop_timeout", 0, 1<<31-1, "seconds a NOP-In may stay unanswered"),
+				number("nop_timeout", 0, 1<<31-1, "seconds a NOP-In may stay unanswered; 0 is for ever"),
 				number("nop_in_interval", 0, 60, "seconds between NOP-Ins to a silent initiator; 0 sends none"),
 			), chapParams, one(
 				number("max_sessions", 1, 65535, "sessions"),

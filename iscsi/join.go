@@ -39,7 +39,7 @@ func (s *Session) join(q *registration) {
 		n--
 	}
 	switch {
-	case s.ending || s.ended || !s.arrived:
+	case !s.arrived || s.ending || s.ended:
 		q.answer(pdu.LoginNoSession, "the session is ending")
 		return
 	case s.node == nil || c.tp.Traits().Name != s.transport:

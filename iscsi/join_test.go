@@ -2,6 +2,7 @@ package iscsi_test
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -260,6 +261,61 @@ func TestJoinRefused(t *testing.T) {
 		if g.Engine.Options(); len(g.Engine.Connections(g)) > 3 {
 			t.Fatal("connections stay")
 		}
+	}
+}
+
+// TestJoinAtOnce: the initiator knows the session from its Login Response on, and
+// sends the next connection by another portal, to a reactor that is ahead of the
+// one which has just sent that.
+func TestJoinAtOnce(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		then func(g *iscsitest.Target) error
+		want pdu.LoginStatus
+	}{
+		{"the session begins", func(*iscsitest.Target) error { return nil }, pdu.LoginSuccess},
+		{"it never does", func(g *iscsitest.Target) error { return g.Engine.RemoveNode(g, iscsitest.Node) }, pdu.LoginNoSession},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			g := iscsitest.New(t, iscsitest.Options{Engine: several(4), Reactors: 3, Delayed: true})
+			first, second := netip.MustParseAddrPort("127.0.0.1:3261"), netip.MustParseAddrPort("127.0.0.1:3262")
+			g.AddPortalGroup(iscsi.PortalGroup{Tag: 2, Portals: []iscsi.Portal{{Addr: first}, {Addr: second}}}) // on the reactors 2 and 0
+			must(t, g.Engine.AddMaps(iscsitest.Node, []iscsi.Map{{PortalTag: 2, InitiatorTag: 1}}))
+			a := g.DialTo(first)
+			a.Send(a.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys(append(who, "MaxConnections=4")...))
+			turn := func(list ...int) {
+				for _, i := range list {
+					g.Reactors[i].Turn(0)
+				}
+				g.World.Advance(time.Millisecond) // whatever is sent arrives
+			}
+			p, ok := a.TryRecv()
+			for ; !ok; p, ok = a.TryRecv() { // the moment it comes
+				turn(0, 1, 2)
+			}
+			if a.TSIH, a.ExpStatSN = p.BHS.TSIH(), p.BHS.StatSN()+1; p.BHS.LoginStatus() != 0 {
+				t.Fatalf("% x", p.BHS)
+			}
+			g.Portal = second
+			b := a.DialInto(1)
+			b.Send(b.LoginBHS(pdu.FlagTransit|1<<2|3), nil, iscsitest.Keys(who...))
+			for range 100 { // the reactor of the first is held up
+				turn(0, 1)
+			}
+			if p, ok := b.TryRecv(); ok {
+				t.Fatalf("status %04x before the session has begun", p.BHS.LoginStatus())
+			}
+			must(t, tc.then(g))
+			p = b.Expect(pdu.LoginResponse)
+			if p.BHS.LoginStatus() != tc.want {
+				t.Fatalf("status %04x, want %04x", p.BHS.LoginStatus(), tc.want)
+			}
+			if tc.want == pdu.LoginSuccess {
+				b.ExpStatSN = p.BHS.StatSN() + 1
+				attention(t, a, atPowerOn)
+				alive(t, b)
+			}
+		})
 	}
 }
 

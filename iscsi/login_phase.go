@@ -277,7 +277,9 @@ func (c *Connection) fullFeature() {
 	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "cid", c.cid, "reactor", sh.r.ID)
 	if c.joins {
 		s.came(c)
+		return
 	}
+	post(c.e.registry.r, func() { c.e.registry.arrived(s) })
 }
 
 // transportParams is what the transport needs to know of the negotiation.

@@ -32,6 +32,9 @@ type regEntry struct {
 	ending  bool
 	gone    []func() // told when it has ended
 
+	arrived bool            // its leading connection is in full feature phase
+	early   []*registration // connections that would join it and came before that
+
 	moving   bool     // on its way to another reactor, or about to be
 	deferred []func() // what waits for that, for its session
 }
@@ -108,8 +111,24 @@ func (g *registry) join(q *registration, tsih uint16) {
 	case g.e.down.Load():
 		q.answer(pdu.LoginUnavailable, "target is shutting down")
 	case q.stale():
+	case !en.arrived:
+		en.early = append(en.early, q)
 	default:
 		g.to(en, func() { en.s.join(q) })
+	}
+}
+
+// arrived has those join a session that waited for its leading connection. The
+// initiator knows the session from the Login Response on, and the reactor where the
+// next connection comes, by another portal say, may be ahead of the one that has
+// just sent that.
+// Preconditions: runs on the registry's reactor.
+func (g *registry) arrived(s *Session) {
+	en := s.entry
+	list := en.early
+	en.arrived, en.early = true, nil
+	for _, q := range list {
+		g.join(q, s.tsih)
 	}
 }
 
@@ -270,6 +289,9 @@ func (g *registry) leave(s *Session) {
 		delete(g.byTSIH, s.tsih)
 		if !en.pinned {
 			en.r.AddLoad(-1)
+		}
+		for _, q := range en.early {
+			q.answer(pdu.LoginNoSession, "the session is ending")
 		}
 		for _, q := range en.waiting {
 			g.r.Disarm(&q.timer)

@@ -249,3 +249,33 @@ func TestReactors(t *testing.T) {
 		}
 	}
 }
+
+// TestSendTargetsCost: who has not proven anything may ask for all targets as often
+// as it likes, and takes the reactor's time from those who do I/O: what an access
+// list says is read when it is made, not when it is asked.
+func TestSendTargetsCost(t *testing.T) {
+	const nodes, masks = 200, 64
+	g := iscsitest.New(t, iscsitest.Options{})
+	for i := range nodes {
+		list := iscsi.InitiatorGroup{Tag: uint16(2 + i), Initiators: []string{"ANY"}}
+		for k := range masks {
+			list.Netmasks = append(list.Netmasks, fmt.Sprintf("10.1.%d.0/24", k))
+		}
+		list.Netmasks = append(list.Netmasks, "127.0.0.0/8")
+		must(t, g.Engine.AddInitiatorGroup(list))
+		must(t, g.Engine.AddNode(g, iscsi.NodeConfig{Name: fmt.Sprintf("node%03d", i), Maps: []iscsi.Map{{PortalTag: 1, InitiatorTag: list.Tag}}}))
+	}
+	c := g.Dial()
+	c.LoginStatus("InitiatorName="+iscsitest.Initiator, "SessionType=Discovery", "MaxRecvDataSegmentLength=262144")
+	n := testing.AllocsPerRun(1, func() {
+		b := c.Immediate(pdu.TextRequest, pdu.FlagFinal)
+		b.SetTTT(pdu.ReservedTag)
+		c.Send(b, nil, iscsitest.Keys("SendTargets=All"))
+		if told := strings.Count(string(c.Expect(pdu.TextResponse).Data), "TargetName="); told != nodes+1 {
+			t.Fatalf("%d nodes told, want %d", told, nodes+1)
+		}
+	})
+	if n > 20*nodes {
+		t.Errorf("%v allocations for %d nodes", n, nodes)
+	}
+}

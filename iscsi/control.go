@@ -48,7 +48,8 @@ func (e *Engine) SetOptions(o Options) {
 
 // AddInitiatorGroup adds an access list.
 func (e *Engine) AddInitiatorGroup(g InitiatorGroup) error {
-	if err := g.check(); err != nil {
+	list, err := newAccessList(g)
+	if err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -60,13 +61,14 @@ func (e *Engine) AddInitiatorGroup(g InitiatorGroup) error {
 	case len(inv.initiators) >= MaxGroups:
 		return fmt.Errorf("initiator groups: %w", ErrLimit)
 	}
-	e.change(func(v *inventory) { v.initiators = append(slices.Clip(v.initiators), &g) })
+	e.change(func(v *inventory) { v.setInitiators(append(slices.Clip(v.initiators), list)) })
 	return nil
 }
 
 // SetInitiatorGroup replaces an access list; sessions that exist live on.
 func (e *Engine) SetInitiatorGroup(g InitiatorGroup) error {
-	if err := g.check(); err != nil {
+	list, err := newAccessList(g)
+	if err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -76,24 +78,10 @@ func (e *Engine) SetInitiatorGroup(g InitiatorGroup) error {
 		return fmt.Errorf("initiator group %d: %w", g.Tag, ErrNotFound)
 	}
 	e.change(func(v *inventory) {
-		v.initiators = slices.Clone(v.initiators)
-		v.initiators[slices.Index(v.initiators, old)] = &g
+		next := slices.Clone(v.initiators)
+		next[slices.Index(next, old)] = list
+		v.setInitiators(next)
 	})
-	return nil
-}
-
-func (g *InitiatorGroup) check() error {
-	g.Initiators, g.Netmasks = slices.Clone(g.Initiators), slices.Clone(g.Netmasks)
-	for _, n := range g.Initiators {
-		if n == "" || len(n) > pdu.MaxName+1 {
-			return fmt.Errorf("initiator name %q: %w", n, ErrInvalid)
-		}
-	}
-	for _, m := range g.Netmasks {
-		if _, _, err := parseNetmask(m); err != nil {
-			return fmt.Errorf("netmask %q: %w", m, ErrInvalid)
-		}
-	}
 	return nil
 }
 
@@ -105,7 +93,7 @@ func (e *Engine) RemoveInitiatorGroup(tag uint16) error {
 		return fmt.Errorf("initiator group %d: %w", tag, ErrNotFound)
 	}
 	e.change(func(v *inventory) {
-		v.initiators = slices.DeleteFunc(slices.Clone(v.initiators), func(g *InitiatorGroup) bool { return g.Tag == tag })
+		v.setInitiators(slices.DeleteFunc(slices.Clone(v.initiators), func(l *accessList) bool { return l.Tag == tag }))
 	})
 	return nil
 }
@@ -113,8 +101,8 @@ func (e *Engine) RemoveInitiatorGroup(tag uint16) error {
 // InitiatorGroups returns the access lists.
 func (e *Engine) InitiatorGroups() []InitiatorGroup {
 	var list []InitiatorGroup
-	for _, g := range e.inventory.Load().initiators {
-		list = append(list, *g)
+	for _, l := range e.inventory.Load().initiators {
+		list = append(list, l.InitiatorGroup)
 	}
 	return list
 }

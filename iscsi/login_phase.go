@@ -351,9 +351,30 @@ func (c *Connection) Resolve(id *login.Identity) login.Policy {
 	return p
 }
 
-// Targets implements login.Directory: what SendTargets tells this initiator.
+// Targets implements login.Directory: what SendTargets tells this initiator. Each
+// initiator group and each portal group is asked once, however many nodes have it:
+// there may be as many groups as nodes, and a request costs its sender nothing.
 func (c *Connection) Targets(name string) []login.Target {
 	inv := c.e.inventory.Load()
+	admits, portals := map[uint16]bool{}, map[uint16][]login.Portal{}
+	admitted := func(m Map) bool {
+		ok, known := admits[m.InitiatorTag]
+		if !known {
+			ok = inv.admits(m, c.sess.initiator, c.peer.Addr())
+			admits[m.InitiatorTag] = ok
+		}
+		return ok
+	}
+	reached := func(tag uint16) []login.Portal {
+		list, known := portals[tag]
+		if !known {
+			for _, a := range inv.addresses(tag, c.local, c.tp.Traits().Name) {
+				list = append(list, login.Portal{Addr: a, Tag: tag})
+			}
+			portals[tag] = list
+		}
+		return list
+	}
 	var list []login.Target
 	for _, n := range inv.nodes {
 		if name != "" && n.cfg.Name != name {
@@ -362,11 +383,8 @@ func (c *Connection) Targets(name string) []login.Target {
 		t := login.Target{Name: n.cfg.Name}
 		for _, m := range n.cfg.Maps {
 			told := slices.ContainsFunc(t.Portals, func(p login.Portal) bool { return p.Tag == m.PortalTag })
-			if told || !inv.admits(m, c.sess.initiator, c.peer.Addr()) {
-				continue
-			}
-			for _, a := range inv.addresses(m.PortalTag, c.local, c.tp.Traits().Name) {
-				t.Portals = append(t.Portals, login.Portal{Addr: a, Tag: m.PortalTag})
+			if !told && admitted(m) {
+				t.Portals = append(t.Portals, reached(m.PortalTag)...)
 			}
 		}
 		if len(t.Portals) > 0 {

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"fmt"
 	"io"
 	"net/netip"
 	"slices"
@@ -58,7 +59,8 @@ type inventory struct {
 	opt        Options
 	nodes      []*Node // in order of creation
 	portals    []*portalGroup
-	initiators []*InitiatorGroup
+	initiators []*accessList          // in order of creation
+	byTag      map[uint16]*accessList // the same
 	auth       []*AuthGroup
 }
 
@@ -80,13 +82,14 @@ func (v *inventory) portalGroup(tag uint16) *portalGroup {
 	return nil
 }
 
-func (v *inventory) initiatorGroup(tag uint16) *InitiatorGroup {
-	for _, g := range v.initiators {
-		if g.Tag == tag {
-			return g
-		}
+func (v *inventory) initiatorGroup(tag uint16) *accessList { return v.byTag[tag] }
+
+// setInitiators replaces the initiator groups. Preconditions: v is not published.
+func (v *inventory) setInitiators(list []*accessList) {
+	v.initiators, v.byTag = list, make(map[uint16]*accessList, len(list))
+	for _, l := range list {
+		v.byTag[l.Tag] = l
 	}
-	return nil
 }
 
 // admits tells whether a map's initiator group holds this initiator.
@@ -149,15 +152,43 @@ func (v *inventory) addresses(tag uint16, local netip.AddrPort, transport string
 	return list
 }
 
-// matches tells whether an initiator belongs to the group. A name that is
-// denied stays so whatever else the list holds.
-func (g *InitiatorGroup) matches(initiator string, peer netip.Addr) bool {
-	return g.matchesName(initiator) && g.matchesAddr(peer)
+// accessList is an initiator group made ready to be asked: logins and discovery ask
+// on a reactor, and whoever has not logged in yet decides how often.
+type accessList struct {
+	InitiatorGroup
+	any  bool // from any address
+	nets []netip.Prefix
 }
 
-func (g *InitiatorGroup) matchesName(initiator string) bool {
+func newAccessList(g InitiatorGroup) (*accessList, error) {
+	l := &accessList{InitiatorGroup: g}
+	l.Initiators, l.Netmasks = slices.Clone(g.Initiators), slices.Clone(g.Netmasks)
+	for _, n := range l.Initiators {
+		if n == "" || len(n) > pdu.MaxName+1 {
+			return nil, fmt.Errorf("initiator name %q: %w", n, ErrInvalid)
+		}
+	}
+	for _, m := range l.Netmasks {
+		p, any, err := parseNetmask(m)
+		if err != nil {
+			return nil, fmt.Errorf("netmask %q: %w", m, ErrInvalid)
+		}
+		if l.any = l.any || any; !any {
+			l.nets = append(l.nets, p)
+		}
+	}
+	return l, nil
+}
+
+// matches tells whether an initiator belongs to the group. A name that is
+// denied stays so whatever else the list holds.
+func (l *accessList) matches(initiator string, peer netip.Addr) bool {
+	return l.matchesName(initiator) && l.matchesAddr(peer)
+}
+
+func (l *accessList) matchesName(initiator string) bool {
 	ok := false
-	for _, n := range g.Initiators {
+	for _, n := range l.Initiators {
 		deny := strings.HasPrefix(n, "!")
 		n = strings.TrimPrefix(n, "!")
 		if n != "ANY" && n != "ALL" && !strings.EqualFold(n, initiator) {
@@ -171,14 +202,9 @@ func (g *InitiatorGroup) matchesName(initiator string) bool {
 	return ok
 }
 
-func (g *InitiatorGroup) matchesAddr(peer netip.Addr) bool {
+func (l *accessList) matchesAddr(peer netip.Addr) bool {
 	peer = peer.Unmap().WithZone("")
-	for _, m := range g.Netmasks {
-		if p, any, err := parseNetmask(m); err == nil && (any || p.Contains(peer)) {
-			return true
-		}
-	}
-	return false
+	return l.any || slices.ContainsFunc(l.nets, func(p netip.Prefix) bool { return p.Contains(peer) })
 }
 
 // parseNetmask reads "ANY", an address, or CIDR; IPv6 may be in brackets.

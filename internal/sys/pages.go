@@ -72,12 +72,12 @@ func MapPages(size uint64, node int) (Pages, error) {
 		}
 	}
 	if err := unix.Madvise(p.Bytes, unix.MADV_DONTFORK); err != nil {
-		return Pages{}, fmt.Errorf("madvise MADV_DONTFORK: %w", err)
+		return Pages{}, errors.Join(fmt.Errorf("madvise MADV_DONTFORK: %w", err), p.Unmap())
 	}
 	// Preferred, not bound: memory of the wrong node beats SIGBUS.
 	if node >= 0 {
 		if err := preferNode(p.Bytes, node); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
-			return Pages{}, fmt.Errorf("mbind to node %d: %w", node, err)
+			return Pages{}, errors.Join(fmt.Errorf("mbind to node %d: %w", node, err), p.Unmap())
 		}
 	}
 	return p, nil

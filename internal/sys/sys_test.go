@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -151,6 +152,31 @@ func TestMapPages(t *testing.T) {
 				t.Errorf("%v pages because %q", p.Kind, p.Reason)
 			}
 		})
+	}
+}
+
+// TestMapPagesFails: a mapping that cannot have what was asked for is not kept.
+func TestMapPagesFails(t *testing.T) {
+	mapped := func() (pages uint64) {
+		text, err := os.ReadFile("/proc/self/statm")
+		if err == nil {
+			first, _, _ := strings.Cut(string(text), " ")
+			pages, err = strconv.ParseUint(first, 10, 64)
+		}
+		if err != nil {
+			t.Skip(err)
+		}
+		return pages * uint64(os.Getpagesize())
+	}
+	const size, n = 16 << 20, 64
+	before := mapped()
+	for range n {
+		if _, err := MapPages(size, 1<<20); err == nil {
+			t.Fatal("on a node that cannot be")
+		}
+	}
+	if after := mapped(); after > before+n*size/2 {
+		t.Errorf("%d MiB are mapped, %d before", after>>20, before>>20)
 	}
 }
 

@@ -60,7 +60,7 @@ type LoadOptions struct {
 
 // Load runs a saved configuration: a JSON object with the member "subsystems".
 // Start-up methods run first; then the start-up phase ends, unless it had; then
-// the rest runs in the order of the file. The first failure ends it.
+// the rest runs in the order of the file. The first failure ends it, as does ctx.
 func (s *Server) Load(ctx context.Context, file []byte, o LoadOptions) error {
 	v, n, err := parseFile(file)
 	if err != nil {
@@ -101,6 +101,9 @@ func (s *Server) load(ctx context.Context, conn *session, subsystems *value, ski
 		for _, c := range calls {
 			if m := s.methods[c.method]; (m.State == Startup) != startup {
 				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("%s: %s: %w", c.where, c.method, err)
 			}
 			if _, e := s.call(ctx, conn, c.method, c.params); e != nil {
 				return &Error{e.Code, e.Message, fmt.Sprintf("%s: %s: %s", c.where, c.method, e.Error())}

@@ -259,3 +259,63 @@ func TestServe(t *testing.T) {
 		})
 	}
 }
+
+// TestEndWhileStarting: a signal ends a target that is still starting, and a second
+// one whatever it waits for.
+func TestEndWhileStarting(t *testing.T) {
+	dir := t.TempDir()
+	waits, fifo := filepath.Join(dir, "waits.json"), filepath.Join(dir, "fifo")
+	config := `{"subsystems":[{"subsystem":"bdev","config":[
+	 {"method":"bdev_null_create","params":{"name":"N","num_blocks":8,"block_size":512}},
+	 {"method":"bdev_get_bdevs","params":{"name":"never","timeout":3600000}}]}]}`
+	if err := os.WriteFile(waits, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, config string
+		after        []string // a signal comes after each
+		status       int
+	}{
+		{"a call that waits", waits, []string{"bdev created"}, exitOK},
+		{"a file that is not read", fifo, []string{"reactors run", "given up"}, exitError},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := started{make(chan string, 100)}
+			ended := make(chan int, 1)
+			go func() {
+				ended <- Run([]string{"serve", "--config", tt.config, "--mem", "32M", "--no-rpc", "--log-level", "info"}, io.Discard, log)
+			}()
+			late := time.After(patience)
+			for _, want := range tt.after {
+				for line := ""; !strings.Contains(line, want); {
+					select {
+					case line = <-log.said:
+						if strings.Contains(line, "io_uring refused") {
+							t.Skip(line)
+						}
+					case <-late:
+						t.Fatalf("no %q", want)
+					}
+				}
+				if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+			}
+			select {
+			case status := <-ended:
+				if status != tt.status {
+					t.Errorf("status %d", status)
+				}
+			case <-late:
+				t.Fatal("it does not end")
+			}
+		})
+	}
+	// What waits for the file goes on, and ends for want of a configuration.
+	if f, err := os.OpenFile(fifo, os.O_WRONLY, 0); err == nil {
+		_ = f.Close()
+	}
+}

@@ -26,8 +26,8 @@ func serveCommand() command {
 	return command{
 		name: "serve", short: "serve disks over iSCSI",
 		long: `Serve disks over iSCSI until SIGINT or SIGTERM, which drain I/O, ask initiators to
-log out, and end the process with status 0; a second signal ends it at once. SIGHUP
-does the same when the terminal that it was started from goes; without a terminal
+log out, and end the process with status 0; a second signal ends it at once, and so
+do 45 seconds in which it does not come to an end, with status 1. SIGHUP does the same when the terminal that it was started from goes; without a terminal
 it changes nothing, because RPC changes everything live. $NOTIFY_SOCKET is told
 when it serves (Type=notify of systemd; packaging/spindle.service is an example).
 
@@ -233,12 +233,9 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 	if mode != nil {
 		defer profile.Start(mode, profile.ProfilePath("."), profile.NoShutdownHook, profile.Quiet).Stop()
 	}
-	// A signal while it starts ends the start.
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	d, err := daemon.Start(ctx, o)
-	if err != nil {
-		return advise(err)
+	d, err := begin(o, signals)
+	if d == nil {
+		return err
 	}
 	if _, err := io.WriteString(s.out, d.Banner()); err != nil {
 		return errors.Join(err, d.Stop())
@@ -254,11 +251,11 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 			why = sig.String()
 		case why = <-d.Stopping():
 		case <-hangups:
-			log.Log(ctx, control.LevelNotice, "SIGHUP has nothing to reload: changes are made over RPC and hold at once; SIGTERM ends the target")
+			log.Log(context.Background(), control.LevelNotice, "SIGHUP has nothing to reload: changes are made over RPC and hold at once; SIGTERM ends the target")
 		}
 	}
 	_ = tellManager("STOPPING=1") // it has been told READY, or has been missed in the log
-	log.Log(ctx, control.LevelNotice, "ending: I/O drains, initiators are asked to log out; a second signal ends it now", "signal", why)
+	log.Log(context.Background(), control.LevelNotice, "ending: I/O drains, initiators are asked to log out; a second signal ends it now", "signal", why)
 	ended := make(chan error, 1)
 	go func() { ended <- d.Stop() }()
 	select {
@@ -266,6 +263,42 @@ func serve(s streams, o daemon.Options, kind string) (err error) {
 		return err
 	case sig := <-signals:
 		return fmt.Errorf("%v during shutdown: ended without draining", sig)
+	}
+}
+
+// begin starts the target. A signal meanwhile ends that, without an error; a second
+// one ends it at once, whatever it waits for.
+func begin(o daemon.Options, signals <-chan os.Signal) (*daemon.Daemon, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	type result struct {
+		d   *daemon.Daemon
+		err error
+	}
+	began := make(chan result, 1)
+	go func() {
+		d, err := daemon.Start(ctx, o)
+		began <- result{d, err}
+	}()
+	for {
+		select {
+		case r := <-began:
+			switch {
+			case ctx.Err() == nil:
+				return r.d, advise(r.err)
+			case r.err == nil: // it came too late
+				return nil, r.d.Stop()
+			case errors.Is(r.err, daemon.ErrStuck):
+				return nil, r.err
+			}
+			return nil, nil
+		case sig := <-signals:
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("%v during the start: ended at once", sig)
+			}
+			cancel()
+			o.Log.Logger("control").Log(context.Background(), control.LevelNotice, "ending: the start is given up; a second signal ends it now", "signal", sig.String())
+		}
 	}
 }
 

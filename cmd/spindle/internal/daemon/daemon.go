@@ -56,7 +56,14 @@ const (
 	// LogoutGrace is how long initiators have to log out before their sessions
 	// are ended.
 	LogoutGrace = 3 * time.Second
+	// StopLimit is how long an end in good order may take: a file system that does
+	// not answer must not keep the process. What was not answered by then was not
+	// promised. A service manager kills later (packaging/spindle.service).
+	StopLimit = 45 * time.Second
 )
+
+// ErrStuck is returned for an end that takes too long.
+var ErrStuck = errors.New("ended without draining")
 
 // Options are what serve takes.
 type Options struct {
@@ -100,7 +107,8 @@ type Daemon struct {
 	watched  chan struct{} // closed when watchUsage has ended
 }
 
-// Start builds and starts a target. What was started is stopped again when it fails.
+// Start builds and starts a target. What was started is stopped again when it fails,
+// or when ctx ends before the configuration is loaded.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if o.Log == nil {
 		o.Log = control.NewLog(io.Discard)
@@ -303,8 +311,8 @@ func (d *Daemon) configure(ctx context.Context) error {
 		<-d.ctl.Started()
 		d.engine.Open(reactor.Blocking{})
 	}()
-	if d.opt.Socket == "" {
-		return nil
+	if err := ctx.Err(); err != nil || d.opt.Socket == "" {
+		return err
 	}
 	return d.server.Listen(d.opt.Socket)
 }
@@ -381,15 +389,38 @@ func (d *Daemon) signal(name string) error {
 const exitKilled = 128 + 9
 
 // Stop ends the target: no more RPCs, initiators are asked to log out, I/O
-// drains, devices are closed.
-func (d *Daemon) Stop() error {
+// drains, devices are closed. After StopLimit it gives that up, and the process can
+// do nothing but exit.
+func (d *Daemon) Stop() error { return within(StopLimit, d.takeApart) }
+
+func (d *Daemon) takeApart(stage func(string)) error {
+	stage("asking disks what they use")
 	close(d.ending)
 	<-d.watched
+	stage("answering RPCs")
 	err := d.server.Close()
+	stage("draining sessions")
 	d.engine.Shutdown(reactor.Blocking{}, LogoutGrace)
+	stage("closing disks")
 	err = errors.Join(err, d.ctl.Close())
+	stage("stopping RDMA and reactors")
 	d.iser.Stop(reactor.Blocking{})
 	return errors.Join(err, d.stopReactors())
+}
+
+// within runs work, which tells what it is about to do, and gives it up after limit.
+func within(limit time.Duration, work func(stage func(string)) error) error {
+	var at atomic.Value
+	ended := make(chan error, 1)
+	go func() { ended <- work(func(s string) { at.Store(s) }) }()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("%w: %v after %v", ErrStuck, at.Load(), limit)
+	}
 }
 
 func (d *Daemon) stopReactors() error {

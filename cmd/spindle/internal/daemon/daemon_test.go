@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"spindle/cmd/spindle/internal/daemon"
 	"spindle/control"
@@ -315,5 +316,23 @@ func TestSecurityNamesTests(t *testing.T) {
 		}) {
 			t.Errorf("there is no %s.%s", n[1], n[2])
 		}
+	}
+}
+
+// TestStopIsBounded: an end that does not get there says what it waits for.
+func TestStopIsBounded(t *testing.T) {
+	hung := make(chan struct{})
+	defer close(hung)
+	err := daemon.Within(time.Millisecond, func(stage func(string)) error {
+		stage("closing disks")
+		<-hung
+		return nil
+	})
+	if !errors.Is(err, daemon.ErrStuck) || !strings.Contains(err.Error(), "closing disks") {
+		t.Errorf("%v", err)
+	}
+	other := errors.New("other")
+	if err := daemon.Within(time.Hour, func(func(string)) error { return other }); err != other {
+		t.Errorf("%v", err)
 	}
 }

@@ -1,0 +1,4 @@
+package daemon
+
+// Within bounds an end in good order.
+var Within = within

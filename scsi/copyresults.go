@@ -53,6 +53,7 @@ func (i *ITL) dropCopy(id uint8) {
 // resetCopies is the reset of the unit: what has ended is forgotten, what is at
 // work will be when the reset ends it.
 func (i *ITL) resetCopies() {
+	i.reset = i.move != nil
 	i.copies = slices.DeleteFunc(i.copies, func(r copyRecord) bool { return !r.running })
 	for k := range i.copies {
 		i.copies[k].reset = true

@@ -51,7 +51,7 @@ func (n *Nexus) Move(r *reactor.Reactor, done func()) {
 	s.nexuses = append(s.nexuses, n)
 	m.left = 1
 	for _, o := range m.old {
-		i := &ITL{nexus: n, view: o.view.lu.views[s.index], told: o.told, copies: o.copies, move: m}
+		i := &ITL{nexus: n, view: o.view.lu.views[s.index], told: o.told, move: m}
 		n.place(i)
 		i.lost.itl = i
 		m.left++
@@ -84,6 +84,10 @@ func (m *move) arrive() {
 	for k, i := range m.n.all {
 		before, late := m.old[k], slices.Clone(i.ua[:i.uas])
 		i.move, i.uas = nil, 0
+		if !i.reset { // by a round that the old view may not have seen
+			i.copies = before.copies
+		}
+		i.reset = false
 		if !plant.On(plant.MovedUntold) {
 			for _, c := range before.ua[:before.uas] {
 				i.queueUA(c)

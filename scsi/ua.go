@@ -37,6 +37,7 @@ type ITL struct {
 	ua      [MaxUA]Code
 	copying uint8 // EXTENDED COPYs at work
 	copies  []copyRecord
+	reset   bool     // the unit was, while the nexus moved
 	lost    homeCall // tells home that the nexus ended, or passes by it
 	move    *move    // that it passes by for
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"spindle/bdev"
+	"spindle/reactor"
 )
 
 // copyList is an EXTENDED COPY parameter list.
@@ -339,6 +340,39 @@ func TestCopyResultsGo(t *testing.T) {
 	a.do(0, cdb("00"), nil, 0) // the unit attention
 	status(7, "05/2400")
 	status(8, "05/2400")
+}
+
+// TestCopyResultsMove: what is kept moves with its nexus, and not past a reset.
+func TestCopyResultsMove(t *testing.T) {
+	for k := range 36 {
+		wait, by := k/2-9, k%2 // turns between a reset and the move, whichever is first
+		g, _ := copyBench(t, 2)
+		a, o := g.ready("a", 0), g.ready("b", by)
+		a.xcopy(0, copyList{id: 5, cscds: [][]byte{g.naaOf(0)}, segs: [][]byte{blockSegment(0, 0, 8, 0, 100)}}.bytes())
+		moved, reset, want := false, false, "05/2400"
+		steps := []func(){
+			func() {
+				r := g.Reactors[1]
+				r.Post(&reactor.Msg{Run: func(*reactor.Reactor) { a.n.Move(r, func() { moved = true }) }})
+			},
+			func() { o.n.Manage(&Management{Fn: FnLUNReset, Done: func(uint8) { reset = true }}) },
+		}
+		if wait < 0 {
+			steps[0], steps[1] = steps[1], steps[0]
+		}
+		steps[0]()
+		g.turns(max(wait, -wait))
+		if wait == 8 { // none
+			steps[1], want = func() { reset = true }, "good"
+		}
+		steps[1]()
+		g.Until("move and reset", func() bool { return moved && reset })
+		for a.do(0, cdb("00"), nil, 0).Status != Good { // unit attentions
+		}
+		if got := a.results(0, saCopyStatus, 5).outcome(); got != want {
+			t.Errorf("%d turns between, reset by reactor %d: %s, want %s", wait, by, got, want)
+		}
+	}
 }
 
 // TestCopyEnds: aborts, resets, reservations and removal stop a copy between

@@ -154,7 +154,7 @@ func (lu *LogicalUnit) snapshotOf(info *bdev.Info) *snapshot {
 		s.maxBlocks = min(s.maxBlocks, maxShielded>>s.shift)
 		s.lend, s.live = false, false
 	}
-	if lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0 {
+	if (lu.opt.ReadOnly || info.Caps&bdev.CapReadOnly != 0) && !plant.On(plant.ReadOnlyOpen) {
 		s.protect |= protectReadOnly
 	}
 	lu.setMode(s, s.defaultMode())

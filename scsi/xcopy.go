@@ -336,10 +336,15 @@ func (c *copier) run(i *ITL, op byte, lba uint64, n, at uint32) Result {
 		open.gate &^= gateReserved
 		t.op = &open
 	}
+	if plant.On(plant.ReadOnlyCopied) {
+		open := *t.op
+		open.flags &^= cmdWrites
+		t.op = &open
+	}
 	if g := i.gate & t.op.gate &^ gateUA; g != 0 && t.stopped(g) {
 		return c.over(0)
 	}
-	if t.op.prepare(t) == Done || op == opWrite16 && i.view.snap.protect != 0 && t.protected(i.view.snap) == Done {
+	if t.op.prepare(t) == Done || t.op.flags&cmdWrites != 0 && i.view.snap.protect != 0 && t.protected(i.view.snap) == Done {
 		return c.over(0)
 	}
 	t.Lend = false

@@ -140,6 +140,8 @@ const (
 	CopyRetold             // what RECEIVE COPY RESULTS has told stays
 	CopyOutlives           // ... and is there after a reset
 	CopyUncounted          // ... its bytes are not counted
+	ReadOnlyOpen           // a unit that is read only takes writes
+	ReadOnlyCopied         // ... those of EXTENDED COPY
 	NumBugs
 )
 
@@ -171,6 +173,7 @@ var names = [NumBugs]string{
 	"portal ignored",
 	"listed forgotten", "listed partly", "ports forgotten",
 	"copy retold", "copy outlives", "copy uncounted",
+	"read only open", "read only copied",
 }
 
 func (b Bug) String() string { return names[b] }

@@ -165,6 +165,9 @@ const (
 	LogsRead
 	LogsSelected
 	WritesProtected
+	WritesLocked
+	ReadsLocked
+	LocksTurned
 	WritesThrough
 	TasksAbortedTold
 	WritesAtomic
@@ -264,7 +267,7 @@ var stateNames = [numStates]string{
 	"WritesUnsolicited", "WritesR2T", "WritesBursts", "ReadsBursts", "Flushes", "FUAs", "Unmaps", "WriteSames",
 	"Swaps", "SwapsDiffered", "ORWrites", "Copies", "CopiesAborted", "CopiesPartial", "CopyPieces", "CopyStatuses", "CopyDetails", "CopyParameters", "CopiesRunning", "CopiesTold", "CopiesGone", "Merges", "LongCDBs", "Verifies", "Inquiries", "Reservations", "ReleasesOld",
 	"Registers", "RegisterIgnores", "RegisterMoves", "RegistersListed", "RegistersAllPorts", "RegisteredByOthers", "ListsRefused", "ListsMalformed", "PRReserves", "PRReleases", "PRClears", "PRPreempts", "PRPreemptAborts",
-	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesThrough",
+	"RegistriesRead", "ReservationsKept", "Fences", "FencedWrites", "ModeSelects", "ModesRead", "ModesSaved", "ModesReadSaved", "IdentitiesSet", "IdentitiesRead", "ThresholdsTold", "ResourcesRead", "ReadsShielded", "WritesShielded", "ShieldsRefused", "LogsRead", "LogsSelected", "WritesProtected", "WritesLocked", "ReadsLocked", "LocksTurned", "WritesThrough",
 	"TasksAbortedTold", "WritesAtomic", "WritesOrdered", "AtomicsCompared", "UnmapsOfTwo",
 	"Loads", "Ejects", "Prevents", "Allows", "PortsSet", "PortsRead", "PathsShut", "Sanitizes", "Erasures", "SanitizeExits", "Formats", "NotReadys", "NotReadysSanitize", "NotReadysFormat", "WipesFailed",
 	"StoreSaves", "StoreFaults", "Conflicts", "Residuals", "RefusedCDBs",

@@ -252,7 +252,7 @@ func (in *initiator) copyGood(t *task) {
 func (in *initiator) mayCopy(t *task, lu *lun, a access) bool {
 	port := in.port()
 	return lu.object.Any(t.call, func(st *shared) bool {
-		return !st.refuses(in.nexus, a) && !st.unready(needAll) && !st.cutOff(needAll, port) && !(a == accessWrite && st.modes.swp)
+		return !st.refuses(in.nexus, a) && !st.unready(needAll) && !st.cutOff(needAll, port) && !(a == accessWrite && (st.modes.swp || lu.readOnly))
 	})
 }
 
@@ -260,7 +260,7 @@ func (in *initiator) mayCopy(t *task, lu *lun, a access) bool {
 func (in *initiator) mayFail(t *task, lu *lun, a access) bool {
 	port := in.port()
 	return lu.faults > 0 || lu.doubtful(t.call) || lu.object.Any(t.call, func(st *shared) bool {
-		return st.refuses(in.nexus, a) || st.unready(needAll) || st.cutOff(needAll, port) || a == accessWrite && st.modes.swp
+		return st.refuses(in.nexus, a) || st.unready(needAll) || st.cutOff(needAll, port) || a == accessWrite && (st.modes.swp || lu.readOnly)
 	})
 }
 

@@ -150,6 +150,7 @@ func (c *coroutine) pause(d time.Duration) {
 // replace takes a LUN away and brings it back, on a device made anew.
 func (s *run) replace(c reactor.Caller, lu *lun) {
 	s.lunChange(lu, true)
+	s.relock(lu)
 	s.leaving = true
 	call := s.now()
 	s.must(s.engine.RemoveLUN(c, nodeName, lu.id))

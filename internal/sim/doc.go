@@ -50,7 +50,7 @@
 // that a threshold is reached every nexus is told once, log pages tell what is in use and
 // count what the unit's device did since LOG SELECT reset that page, and no more;
 // protection information is that of what its block holds, and a WRITE for which it is
-// wrong changes nothing; no byte arrives that nobody wrote; over iSER, that memory is reached only
+// wrong changes nothing, nor does any of a unit that is read only; no byte arrives that nobody wrote; over iSER, that memory is reached only
 // while a command advertises it, that the target has a receive for all its
 // window lets come and keeps to the RDMA READs its peer serves, and that a
 // removed device is let go in time; no reactor sleeps over its work, and sessions go from one to another in half of the

@@ -122,7 +122,7 @@ func (s *run) found(nexus uint8) {
 func (in *initiator) call(t *task, lu *lun) {
 	c := &t.change
 	c.nexus, c.needs, c.access = in.nexus, t.needs, t.access
-	c.port = in.port()
+	c.port, c.locked = in.port(), lu.readOnly
 	t.changing = lu.object.Call(t.call, func(st shared) (shared, uint8) {
 		r := c.apply(&st, func(notice) {})
 		if r >= resTooMany {

@@ -119,7 +119,7 @@ func (in *initiator) showed(t *task, lu *lun) {
 	fits := func(st *shared) bool {
 		m := [...]modes{currentModes: st.modes, defaultModes: lu.defaults(), savedModes: st.saved}[t.control]
 		switch {
-		case (b[2]&0x80 != 0) != st.modes.swp: // WP
+		case (b[2]&0x80 != 0) != (st.modes.swp || lu.readOnly): // WP
 			return false
 		case t.service == pageProvisioning:
 			return string(b[4:]) == string(m.threshold.page(b[4]&0x80))

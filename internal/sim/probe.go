@@ -151,6 +151,7 @@ func (c *probeChannel) Submit(io *bdev.IO) bdev.Status {
 	}
 	s.submits++
 	c.p.begins(io)
+	c.p.lockHolds(io)
 	n, at := c.p.writer(io), s.now()
 	if n != 0 {
 		s.book.enter(n)

@@ -189,6 +189,7 @@ type change struct {
 	wider
 	modes  modes // MODE SELECT
 	save   bool  // ... with SP
+	locked bool  // SANITIZE, FORMAT UNIT: the unit is read only
 	page   uint8 // ... of this page; of LOG SELECT too
 	resets bool  // LOG SELECT: counts
 	needs  needs

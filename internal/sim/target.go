@@ -67,6 +67,7 @@ type lun struct {
 	spare      bool // comes and goes
 	tas        bool // TAS is 1 by default
 	removable  bool
+	readOnly   bool
 	shielded   bool          // its blocks have protection information
 	target     bool          // of EXTENDED COPY, once
 	metered    bool          // thin, and its file tells how much it uses
@@ -138,6 +139,7 @@ func (s *run) draw() {
 		}
 		// Writes take their time there, so that a fence has some to wait for.
 		lu := s.luns[p.contended]
+		lu.readOnly = false
 		lu.writes = pick(r, lu.writes, 300*time.Microsecond, time.Millisecond)
 		lu.delayed = lu.delayed || lu.writes > usualWrite
 	}
@@ -232,6 +234,7 @@ func (s *run) drawLUNs() {
 		lu := &lun{id: id, kind: k, blockSize: pick(r, size, size, size, 512, 4096)}
 		lu.delayed, lu.passed, lu.tas = r.IntN(3) == 0, r.IntN(4) == 0, r.IntN(3) == 0
 		lu.removable, lu.writes = r.IntN(6) == 0, usualWrite
+		lu.readOnly = r.IntN(16) == 0
 		lu.shielded = k == kindRAM && r.IntN(4) == 0
 		lu.area = uint64(pick(r, 48, 128, 256, 512))
 		if lu.blockSize == 4096 {
@@ -391,7 +394,7 @@ func (s *run) addNode(c reactor.Caller) {
 
 // config is lu as the node has it.
 func (lu *lun) config() iscsi.LUN {
-	return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas, Removable: lu.removable}
+	return iscsi.LUN{ID: lu.id, Bdev: lu.bdev, TAS: lu.tas, Removable: lu.removable, ReadOnly: lu.readOnly}
 }
 
 // uuid names the bdev of lu.

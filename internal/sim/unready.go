@@ -395,7 +395,7 @@ func (c *change) startWipe(s *shared) result {
 	switch {
 	case s.cond.wiped(), c.kind == doFormat && s.cond == isUnsanitized:
 		return resNotReady
-	case s.modes.swp:
+	case s.modes.swp || c.locked:
 		return resProtected
 	case c.kind == doSanitize:
 		s.cond = isSanitizing

@@ -48,6 +48,7 @@ func (in *initiator) good(t *task, lu *lun) {
 	if what := in.missed(t); what != "" && !lu.unsteady {
 		in.bad("unit attention", "LUN %d: task %#x ended well and %s", lu.id, t.itt, what)
 	}
+	in.unlocked(t, lu)
 	if in.admitted(t, lu); t.op != 0 {
 		in.written(t, lu)
 	}
@@ -245,6 +246,10 @@ func (in *initiator) checked(t *task, lu *lun, b []byte) {
 		}
 		if code == scsi.SoftwareWriteProtected {
 			in.protected(t, lu)
+			break
+		}
+		if code == scsi.WriteProtected {
+			in.locked(t, lu)
 			break
 		}
 		s.count(MediumErrors)

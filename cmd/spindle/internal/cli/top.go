@@ -181,7 +181,7 @@ func rates(b *strings.Builder, what string, list, before []ioCounts, seconds flo
 		if _, short, ok := strings.Cut(name, ":"); ok {
 			name = short // of a node, without its authority
 		}
-		fmt.Fprintf(b, "%-20.20s %9.0f %9.0f %9.1f %9.1f %9.1f %9.1f\n", name, reads/seconds, writes/seconds,
+		fmt.Fprintf(b, "%-20.20s %9.0f %9.0f %9.1f %9.1f %9.1f %9.1f\n", daemon.Printable(name), reads/seconds, writes/seconds,
 			float64(d.BytesRead-o.BytesRead)/seconds/1e6, float64(d.BytesWritten-o.BytesWritten)/seconds/1e6,
 			float64(d.ReadTicks-o.ReadTicks)/max(reads, 1)/1e3, float64(d.WriteTicks-o.WriteTicks)/max(writes, 1)/1e3)
 	}

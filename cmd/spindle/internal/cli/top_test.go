@@ -44,7 +44,7 @@ func TestSince(t *testing.T) {
 	before := look(`{"frame":{"reactors":[{"lcore":1,"busy":100,"idle":100}]},"disks":{"ticks":1000000000,"bdevs":[
 		{"name":"a","num_read_ops":100,"bytes_read":1000000,"read_latency_ticks":5000},{"name":"b","num_write_ops":50}]},"nodes":{"nodes":[{"name":"iqn.x:n","num_read_ops":1}]},"conns":[]}`)
 	now := look(`{"frame":{"reactors":[{"lcore":1,"busy":175,"idle":125,"memory_in_use":1048576}]},"disks":{"ticks":3000000000,"bdevs":[
-		{"name":"a","num_read_ops":300,"bytes_read":5000000,"read_latency_ticks":405000},{"name":"b","num_write_ops":20,"bytes_written":2000000,"write_latency_ticks":60000}]},
+		{"name":"a","num_read_ops":300,"bytes_read":5000000,"read_latency_ticks":405000},{"name":"b","num_write_ops":20,"bytes_written":2000000,"write_latency_ticks":60000},{"name":"c\u001b[2J\u009b2J\u202e\n"}]},
 		"nodes":{"nodes":[{"name":"iqn.x:n","num_read_ops":5,"bytes_read":2000000,"read_latency_ticks":8000},{"name":""}]},"conns":[{"transport":"iser","tsih":1},{"transport":"tcp","tsih":2},{"transport":"tcp","tsih":2}]}`)
 	text := now.since(before)
 	for _, want := range []string{
@@ -52,6 +52,7 @@ func TestSince(t *testing.T) {
 		"a                          100         0       2.0       0.0       2.0       0.0",
 		"n                            2         0       1.0       0.0       2.0       0.0",
 		"b                            0        10       0.0       1.0       0.0       3.0",
+		"c\ufffd[2J\ufffd2J\ufffd\ufffd                   0         0       0.0       0.0       0.0       0.0",
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("%q is missing in\n%s", want, text)

@@ -19,6 +19,7 @@ import (
 	"spindle/control"
 	"spindle/control/rpc"
 	"spindle/internal/sys"
+	"spindle/iscsi"
 	"spindle/reactor"
 )
 
@@ -243,6 +244,16 @@ func TestBanner(t *testing.T) {
 	}()
 	if b := d.Banner(); !strings.Contains(b, "serves nothing yet") || d.Control().Running() {
 		t.Errorf("banner %q, running %v", b, d.Control().Running())
+	}
+	name, err := d.Control().CreateNull(control.NullSpec{Name: "N\x1b[2J", Geometry: control.Geometry{BlockSize: 512, NumBlocks: 8}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Control().CreateNode(iscsi.NodeConfig{Name: "n\u009b2J", QueueDepth: 1}, []control.LUN{{Bdev: name}}); err != nil {
+		t.Fatal(err)
+	}
+	if b := d.Banner(); !strings.Contains(b, ":n\ufffd2J\n") || !strings.Contains(b, "N\ufffd[2J,") {
+		t.Errorf("banner %q", b)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"spindle/control"
 	"spindle/internal/sys"
@@ -85,10 +86,10 @@ func (d *Daemon) Banner() string {
 	}
 	fmt.Fprintf(&b, " serves on %s\n", addr)
 	for _, n := range nodes {
-		fmt.Fprintf(&b, "  %s\n", n.Name)
+		fmt.Fprintf(&b, "  %s\n", Printable(n.Name))
 		for _, l := range n.LUNs {
 			i := l.Bdev.Info()
-			fmt.Fprintf(&b, "    LUN %d: %s, %s, %s\n", l.ID, l.Bdev.Name(), i.Product, size(i.Blocks*uint64(i.BlockSize)))
+			fmt.Fprintf(&b, "    LUN %d: %s, %s, %s\n", l.ID, Printable(l.Bdev.Name()), i.Product, size(i.Blocks*uint64(i.BlockSize)))
 		}
 	}
 	if addr != "" {
@@ -96,6 +97,17 @@ func (d *Daemon) Banner() string {
 	}
 	b.WriteString("Ctrl-C ends it\n")
 	return b.String()
+}
+
+// Printable is a name without what a terminal might obey: those of disks and target
+// nodes may hold nearly anything.
+func Printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, name)
 }
 
 // reachable turns an address to listen on into one to connect to.

@@ -35,7 +35,7 @@ type FileStat struct {
 	Block  bool   // a block device
 	Socket bool   // a socket: the other fields mean nothing
 	Align  uint32 // bytes: what O_DIRECT wants of offset, length and memory; 0: O_DIRECT is refused
-	Punch  bool   // FallocPunchHole is expected to work
+	Punch  bool   // FallocPunchHole is expected to work; of a regular file OpenFile alone tells
 	// Of a regular file: what it occupies and what its file system has left, in bytes.
 	Used, Free uint64
 }
@@ -55,6 +55,9 @@ func OpenFile(path string, readOnly, direct bool) (int, FileStat, error) {
 		return -1, FileStat{}, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	st, err := Stat(fd)
+	if err == nil && !st.Block && !st.Socket {
+		st.Punch = canPunch(fd, st.Size)
+	}
 	switch {
 	case err == nil && st.Socket:
 		err = ErrNotStorage
@@ -91,7 +94,7 @@ func retryOpen(path string, flags int) (int, error) {
 	}
 }
 
-// Stat describes fd.
+// Stat describes fd. It changes nothing: reactors and pollers call it while I/O runs.
 func Stat(fd int) (FileStat, error) {
 	var s unix.Stat_t
 	if err := unix.Fstat(fd, &s); err != nil {
@@ -101,7 +104,7 @@ func Stat(fd int) (FileStat, error) {
 	case unix.S_IFREG:
 		align, _ := dioAlign(fd, 4096)
 		const unit = 512 // of st_blocks, whatever the file system's blocks are
-		st := FileStat{Size: s.Size, Align: align, Punch: canPunch(fd, s.Size), Used: uint64(s.Blocks) * unit}
+		st := FileStat{Size: s.Size, Align: align, Used: uint64(s.Blocks) * unit}
 		var fs unix.Statfs_t
 		if unix.Fstatfs(fd, &fs) == nil {
 			st.Free = fs.Bavail * uint64(fs.Bsize)
@@ -142,7 +145,8 @@ func dioAlign(fd int, unknown uint32) (uint32, error) {
 	return max(x.Dio_mem_align, x.Dio_offset_align), nil
 }
 
-// canPunch tries to punch a hole where there is nothing, beyond the end.
+// canPunch tries to punch a hole where there is nothing, beyond the end. To a file
+// system that is a change like any other: XFS waits for the I/O that is in flight.
 func canPunch(fd int, size int64) bool {
 	const unit = 1 << 20
 	err := unix.Fallocate(fd, FallocPunchHole, (size+unit-1)/unit*unit, unit)

@@ -249,3 +249,35 @@ func TestLimits(t *testing.T) {
 		t.Error("a core that is not there has a node")
 	}
 }
+
+// TestStatLooksOnly: describing an open file changes nothing, and opening it tells
+// whether holes can be punched.
+func TestStatLooksOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, st, err := OpenFile(path, false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if can := unix.Fallocate(fd, FallocPunchHole, 4096, 4096) == nil; can != st.Punch {
+		t.Errorf("holes can be punched: %v, told %v", can, st.Punch)
+	}
+	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, path, unix.IN_MODIFY|unix.IN_ATTRIB); err != nil {
+		t.Skip(err)
+	}
+	if st, err = Stat(fd); err != nil || st.Size != 8192 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	var events [512]byte
+	if n, err := unix.Read(watch, events[:]); err != unix.EAGAIN {
+		t.Errorf("the file changed: %d bytes of events, %v", n, err)
+	}
+}

@@ -393,19 +393,38 @@ const exitKilled = 128 + 9
 // do nothing but exit.
 func (d *Daemon) Stop() error { return within(StopLimit, d.takeApart) }
 
+// quietGrace is how long sessions wait for calls in progress before they are ended.
+const quietGrace = 2 * time.Second
+
 func (d *Daemon) takeApart(stage func(string)) error {
-	stage("asking disks what they use")
+	const calls = "answering RPCs, or asking disks what they use"
+	stage(calls)
 	close(d.ending)
-	<-d.watched
-	stage("answering RPCs")
-	err := d.server.Close()
+	quiet := make(chan error, 1)
+	go func() {
+		err := d.server.Close()
+		<-d.watched
+		quiet <- err
+	}()
+	var errs []error
+	timer := time.NewTimer(quietGrace)
+	defer timer.Stop()
+	select {
+	case err := <-quiet:
+		errs, quiet = append(errs, err), nil
+	case <-timer.C: // a call that hangs is no reason to keep initiators
+	}
 	stage("draining sessions")
 	d.engine.Shutdown(reactor.Blocking{}, LogoutGrace)
 	stage("closing disks")
-	err = errors.Join(err, d.ctl.Close())
+	errs = append(errs, d.ctl.Close())
+	if quiet != nil {
+		stage(calls)
+		errs = append(errs, <-quiet)
+	}
 	stage("stopping RDMA and reactors")
 	d.iser.Stop(reactor.Blocking{})
-	return errors.Join(err, d.stopReactors())
+	return errors.Join(append(errs, d.stopReactors())...)
 }
 
 // within runs work, which tells what it is about to do, and gives it up after limit.

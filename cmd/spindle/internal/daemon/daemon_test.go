@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"spindle/bdev"
 	"spindle/cmd/spindle/internal/daemon"
 	"spindle/control"
 	"spindle/control/rpc"
@@ -345,5 +346,50 @@ func TestStopIsBounded(t *testing.T) {
 	other := errors.New("other")
 	if err := daemon.Within(time.Hour, func(func(string)) error { return other }); err != other {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestStopBesideHungCall: a call that waits for a file system does not keep the target
+// from its end, but for the process itself.
+func TestStopBesideHungCall(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	d, err := start(t, daemon.Options{Socket: socket, Malloc: 1 << 20, Listen: "127.0.0.1:0", Idle: reactor.Interrupt})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, let := make(chan struct{}), make(chan struct{})
+	d.Control().Modules.File = func(control.FileSpec) (bdev.Device, error) {
+		close(begun)
+		<-let
+		return nil, errors.New("hung")
+	}
+	d.Control().Bdevs() // a lock that calls take, too: they see it
+	c, err := rpc.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	called := make(chan error, 1)
+	go func() {
+		_, err := c.Call("bdev_aio_create", map[string]any{"name": "F", "filename": "/hung"})
+		called <- err
+	}()
+	<-begun
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.Stop() }()
+	for len(d.Control().Bdevs()) > 0 { // closed last
+		runtime.Gosched()
+	}
+	select {
+	case err := <-stopped:
+		t.Errorf("stopped under a call: %v", err)
+	default:
+	}
+	close(let)
+	if err := <-called; err == nil {
+		t.Error("the call is not answered")
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }

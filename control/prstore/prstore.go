@@ -68,6 +68,9 @@ func (s *Store) folder(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	if _, err := os.Stat(dir); err != nil { // a link to what is not there
+		return err
+	}
 	return s.sync(filepath.Dir(dir))
 }
 

@@ -88,6 +88,12 @@ func TestErrors(t *testing.T) {
 	if _, err := Open(file); err == nil {
 		t.Error("a file is no folder")
 	}
+	if err := os.Symlink("nothing", file+"-link"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(file + "-link"); err == nil {
+		t.Error("a link to nothing is no folder")
+	}
 }
 
 // faulty are calls on a real disk: they are noted, and one of them fails.

@@ -115,8 +115,13 @@ func (c *Control) CreateNull(s NullSpec) (string, error) {
 func (c *Control) CreateMalloc(s MallocSpec) (string, error) {
 	return c.make(kindMalloc, s.Name, "Malloc", s.UUID, "", func(name string, id bdev.UUID, _ *bdev.Bdev) (d bdev.Device, call Call, err error) {
 		// Mapping and clearing memory may take long, so it is done like any
-		// other work that blocks.
-		c.Caller.Block(func() { d, err = c.Modules.Malloc(s) })
+		// other work that blocks. One at a time: what is available is what those
+		// before it have left.
+		c.Caller.Block(func() {
+			c.memory.Lock()
+			defer c.memory.Unlock()
+			d, err = c.Modules.Malloc(s)
+		})
 		p := geometryParams(name, id, s.Geometry)
 		if s.NUMA >= 0 {
 			p = append(p, Member{"numa_id", s.NUMA})

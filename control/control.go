@@ -97,6 +97,7 @@ type Control struct {
 	log *slog.Logger
 
 	change sync.Mutex // held for a whole transaction; always taken before mu
+	memory sync.Mutex // held while a malloc bdev takes its memory
 
 	mu     sync.RWMutex // guards what follows, and is never held while blocking
 	bdevs  []*Bdev      // in the order made

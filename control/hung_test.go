@@ -2,7 +2,9 @@ package control_test
 
 import (
 	"errors"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -133,5 +135,39 @@ func TestHungFileFails(t *testing.T) {
 	}
 	if _, err := c.CreateNull(anyNull); !errors.Is(err, syscall.ESHUTDOWN) || len(c.Bdevs()) != 0 {
 		t.Errorf("after the end: %v, %d bdevs", err, len(c.Bdevs()))
+	}
+}
+
+// TestMallocOneByOne: memory is taken by one malloc bdev at a time, or each of two
+// would be told that there is enough.
+func TestMallocOneByOne(t *testing.T) {
+	m := controltest.Modules(nil)
+	malloc, taking := m.Malloc, atomic.Int32{}
+	m.Malloc = func(s control.MallocSpec) (bdev.Device, error) {
+		defer taking.Add(-1)
+		if taking.Add(1) > 1 {
+			return nil, errors.New("two at once")
+		}
+		for range 1000 {
+			runtime.Gosched()
+		}
+		return malloc(s)
+	}
+	c := control.New(control.Config{Engine: controltest.NewEngine(), Modules: m, Caller: reactor.Blocking{}})
+	const n = 8
+	ended := make(chan error)
+	for range n {
+		go func() {
+			_, err := c.CreateMalloc(control.MallocSpec{Geometry: anyNull.Geometry, NUMA: -1})
+			ended <- err
+		}()
+	}
+	for range n {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if len(c.Bdevs()) != n {
+		t.Errorf("%d bdevs", len(c.Bdevs()))
 	}
 }

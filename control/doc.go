@@ -9,7 +9,8 @@
 //
 // Threading: methods may be called from any goroutine that is allowed to block.
 // One mutex lets one transaction run at a time; readers do not wait for it,
-// because draining may take long. What must happen on a reactor goes through
+// because draining may take long, nor does what a file system may hold up: a bdev
+// is built, looked at and closed outside it. What must happen on a reactor goes through
 // the Caller that was handed in.
 // Memory: objects are ordinary Go values; nothing here touches data buffers.
 package control

@@ -24,11 +24,11 @@ names, parameters and error codes, so that SPDK's ` + "`rpc.py`" + ` and ` + "`s
 * An unknown member beside ` + "`jsonrpc`, `id`, `method` and `params`" + ` is an invalid request. Unknown, missing, repeated or mistyped parameters fail the whole call.
 * A method without parameters refuses even ` + "`{}`" + `; leave ` + "`params`" + ` out. Numbers such as ` + "`16.0`" + ` are integers; a portal's port is a string.
 `)
-	fmt.Fprintf(&b, `* Limits: a request %d KiB, nesting %d, %d values a request, %d connections. Only root and the daemon's own user are let in.
+	fmt.Fprintf(&b, `* Limits: a request %d KiB, nesting %d, %d values a request, %d connections; %d requests of a connection that wait, %d MiB for the answers of a batch, %d seconds for a client to take an answer. Only root and the daemon's own user are let in.
 
 ## Errors
 
-`, MaxRequest>>10, MaxDepth, MaxValues, MaxConnections)
+`, MaxRequest>>10, MaxDepth, MaxValues, MaxConnections, MaxWaiting, MaxBatchAnswer>>20, int(SendTimeout.Seconds()))
 	b.WriteString(`| code | meaning |
 |---|---|
 | -32600 | invalid request |

@@ -52,6 +52,7 @@ type Connection struct {
 	seq   Sequence
 	sess  *Session
 	login *loginState
+	asks  *registration // for its session; nil when there is none under way
 	phase phase
 	index int // in the shard's list
 	id    uint64
@@ -320,6 +321,9 @@ func (c *Connection) Closed(why error) {
 	c.unfence()
 	if c.login != nil {
 		c.login.drop(c)
+	}
+	if c.asks != nil {
+		c.e.registry.forsake(c.asks)
 	}
 	c.dropData()
 	if s := c.sess; s != nil {

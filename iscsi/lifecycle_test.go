@@ -163,6 +163,35 @@ func TestReinstatementWaits(t *testing.T) {
 	alive(t, third)
 }
 
+// TestReinstatementEvicted: logins that wait for a session to end are kept no longer
+// than their connections, which go when more of them come.
+func TestReinstatementEvicted(t *testing.T) {
+	const most = 3
+	g, slow := stubborn(t, iscsitest.Options{Reactors: 2, Engine: options(func(o *iscsi.Options) { o.MaxPendingPerAddress = most })})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	slow.n = 1
+	c.Send(c.Command(1, pdu.FlagWrite, 4096, iscsitest.Write10(0, 8)...), nil, pattern(4096, 1))
+	g.Settle()
+	slow.n = 0
+	var last *iscsitest.Conn
+	for range 20 {
+		last = g.Dial()
+		login1(last)
+		g.Settle()
+	}
+	if n := g.Engine.Waiting(); n != most {
+		t.Errorf("%d logins are kept, want %d", n, most)
+	}
+	slow.finish()
+	if p := last.Expect(pdu.LoginResponse); p.BHS.LoginStatus() != pdu.LoginSuccess {
+		t.Fatalf("% x", p.BHS)
+	}
+	last.ExpStatSN++
+	ready(t, last, 1)
+	alive(t, last)
+}
+
 // TestReinstatementRace: several logins for one nexus at once end with one
 // session, the last.
 func TestReinstatementRace(t *testing.T) {

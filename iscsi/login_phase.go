@@ -162,6 +162,7 @@ func (c *Connection) refuse(status pdu.LoginStatus, why string) {
 // registered takes the registry's answer; w is the window of the session that
 // the connection may join. Preconditions: runs on the connection's reactor.
 func (c *Connection) registered(s *Session, w Window, status pdu.LoginStatus, why string) {
+	c.asks = nil
 	if c.phase == phaseDead {
 		if status == pdu.LoginSuccess {
 			c.unregister(s)

@@ -47,6 +47,7 @@ type registration struct {
 	window Window // of the session that c joins
 	timer  reactor.Timer
 	over   bool
+	old    *regEntry // the session whose end it waits for
 }
 
 // registry knows every session of the target: it gives out TSIHs, chooses
@@ -84,6 +85,7 @@ func (g *registry) register(c *Connection, s *Session, tsih uint16) {
 	if s.node != nil {
 		q.key.node = s.node.cfg.Name
 	}
+	c.asks = q
 	post(g.r, func() {
 		if tsih != 0 {
 			g.join(q, tsih)
@@ -161,10 +163,10 @@ func (g *registry) enter(q *registration) {
 		q.answer(pdu.LoginForbidden, "not who began the session it would replace")
 	case q.s.node != nil && old != nil && !opt.AllowDuplicatedISID:
 		g.e.Stats.Reinstatements.Add(1)
-		old.waiting = append(old.waiting, q)
+		old.waiting, q.old = append(old.waiting, q), old
 		q.timer.Fire = func(clock.Time) {
 			if !q.over {
-				old.waiting = slices.DeleteFunc(old.waiting, func(o *registration) bool { return o == q })
+				q.unwait()
 				q.answer(pdu.LoginUnavailable, "the session it replaces did not end in time")
 			}
 		}
@@ -178,6 +180,24 @@ func (g *registry) enter(q *registration) {
 		}
 		g.admit(q)
 	}
+}
+
+// unwait takes a login off the list of those that wait for a session to end.
+func (q *registration) unwait() {
+	q.old.waiting = slices.DeleteFunc(q.old.waiting, func(o *registration) bool { return o == q })
+	q.old = nil
+}
+
+// forsake gives up what a login waits for whose connection has gone: as many may
+// come as are evicted for one more, and none is kept longer than its connection.
+func (g *registry) forsake(q *registration) {
+	post(g.r, func() {
+		if q.old != nil && !q.over {
+			g.r.Disarm(&q.timer)
+			q.unwait()
+			q.over = true
+		}
+	})
 }
 
 // proven tells whether whoever began s has authenticated and still could: once
@@ -295,6 +315,7 @@ func (g *registry) leave(s *Session) {
 		}
 		for _, q := range en.waiting {
 			g.r.Disarm(&q.timer)
+			q.old = nil
 			if !q.over {
 				g.enter(q)
 			}

@@ -332,7 +332,10 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 		c.end(i, bdev.Aborted)
 		return
 	}
-	if passing(errno) {
+	// Memory that an operation lacks is of the moment, too; of a sync it may be what
+	// write-back lacked, so that there it is no such thing.
+	moment := passing(errno) || errno == syscall.ENOMEM
+	if moment {
 		c.d.counts.retried.Add(1)
 		if s.tries++; s.tries < maxTries {
 			c.start(i)
@@ -352,7 +355,7 @@ func (c *channel) failed(i int32, errno syscall.Errno) {
 		}
 	}
 	status := statusOf(errno)
-	if status == bdev.Failed && s.io.Op == bdev.Write && s.io.Flags&bdev.FUA != 0 && s.stage == transfer {
+	if status == bdev.Failed && !moment && s.io.Op == bdev.Write && s.io.Flags&bdev.FUA != 0 && s.stage == transfer {
 		c.d.fail("RWF_DSYNC write", errno)
 	}
 	c.end(i, status)

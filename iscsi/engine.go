@@ -71,6 +71,7 @@ type Engine struct {
 	down      atomic.Bool               // shutting down: no login succeeds
 	gate      gate
 	limits    [numLimits]limitState
+	chatter   chatter
 
 	Stats Stats
 }

@@ -64,6 +64,34 @@ func (e *Engine) reached(l limit, now clock.Time, args ...any) {
 	e.log.Warn("limit reached", args...)
 }
 
+// chatLines is how many lines a second the log has of what peers may have as often
+// as they like: logins, refusals, ends of connections.
+const chatLines = 100
+
+// chatter counts those lines. Any thread may use it.
+type chatter struct {
+	second  atomic.Int64
+	lines   atomic.Int64 // in that second
+	leftOut atomic.Int64 // and not told of
+}
+
+// chat logs what a peer did, unless there are too many such lines.
+func (e *Engine) chat(now clock.Time, msg string, args ...any) {
+	q := &e.chatter
+	second := int64(now) / int64(time.Second)
+	if old := q.second.Load(); old != second && q.second.CompareAndSwap(old, second) {
+		q.lines.Store(0)
+		if n := q.leftOut.Swap(0); n > 0 {
+			e.log.Warn("lines left out", "of", "logins, refusals and ends of connections", "lines", n, "most", chatLines)
+		}
+	}
+	if q.lines.Add(1) > chatLines {
+		q.leftOut.Add(1)
+		return
+	}
+	e.log.Info(msg, args...)
+}
+
 // Registrants implements scsi.Limits.
 func (e *Engine) Registrants() int { return int(e.inventory.Load().opt.MaxRegistrants) }
 

@@ -391,3 +391,25 @@ func TestManyAddresses(t *testing.T) {
 		t.Error("another /64 is refused")
 	}
 }
+
+// TestChatter: what peers may have as often as they like, a refusal say, does not fill
+// the log, which tells how much it leaves out.
+func TestChatter(t *testing.T) {
+	var out bytes.Buffer
+	g := iscsitest.New(t, iscsitest.Options{Log: slog.New(slog.NewTextHandler(&out, nil))})
+	for range 250 {
+		if s := g.Dial().LoginStatus("InitiatorName="+iscsitest.Initiator, "TargetName=iqn.2026-11.dev.spindle:none"); s == 0 {
+			t.Fatal("let in")
+		}
+	}
+	seconds := int(time.Duration(g.Clock.T)/time.Second) + 1
+	if n := bytes.Count(out.Bytes(), []byte(`"login refused"`)); n < 100 || n > 100*seconds || n == 250 {
+		t.Errorf("%d refusals are logged in %d s", n, seconds)
+	}
+	out.Reset()
+	g.Clock.Advance(time.Second)
+	g.Dial().Login()
+	if !bytes.Contains(out.Bytes(), []byte("lines left out")) || !bytes.Contains(out.Bytes(), []byte("msg=login ")) {
+		t.Errorf("afterwards: %s", out.Bytes())
+	}
+}

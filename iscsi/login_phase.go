@@ -91,7 +91,7 @@ func (c *Connection) sendLogin(r login.Reply) {
 		c.refused = true
 		c.loginTally().logins[loginEnd(r.Status)]++
 		id := l.m.Identity()
-		c.e.log.Info("login refused", "peer", c.peer, "initiator", id.InitiatorName, "node", id.TargetName, "status", r.Status, "why", r.Reason)
+		c.e.chat(c.sh.r.Now(), "login refused", "peer", c.peer, "initiator", id.InitiatorName, "node", id.TargetName, "status", r.Status, "why", r.Reason)
 		c.closeAfterSend(errProtocol)
 		return
 	}
@@ -275,7 +275,7 @@ func (c *Connection) fullFeature() {
 	if s.node != nil {
 		name = s.node.cfg.Name
 	}
-	c.e.log.Info("login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "cid", c.cid, "reactor", sh.r.ID)
+	c.e.chat(sh.r.Now(), "login", "id", c.id, "initiator", s.initiator, "peer", c.peer, "node", name, "tsih", s.tsih, "cid", c.cid, "reactor", sh.r.ID)
 	if c.joins {
 		s.came(c)
 		return

@@ -107,7 +107,7 @@ func Stat(fd int) (FileStat, error) {
 		st := FileStat{Size: s.Size, Align: align, Used: uint64(s.Blocks) * unit}
 		var fs unix.Statfs_t
 		if unix.Fstatfs(fd, &fs) == nil {
-			st.Free = fs.Bavail * uint64(fs.Bsize)
+			st.Free = fs.Bavail * uint64(max(fs.Frsize, 1))
 		}
 		return st, nil
 	case unix.S_IFBLK:

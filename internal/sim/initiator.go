@@ -318,7 +318,9 @@ func (in *initiator) dropAll() {
 	}
 	in.broken = nil
 	for len(in.conns) > 0 {
-		in.conn = in.conns[0]
+		if in.conn = in.conns[0]; in.phase == loggingIn {
+			in.unsettled() // the target may go on with it
+		}
 		in.drop()
 	}
 }

@@ -149,7 +149,7 @@ func (in *initiator) beginHeld(t *task, lu *lun) {
 	if t.class == classResults {
 		if h.copies == 1 && h.open == 2 {
 			for _, o := range in.tasks {
-				if o.held == h && o.class == classCopy {
+				if o.held == h && o.class == classCopy && !o.twice {
 					t.runs, t.before = slices.Clone(o.copies), o.before
 				}
 			}

@@ -16,7 +16,7 @@ const (
 	maxTurnWork    = 2 * (reactor.MaxMessagesPerTurn + reactor.MaxCompletionsPerTurn + reactor.MaxTimersPerTurn)
 	maxTurnSubmits = 2048
 	maxSteps       = 400_000
-	slowSteps      = 10 * maxSteps // of a run whose disks are slow: sleepers wake all the while
+	slowSteps      = 10 * maxSteps // of a run whose disks are slow, or whose initiators wait for memory: sleepers wake all the while
 )
 
 // core is a reactor on its thread.
@@ -73,7 +73,7 @@ func (c *core) run(i int) {
 // limit. False: there is none.
 func (s *run) step(limit clock.Time) bool {
 	most := uint64(maxSteps)
-	if s.plan.slow {
+	if s.plan.slow || s.plan.hog > 0 {
 		most = slowSteps
 	}
 	if s.rep.Steps++; s.rep.Steps > most {

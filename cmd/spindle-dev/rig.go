@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -74,8 +75,18 @@ func guest(ctx context.Context) (*rig.Image, error) {
 	return rig.Build(ctx, dir, rigDir+"init", os.Stdout)
 }
 
-// rigJob boots the guest for a job against target, and believes its totals.
+// rigJob runs a job against target, and again when QEMU itself crashed in it.
 func rigJob(ctx context.Context, script, target string) (tally, error) {
+	t, err := bootJob(ctx, script, target)
+	if errors.Is(err, rig.ErrEmulator) {
+		fmt.Printf("  %s: %v; once more\n", script, err)
+		t, err = bootJob(ctx, script, target)
+	}
+	return t, err
+}
+
+// bootJob boots the guest for a job, and believes its totals.
+func bootJob(ctx context.Context, script, target string) (tally, error) {
 	img, err := guest(ctx)
 	if err != nil {
 		return tally{}, err

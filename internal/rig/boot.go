@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -38,6 +40,20 @@ const statusLine = "rig-status "
 
 // ErrGuest is a guest that ended without a status: it crashed, or hung and was ended.
 var ErrGuest = errors.New("the guest ended without a status")
+
+// ErrEmulator is the end of QEMU by a fault of its own, which nothing in a guest may
+// cause and no result of the guest explains.
+var ErrEmulator = errors.New("QEMU crashed")
+
+// crashed tells whether a process was ended by a fault of its own.
+func crashed(err error) bool {
+	var e *exec.ExitError
+	if !errors.As(err, &e) {
+		return false
+	}
+	s, ok := e.Sys().(syscall.WaitStatus)
+	return ok && s.Signaled() && slices.Contains([]syscall.Signal{syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGABRT}, s.Signal())
+}
 
 // Run boots the image for one job, copies what it prints to out, and returns
 // an error unless the script's status is 0.
@@ -90,6 +106,8 @@ func (i *Image) Run(ctx context.Context, job Job, out io.Writer) error {
 		}
 	}
 	switch {
+	case !found && crashed(werr):
+		return fmt.Errorf("%w (%v)", ErrEmulator, werr)
 	case !found:
 		tail, _ := os.ReadFile(console)
 		return fmt.Errorf("%w (%v, %v); the end of its console:\n%s", ErrGuest, ctx.Err(), werr, tail[max(0, len(tail)-2000):])

@@ -42,7 +42,7 @@ func TestTargetInstructionsPerIO(t *testing.T) {
 		depth, most   int
 	}{
 		{"null read 4K", peer.Null, "randread", 4096, 32, 1900},
-		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 3100},
+		{"memory write 4K", peer.RAM, "randwrite", 4096, 32, 2900},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			o := options(t, target.URLs[g.lun], g.rw, g.size, g.depth)

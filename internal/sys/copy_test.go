@@ -15,7 +15,7 @@ func TestStream(t *testing.T) {
 	for i := range src {
 		src[i] = byte(i*7 + i>>8)
 	}
-	for _, n := range []int{0, 1, 63, 64, 65, 512, 4095, 4096, 8000} {
+	for _, n := range []int{0, 1, 63, 64, 65, 192, 255, 256, 257, 320, 512, 4095, 4096, 8000} {
 		for _, at := range []int{0, 1, 16, 64} {
 			from, to := src[at*3:][:n], p.Bytes[4096+at:][:n:n]
 			clear(p.Bytes[:16<<10])

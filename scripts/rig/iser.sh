@@ -49,7 +49,7 @@ both() {
 
 # suite TRANSPORT NAME: how many tests and assertions ran, passed and failed.
 suite() {
-    timeout 150 iscsi-test-cu -d -n -t "ALL.$2" "$(lun "$1" $MEMORY)" >"/run/$1.log" 2>&1
+    timeout 60 iscsi-test-cu -d -n -t "ALL.$2" "$(lun "$1" $MEMORY)" >"/run/$1.log" 2>&1
     grep -E '^ *(suites|tests|asserts) ' "/run/$1.log"
 }
 

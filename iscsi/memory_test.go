@@ -300,3 +300,20 @@ func TestEarlyRequestWithoutMemory(t *testing.T) {
 		t.Fatalf("% x", p.BHS)
 	}
 }
+
+// TestAbortWithoutUnit: a command that waits for memory can be aborted although its
+// unit is not there.
+func TestAbortWithoutUnit(t *testing.T) {
+	g := iscsitest.New(t, iscsitest.Options{Memory: 16 << 20})
+	c := g.Dial().Login()
+	ready(t, c, 1)
+	free := drain(g)
+	b := c.Command(77, pdu.FlagRead, 96, 0x12, 0, 0, 0, 96)
+	c.Send(b, nil, nil)
+	silent(t, g, c)
+	m := tmf(c, pdu.TMFAbortTask, 77, b.ITT(), b.CmdSN())
+	c.Send(m, nil, nil)
+	managed(t, c, m.ITT(), pdu.TMFComplete)
+	free()
+	alive(t, c)
+}

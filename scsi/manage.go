@@ -83,12 +83,11 @@ func (n *Nexus) Manage(m *Management) {
 		x.finish(RespRejected)
 		return
 	}
-	var itl *ITL // of the one unit that it is for
+	var itl *ITL // of the one unit that it is for, but for ABORT TASK
 	switch {
 	case m.Fn == FnTargetWarmReset || m.Fn == FnTargetColdReset:
 		n.absent.abortTasks(nil, nil, false, x) // they wait for nothing but a buffer
 	case m.Fn == FnAbortTask && m.Ref != nil:
-		itl = m.Ref.itl
 	default:
 		if itl = n.find(decodeLUN(m.LUN)); itl == nil {
 			x.finish(RespNoLUN)
@@ -100,7 +99,7 @@ func (n *Nexus) Manage(m *Management) {
 	case FnAbortTask:
 		x.abortTask(m.Ref)
 	case FnAbortTaskSet:
-		v, u := itl.view, x.single(itl)
+		v, u := itl.view, x.single(itl.view)
 		v.abortTasks(itl, nil, false, x)
 		v.watch(watch{seq: v.seq, itl: itl, reset: x, done: u.end})
 	case FnClearTaskSet:
@@ -127,14 +126,15 @@ func (x *reset) abortTask(ref *Task) {
 		x.finish(RespNoTask)
 		return
 	}
-	v, seq, u := ref.View, ref.seq, x.single(ref.itl)
+	v, seq := ref.View, ref.seq
+	u := x.single(v)
 	ref.abort(false)
 	v.watch(watch{seq: v.seq, ref: ref, refSeq: seq, done: u.end})
 }
 
-// single has x concern the one unit of i.
-func (x *reset) single(i *ITL) *unitReset {
-	x.one[0] = unitReset{x: x, v: i.view}
+// single has x concern the one unit of v.
+func (x *reset) single(v *View) *unitReset {
+	x.one[0] = unitReset{x: x, v: v}
 	x.units, x.left = x.one[:], 1
 	return &x.one[0]
 }
@@ -238,6 +238,9 @@ func (x *reset) expired(clock.Time) {
 }
 
 func (u *unitReset) fence() {
+	if u.v.lu == nil {
+		return // of units that are not there: nothing of theirs can hang
+	}
 	i := u.x.n.existing(int(u.v.lu.lun))
 	if i == nil || i.view != u.v { // of the unit that took the place of one that is leaving
 		return

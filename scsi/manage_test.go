@@ -392,3 +392,16 @@ func TestForsakenHolds(t *testing.T) {
 		t.Errorf("first %v, late %v, %d forsaken, %d holds", held[0].done, late.done, v.forsaken, len(v.lu.holds))
 	}
 }
+
+// TestAbortAtAbsentUnit: a command to a unit that is not there, which waits for a
+// buffer, can be aborted like any other.
+func TestAbortAtAbsentUnit(t *testing.T) {
+	_, _, s := trio(t)
+	q := s[0].begin(77, cdb("12 00 00 00 24"), nil, 36, AttrSimple)
+	if got := q.Prepare(); got != Ready {
+		t.Fatalf("INQUIRY is not waited for: %v", got)
+	}
+	if got := s[0].manage(FnAbortTask, 77, &q.Task); got != RespComplete || !q.Aborted() {
+		t.Errorf("ABORT TASK: %d, %s", got, q.outcome())
+	}
+}
